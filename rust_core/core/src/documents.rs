@@ -1,0 +1,214 @@
+//! Documents, special tokens and end-of-text ids: the rules between a source's text and its ids.
+//!
+//! * A separator is a terminator: the text up to it is a document, possibly an empty one, and
+//!   nothing after the last one is no document. Without a separator a source is one document; a
+//!   source of zero bytes is one empty document.
+//! * The end-of-text id goes after each document, before each, both (one before the first document
+//!   of the output, one after each), or nowhere.
+//! * A special token's text inside a document is an error, ordinary text, or its id. As with every
+//!   reference, the text between two special tokens is split on its own: it ends where they begin.
+//!
+//! Text arrives in pieces, and each piece says how it ends ([`TextEnd`]); pieces give the ids that
+//! the whole would give.
+
+use memchr::memmem;
+
+use crate::encode::Encoder;
+use crate::error::{Error, Result};
+use crate::lane::Lane;
+use crate::special::{SpecialFinder, SpecialPolicy};
+
+/// Where the end-of-text id goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Eot {
+    Append,
+    Prepend,
+    Both,
+    None,
+}
+
+impl Eot {
+    /// Reads the option's value.
+    pub fn parse(text: &str) -> Result<Self> {
+        Ok(match text {
+            "append" => Self::Append,
+            "prepend" => Self::Prepend,
+            "both" => Self::Both,
+            "none" => Self::None,
+            _ => {
+                let what = format!("{text:?} is none of append, prepend, both, none");
+                return Err(Error::BadOption { option: "eot", what });
+            }
+        })
+    }
+}
+
+/// How a source becomes documents and ids.
+pub(crate) struct Rules<'a> {
+    pub(crate) separator: Option<memmem::Finder<'a>>,
+    pub(crate) eot: Eot,
+    pub(crate) eot_id: u32,
+    pub(crate) special: SpecialPolicy,
+    pub(crate) finder: Option<&'a SpecialFinder>,
+}
+
+impl Rules<'_> {
+    /// The finder, where special tokens matter.
+    pub(crate) fn specials(&self) -> Option<&SpecialFinder> {
+        self.finder.filter(|_| self.special != SpecialPolicy::Text)
+    }
+
+    /// Whether a separator or a special token reaches over `at`, or a separator touches it, so that
+    /// text cut there would be read differently.
+    pub(crate) fn bridges(&self, window: &[u8], at: usize) -> bool {
+        let around = |reach: usize| &window[at.saturating_sub(reach)..(at + reach).min(window.len())];
+        let separator = self.separator.as_ref().is_some_and(|finder| {
+            let text = around(finder.needle().len());
+            finder.find(text).is_some()
+        });
+        separator || self.specials().is_some_and(|finder| {
+            let reach = finder.max_len();
+            let from = at.saturating_sub(reach);
+            let text = around(reach);
+            let mut next = 0;
+            while let Some(found) = finder.find(text, next) {
+                if from + found.start < at && at < from + found.end {
+                    return true;
+                }
+                next = found.start + 1;
+            }
+            false
+        })
+    }
+
+    /// How far around a cut text must be known: the longest separator, special token or character.
+    pub(crate) fn context_bytes(&self) -> usize {
+        (self.holdback() + 1).max(4)
+    }
+
+    /// How far from the end of incomplete text a separator or special token may still be forming.
+    fn holdback(&self) -> usize {
+        let separator = self.separator.as_ref().map_or(0, |finder| finder.needle().len());
+        let special = self.specials().map_or(0, SpecialFinder::max_len);
+        separator.max(special).saturating_sub(1)
+    }
+}
+
+/// How a piece of text ends.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum TextEnd {
+    /// The source ends here.
+    Source,
+    /// More follows, but the cut is exact: the piece encodes as if the text ended here.
+    Border,
+    /// More follows and may change how the piece's end is read.
+    More,
+}
+
+/// Turns the pieces of sources into ids and document ends.
+pub(crate) struct DocumentEncoder<'a, L> {
+    pub(crate) encoder: Encoder<'a>,
+    pub(crate) rules: &'a Rules<'a>,
+    pub(crate) ids: Vec<L>,
+    /// Length of `ids` after each document.
+    pub(crate) ends: Vec<u64>,
+    /// Whether a document has begun and not ended.
+    pub(crate) open: bool,
+    /// Whether the next document is the first one of the output.
+    pub(crate) first: bool,
+    /// Whether the present source has begun no document yet.
+    pub(crate) untouched: bool,
+}
+
+impl<'a, L: Lane> DocumentEncoder<'a, L> {
+    /// Starts at the beginning of an output.
+    pub(crate) fn new(encoder: Encoder<'a>, rules: &'a Rules<'a>) -> Self {
+        let (ids, ends) = (Vec::new(), Vec::new());
+        Self { encoder, rules, ids, ends, open: false, first: true, untouched: true }
+    }
+
+    /// Encodes a piece that starts `offset` bytes into its source; returns the bytes used, which is
+    /// all of them unless `end` is [`TextEnd::More`].
+    pub(crate) fn push(&mut self, text: &str, offset: u64, end: TextEnd) -> Result<usize> {
+        let mut at = 0;
+        if let Some(separator) = &self.rules.separator {
+            while let Some(found) = separator.find(&text.as_bytes()[at..]) {
+                let stop = at + found;
+                self.begin();
+                self.segments(&text[at..stop], None, offset + at as u64)?;
+                self.finish();
+                at = stop + separator.needle().len();
+            }
+        }
+        let rest = &text[at..];
+        if !rest.is_empty() || (end == TextEnd::Source && self.untouched) {
+            self.begin();
+        }
+        let certain = (end == TextEnd::More)
+            .then(|| rest.floor_char_boundary(rest.len().saturating_sub(self.rules.holdback())));
+        at += self.segments(rest, certain, offset + at as u64)?;
+        if end == TextEnd::Source {
+            if self.open {
+                self.finish();
+            }
+            self.untouched = true;
+        }
+        Ok(at)
+    }
+
+    fn begin(&mut self) {
+        if self.open {
+            return;
+        }
+        (self.open, self.untouched) = (true, false);
+        if self.rules.eot == Eot::Prepend || (self.rules.eot == Eot::Both && self.first) {
+            self.ids.push(L::from_id(self.rules.eot_id));
+        }
+        self.first = false;
+    }
+
+    fn finish(&mut self) {
+        self.open = false;
+        if matches!(self.rules.eot, Eot::Append | Eot::Both) {
+            self.ids.push(L::from_id(self.rules.eot_id));
+        }
+        self.ends.push(self.ids.len() as u64);
+    }
+
+    fn segments(&mut self, text: &str, certain: Option<usize>, offset: u64) -> Result<usize> {
+        let Rules { finder, special, .. } = *self.rules;
+        encode_segments(&mut self.encoder, finder, special, text, certain, offset, &mut self.ids)
+    }
+}
+
+/// Encodes text with special tokens under a policy; returns the bytes used.
+///
+/// `certain` is `None` for text that is complete. Otherwise more will follow, and it says how many
+/// bytes hold no beginning of a separator or special token that is not all there yet.
+pub(crate) fn encode_segments<L: Lane>(
+    encoder: &mut Encoder<'_>,
+    finder: Option<&SpecialFinder>,
+    policy: SpecialPolicy,
+    text: &str,
+    certain: Option<usize>,
+    offset: u64,
+    out: &mut Vec<L>,
+) -> Result<usize> {
+    let limit = certain.unwrap_or(text.len());
+    let mut at = 0;
+    if let Some(finder) = finder.filter(|_| policy != SpecialPolicy::Text) {
+        while let Some(found) = finder.find(text.as_bytes(), at).filter(|found| found.start < limit) {
+            if policy == SpecialPolicy::Raise {
+                let token = text[found.start..found.end].to_owned();
+                return Err(Error::SpecialToken { path: None, token, offset: offset + found.start as u64 });
+            }
+            encoder.encode(&text[at..found.start], true, offset + at as u64, out)?;
+            out.push(L::from_id(found.id));
+            at = found.end;
+        }
+    }
+    if at < limit {
+        at += encoder.encode(&text[at..limit], certain.is_none(), offset + at as u64, out)?;
+    }
+    Ok(at)
+}

@@ -1,0 +1,90 @@
+//! Which paths a job may open.
+//!
+//! Without roots, whatever this process's user may open. With roots, only what lies beneath one of
+//! them: the kernel resolves the rest of the path under the root's own descriptor (`openat2` with
+//! `RESOLVE_BENEATH`), so that neither `..` nor a symbolic link, also one swapped in while the path
+//! is being resolved, leads out.
+
+use std::fs::File;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{CWD, Mode, OFlags, ResolveFlags};
+
+use crate::error::{Error, Result};
+
+/// The directories that may be served; none means no restriction.
+#[derive(Clone, Debug, Default)]
+pub struct Roots {
+    roots: Vec<PathBuf>,
+}
+
+impl Roots {
+    /// Roots by absolute path.
+    #[must_use]
+    pub fn new(roots: Vec<PathBuf>) -> Self {
+        Self { roots }
+    }
+
+    /// Opens an input for reading. `O_NONBLOCK` keeps a FIFO without a writer from blocking.
+    pub fn open_input(&self, path: &Path) -> Result<File> {
+        self.open(path, OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY).map(File::from)
+    }
+
+    /// Opens a directory in which outputs are made.
+    pub fn open_directory(&self, path: &Path) -> Result<OwnedFd> {
+        self.open(path, OFlags::RDONLY | OFlags::DIRECTORY)
+    }
+
+    fn open(&self, path: &Path, flags: OFlags) -> Result<OwnedFd> {
+        let flags = flags | OFlags::CLOEXEC;
+        let failed = |errno: rustix::io::Errno| Error::io(path, "opening", errno.into());
+        if self.roots.is_empty() {
+            return rustix::fs::openat(CWD, path, flags, Mode::empty()).map_err(failed);
+        }
+        for root in &self.roots {
+            let Ok(rest) = path.strip_prefix(root) else { continue };
+            let rest = if rest.as_os_str().is_empty() { Path::new(".") } else { rest };
+            let directory = rustix::fs::openat(
+                CWD,
+                root,
+                OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC,
+                Mode::empty(),
+            )
+            .map_err(|errno| Error::io(root, "opening root", errno.into()))?;
+            let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS;
+            return match rustix::fs::openat2(&directory, rest, flags, Mode::empty(), resolve) {
+                Ok(file) => Ok(file),
+                Err(rustix::io::Errno::XDEV | rustix::io::Errno::LOOP) => {
+                    Err(Error::PathDenied { path: path.to_owned() })
+                }
+                Err(errno) => Err(failed(errno)),
+            };
+        }
+        Err(Error::PathDenied { path: path.to_owned() })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_outside_a_root_is_opened() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let root = dir.path().join("root");
+        std::fs::create_dir(&root).expect("mkdir");
+        std::fs::write(dir.path().join("secret"), "s").expect("write");
+        std::fs::write(root.join("file"), "f").expect("write");
+        std::os::unix::fs::symlink("../secret", root.join("out")).expect("symlink");
+        std::os::unix::fs::symlink("file", root.join("in")).expect("symlink");
+        let roots = Roots::new(vec![root.clone()]);
+        assert!(roots.open_input(&root.join("file")).is_ok());
+        assert!(roots.open_input(&root.join("in")).is_ok());
+        for path in [dir.path().join("secret"), root.join("../secret"), root.join("out")] {
+            let denied = roots.open_input(&path);
+            assert!(matches!(denied, Err(Error::PathDenied { .. })), "{path:?}: {denied:?}");
+        }
+        assert!(matches!(roots.open_input(&root.join("none")), Err(Error::NotFound { .. })));
+    }
+}

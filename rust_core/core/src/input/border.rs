@@ -1,0 +1,67 @@
+//! Where a big file is cut into chunks.
+//!
+//! A cut must be exact: what stands left of it and what stands right of it, each encoded on its own,
+//! give the ids of the whole. The splitter knows which places are borders whatever stands around
+//! them (see `Gpt2::is_border`); the document rules exclude places that a separator or a special
+//! token reaches over. The last such place before a chunk's nominal end is taken. A chunk without
+//! any, one enormous word say, grows until there is one or the file ends.
+
+use super::Opened;
+use crate::documents::Rules;
+use crate::error::Result;
+use crate::pretokenize::gpt2::Gpt2;
+
+/// Bytes searched for a border before a whole chunk's worth is.
+const WINDOW_BYTES: u64 = 4096;
+
+/// A border near `start + chunk_bytes`, or the end of the file.
+pub(crate) fn chunk_end(
+    source: &Opened,
+    scanner: &Gpt2,
+    rules: &Rules<'_>,
+    start: u64,
+    chunk_bytes: u64,
+) -> Result<u64> {
+    let size = source.size_bytes();
+    let target = start + chunk_bytes;
+    if target >= size {
+        return Ok(size);
+    }
+    let search = Search { source, scanner, rules, start };
+    let window = target.saturating_sub(WINDOW_BYTES).max(start);
+    for (low, high) in [(window, target), (start, window)] {
+        if let Some(at) = search.last_in(low, high)? {
+            return Ok(at);
+        }
+    }
+    let mut low = target;
+    while low < size {
+        let high = (low + chunk_bytes.max(WINDOW_BYTES)).min(size);
+        if let Some(at) = search.last_in(low, high)? {
+            return Ok(at);
+        }
+        low = high;
+    }
+    Ok(size)
+}
+
+struct Search<'a> {
+    source: &'a Opened,
+    scanner: &'a Gpt2,
+    rules: &'a Rules<'a>,
+    start: u64,
+}
+
+impl Search<'_> {
+    /// The last border in `(low, high]`.
+    fn last_in(&self, low: u64, high: u64) -> Result<Option<u64>> {
+        let context = self.rules.context_bytes() as u64;
+        let from = low.saturating_sub(context).max(self.start);
+        let mut text = Vec::new();
+        self.source.read(from, (high + context).min(self.source.size_bytes()), &mut text)?;
+        Ok((low + 1..=high).rev().find(|&at| {
+            let at = (at - from) as usize;
+            self.scanner.is_border(&text, at) && !self.rules.bridges(&text, at)
+        }))
+    }
+}

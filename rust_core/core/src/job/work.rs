@@ -1,0 +1,203 @@
+//! What a worker does: copy a piece of text, validate it, encode it, hand the ids to the committer.
+
+use std::borrow::Cow;
+
+use super::commit::{Block, Committer, Share};
+use super::plan::{Planner, Task, Work};
+use super::{Control, JobSpec, in_source};
+use crate::documents::{DocumentEncoder, Rules, TextEnd};
+use crate::error::{Error, Result};
+use crate::input::{Opened, Source};
+use crate::lane::Lane;
+use crate::tokenizer::Tokenizer;
+use std::ops::Range;
+use std::path::Path;
+use xxhash_rust::xxh3::xxh3_64;
+
+/// Bytes that a streamed source is read at a time.
+const STREAM_BYTES: u64 = 1 << 20;
+
+pub(super) struct Shared<'a> {
+    pub(super) tokenizer: &'a Tokenizer,
+    pub(super) spec: &'a JobSpec,
+    pub(super) rules: &'a Rules<'a>,
+    pub(super) sources: &'a [Source],
+    pub(super) control: &'a Control,
+}
+
+/// Works until there is nothing left to do; a failure comes with the place of its work in the order.
+pub(super) fn run<L: Lane>(
+    shared: &Shared<'_>,
+    planner: &Planner<'_>,
+    committer: &Committer<'_, L>,
+) -> Result<(), (u64, Error)> {
+    while !committer.is_stopped() {
+        let Some(Task { sequence, work }) = planner.next()? else { break };
+        shared.one(sequence, work, committer).map_err(|error| (sequence, error))?;
+    }
+    Ok(())
+}
+
+impl Shared<'_> {
+    fn one<L: Lane>(&self, sequence: u64, work: Work, committer: &Committer<'_, L>) -> Result<()> {
+        self.control.check()?;
+        match work {
+            Work::Batch(range) => committer.commit(sequence, self.batch(range)?),
+            Work::Piece { index, source, range } => committer.commit(sequence, self.piece(index, &source, range)?),
+            Work::Stream { index, source } => self.stream(sequence, index, &source, committer),
+        }
+    }
+
+    fn documents<L: Lane, T>(
+        &self,
+        run: impl FnOnce(&mut DocumentEncoder<'_, L>) -> Result<T>,
+    ) -> Result<T> {
+        self.tokenizer.with_encoder(|encoder| run(&mut DocumentEncoder::new(encoder.reborrow(), self.rules)))
+    }
+
+    fn batch<L: Lane>(&self, range: Range<usize>) -> Result<Block<L>> {
+        let mut shares = Vec::with_capacity(range.len());
+        let mut bytes = Vec::new();
+        self.documents(|documents| {
+            documents.first = range.start == 0;
+            let mut n_bytes = 0;
+            for index in range {
+                let path = &self.sources[index].path;
+                let source = self.sources[index].open(&self.spec.roots)?;
+                source.read(0, source.size_bytes(), &mut bytes)?;
+                source.verify()?;
+                let (n_ids, n_ends) = (documents.ids.len(), documents.ends.len());
+                let text = self.text(&bytes, path, 0)?;
+                documents.push(&text, 0, TextEnd::Source).map_err(|error| in_source(error, path))?;
+                n_bytes += bytes.len() as u64;
+                shares.push(Share {
+                    index,
+                    n_tokens: (documents.ids.len() - n_ids) as u64,
+                    n_documents: (documents.ends.len() - n_ends) as u64,
+                    xxh3: Some(xxh3_64(&bytes)),
+                });
+            }
+            Ok(Block::new(documents, shares, Vec::new(), n_bytes))
+        })
+    }
+
+    fn piece<L: Lane>(&self, index: usize, source: &Opened, range: Range<u64>) -> Result<Block<L>> {
+        let path = &self.sources[index].path;
+        let mut bytes = Vec::new();
+        source.read(range.start, range.end, &mut bytes)?;
+        self.documents(|documents| {
+            documents.first = index == 0 && range.start == 0;
+            // Pieces are never cut beside a separator, so a document is always under way at a cut.
+            documents.open = range.start > 0;
+            documents.untouched = range.start == 0;
+            let last = range.end == source.size_bytes();
+            let end = if last { TextEnd::Source } else { TextEnd::Border };
+            {
+                let text = self.text(&bytes, path, range.start)?;
+                documents.push(&text, range.start, end).map_err(|error| in_source(error, path))?;
+            }
+            if last {
+                source.verify()?;
+            }
+            let share = Share {
+                index,
+                n_tokens: documents.ids.len() as u64,
+                n_documents: documents.ends.len() as u64,
+                xxh3: None,
+            };
+            let n_bytes = bytes.len() as u64;
+            Ok(Block::new(documents, vec![share], std::mem::take(&mut bytes), n_bytes))
+        })
+    }
+
+    /// Encodes one source in steps, keeping its place in the order of the output meanwhile.
+    fn stream<L: Lane>(
+        &self,
+        sequence: u64,
+        index: usize,
+        source: &Opened,
+        committer: &Committer<'_, L>,
+    ) -> Result<()> {
+        let path = &self.sources[index].path;
+        if !committer.await_turn(sequence) {
+            return Ok(());
+        }
+        self.documents(|documents| {
+            documents.first = index == 0;
+            let (mut waiting, mut bytes) = (String::new(), Vec::new());
+            let (mut start, mut offset) = (0, 0);
+            // The pretoken at the end of the waiting text may be a long one: see `StreamEncoder`.
+            let mut step = STREAM_BYTES;
+            loop {
+                self.control.check()?;
+                let mut end = (start + step).min(source.size_bytes());
+                source.read(start, end, &mut bytes)?;
+                let last = end == source.size_bytes();
+                if !last {
+                    bytes.truncate(whole_characters(&bytes));
+                    end = start + bytes.len() as u64;
+                }
+                waiting.push_str(&self.text(&bytes, path, start)?);
+                let text_end = if last { TextEnd::Source } else { TextEnd::More };
+                let used = documents.push(&waiting, offset, text_end).map_err(|error| in_source(error, path))?;
+                waiting.drain(..used);
+                offset += used as u64;
+                step = STREAM_BYTES.max(waiting.len() as u64);
+                if last {
+                    source.verify()?;
+                }
+                let share = Share {
+                    index,
+                    n_tokens: documents.ids.len() as u64,
+                    n_documents: documents.ends.len() as u64,
+                    xxh3: None,
+                };
+                let block = Block::new(documents, vec![share], std::mem::take(&mut bytes), end - start);
+                committer.append(block)?;
+                start = end;
+                if last {
+                    committer.pass_on()?;
+                    return Ok(());
+                }
+            }
+        })
+    }
+
+    /// The text of a piece's bytes, which start `offset` bytes into the source.
+    fn text<'b>(&self, bytes: &'b [u8], path: &Path, offset: u64) -> Result<Cow<'b, str>> {
+        match simdutf8::basic::from_utf8(bytes) {
+            Ok(text) => Ok(Cow::Borrowed(text)),
+            // Rust and Python replace alike: one U+FFFD for each maximal part of a broken sequence.
+            Err(_) if self.spec.replace_invalid => Ok(String::from_utf8_lossy(bytes)),
+            Err(_) => {
+                let at = std::str::from_utf8(bytes).map_or_else(|error| error.valid_up_to(), str::len);
+                let byte = bytes.get(at).copied().unwrap_or_default();
+                Err(Error::InvalidUtf8 { path: path.to_owned(), offset: offset + at as u64, byte })
+            }
+        }
+    }
+}
+
+/// The length of `bytes` without a character that is cut off at the end.
+fn whole_characters(bytes: &[u8]) -> usize {
+    let tail = bytes.len().saturating_sub(3);
+    match bytes[tail..].iter().rposition(|byte| byte & 0xC0 != 0x80) {
+        // A lead byte near the end: cut before it (even if its character is whole).
+        Some(at) if bytes[tail + at] >= 0xC0 && tail + at > 0 => tail + at,
+        _ => bytes.len(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::whole_characters;
+
+    #[test]
+    fn a_cut_off_character_is_left_for_the_next_step() {
+        let text = "ab中".as_bytes();
+        assert_eq!(whole_characters(&text[..4]), 2);
+        assert_eq!(whole_characters(text), 2);
+        assert_eq!(whole_characters(b"abc"), 3);
+        assert_eq!(whole_characters(&[0x80; 9]), 9);
+    }
+}

@@ -1,0 +1,34 @@
+//! Exact byte-level BPE: files in, token files out.
+//!
+//! The way of the data, in the order of the modules: a job ([`job`]) opens its [`input`]s (memory
+//! maps), cuts them at exact borders, applies the document rules, splits text into pretokens
+//! ([`pretokenize`]), looks each up in the merge cache ([`cache`]) or merges it ([`bpe`]), and writes
+//! ids in order to a token file that is published with its manifest ([`stream`]).
+//!
+//! For text in memory see [`Tokenizer`]; nothing here knows Python or sockets.
+
+pub mod bpe;
+pub mod cache;
+pub mod decode;
+mod documents;
+mod encode;
+pub mod error;
+pub mod input;
+pub mod job;
+pub mod lane;
+mod long_cache;
+pub mod pretokenize;
+pub mod special;
+pub mod stream;
+mod stream_encoder;
+mod tokenizer;
+pub mod vocab;
+
+pub use documents::Eot;
+pub use error::{Error, Result};
+pub use job::{Control, JobSpec, encode_files};
+pub use lane::Lane;
+pub use special::SpecialPolicy;
+pub use stream_encoder::StreamEncoder;
+pub use tokenizer::Tokenizer;
+pub use vocab::Vocabulary;

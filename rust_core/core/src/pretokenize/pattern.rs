@@ -1,0 +1,453 @@
+//! Split patterns as trees.
+//!
+//! The supported subset is what tokenizers use: literals, classes, `\p{..}` of general categories,
+//! `\s \S \d \D`, `.`, groups, alternation, quantifiers (greedy, lazy, possessive), atomic groups,
+//! look-ahead, case-insensitive ASCII (`(?i:..)`, `(?i)`), and `$` where it has one meaning only.
+//! Everything else is refused here by its name, at load: a pattern is matched exactly or not at all.
+
+use std::iter::Peekable;
+use std::str::CharIndices;
+
+use super::unicode::{Classes, CategorySet, classes};
+use crate::error::{Error, Result};
+use crate::vocab::Reference;
+
+/// A pattern or a part of one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Node {
+    /// One character of a set.
+    Set(Set),
+    Sequence(Vec<Node>),
+    /// The first that matches, in this order.
+    Choice(Vec<Node>),
+    Repeat { node: Box<Node>, min: u32, max: Option<u32>, mode: Mode },
+    /// Matched without ever giving anything back.
+    Atomic(Box<Node>),
+    /// Look-ahead.
+    Look { node: Box<Node>, negative: bool },
+    /// The end of the text.
+    End,
+}
+
+/// How a repetition gives back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    Greedy,
+    Lazy,
+    Possessive,
+}
+
+/// A set of characters: the union of its parts, or everything else if `negated`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Set {
+    pub negated: bool,
+    pub ranges: Vec<(char, char)>,
+    /// Categories that are in, and (from `\P{..}`) those outside of which everything is in.
+    pub categories: Vec<(CategorySet, bool)>,
+    pub space: bool,
+    pub not_space: bool,
+}
+
+impl Set {
+    fn of(c: char) -> Self {
+        Self { ranges: vec![(c, c)], ..Self::default() }
+    }
+
+    /// Whether the set has `c`.
+    #[must_use]
+    pub fn has(&self, classes: &Classes, c: char) -> bool {
+        let inside = self.ranges.iter().any(|&(first, last)| (first..=last).contains(&c))
+            || self.categories.iter().any(|(set, inside)| set.has(classes.category(c)) == *inside)
+            || (self.space && classes.is_space(c))
+            || (self.not_space && !classes.is_space(c));
+        inside != self.negated
+    }
+}
+
+impl Node {
+    /// The least number of characters that the node can match.
+    fn min_len(&self) -> u64 {
+        match self {
+            Self::Set(_) => 1,
+            Self::Sequence(nodes) => nodes.iter().map(Self::min_len).sum(),
+            Self::Choice(nodes) => nodes.iter().map(Self::min_len).min().unwrap_or(0),
+            Self::Repeat { node, min, .. } => u64::from(*min) * node.min_len(),
+            Self::Atomic(node) => node.min_len(),
+            Self::Look { .. } | Self::End => 0,
+        }
+    }
+}
+
+/// Reads a pattern.
+///
+/// # Errors
+/// [`Error::BadPattern`] names what is not supported, and where.
+pub fn parse(pattern: &str, reference: Reference) -> Result<Node> {
+    let classes = classes(reference);
+    let mut parser = Parser { pattern, chars: pattern.char_indices().peekable(), classes, reference };
+    let mut fold = false;
+    let node = parser.choice(&mut fold)?;
+    if parser.peek().is_some() {
+        return parser.refuse("a `)` without its `(`");
+    }
+    if node.min_len() == 0 {
+        return parser.refuse("the pattern can match nothing at all");
+    }
+    Ok(node)
+}
+
+struct Parser<'a> {
+    pattern: &'a str,
+    chars: Peekable<CharIndices<'a>>,
+    classes: &'static Classes,
+    reference: Reference,
+}
+
+impl Parser<'_> {
+    fn peek(&mut self) -> Option<char> {
+        self.chars.peek().map(|&(_, c)| c)
+    }
+
+    fn eat(&mut self, expected: char) -> bool {
+        self.chars.next_if(|&(_, c)| c == expected).is_some()
+    }
+
+    fn rest(&mut self) -> &str {
+        let at = self.chars.peek().map_or(self.pattern.len(), |&(at, _)| at);
+        &self.pattern[at..]
+    }
+
+    fn skip(&mut self, n_chars: usize) {
+        for _ in 0..n_chars {
+            self.chars.next();
+        }
+    }
+
+    fn refuse<T>(&mut self, what: &str) -> Result<T> {
+        let at = self.chars.peek().map_or(self.pattern.len(), |&(at, _)| at);
+        let at = self.pattern[..at].chars().count();
+        Err(Error::BadPattern { pattern: self.pattern.to_owned(), at, what: what.to_owned() })
+    }
+
+    /// Alternatives up to a `)` or the end. `fold` is the state of `(?i)` in this group.
+    fn choice(&mut self, fold: &mut bool) -> Result<Node> {
+        let mut branches = vec![self.sequence(fold)?];
+        while self.eat('|') {
+            branches.push(self.sequence(fold)?);
+        }
+        Ok(if branches.len() == 1 { branches.remove(0) } else { Node::Choice(branches) })
+    }
+
+    fn sequence(&mut self, fold: &mut bool) -> Result<Node> {
+        let mut nodes = Vec::new();
+        while let Some(c) = self.peek() {
+            if c == '|' || c == ')' {
+                break;
+            }
+            if self.rest().starts_with("(?i)") {
+                self.skip(4);
+                *fold = true;
+                continue;
+            }
+            let node = self.atom(*fold)?;
+            nodes.push(self.quantified(node)?);
+        }
+        Ok(if nodes.len() == 1 { nodes.remove(0) } else { Node::Sequence(nodes) })
+    }
+
+    fn atom(&mut self, fold: bool) -> Result<Node> {
+        match self.peek() {
+            Some('(') => self.group(fold),
+            Some('[') => self.class(fold).map(Node::Set),
+            Some('.') => {
+                self.skip(1);
+                Ok(Node::Set(Set { negated: true, ..Set::of('\n') }))
+            }
+            Some('$') => {
+                if self.reference == Reference::PythonRegex {
+                    return self.refuse("`$` (in Python it also matches before a final newline)");
+                }
+                self.skip(1);
+                Ok(Node::End)
+            }
+            Some('^') => self.refuse("the anchor `^`"),
+            Some('*' | '+' | '?') => self.refuse("a quantifier with nothing before it"),
+            Some('{') => self.refuse("a bare `{`"),
+            Some('\\') => {
+                let mut set = Set::default();
+                self.escape(&mut set, fold)?;
+                Ok(Node::Set(set))
+            }
+            Some(c) => {
+                self.skip(1);
+                let mut set = Set::default();
+                self.add_range(&mut set, c, c, fold)?;
+                Ok(Node::Set(set))
+            }
+            None => self.refuse("an unfinished pattern"),
+        }
+    }
+
+    fn group(&mut self, outer: bool) -> Result<Node> {
+        let mut fold = outer;
+        let rest = self.rest().to_owned();
+        let (n_chars, kind) = match rest.as_bytes() {
+            [b'(', b'?', b':', ..] => (3, "group"),
+            [b'(', b'?', b'>', ..] => (3, "atomic"),
+            [b'(', b'?', b'=', ..] => (3, "ahead"),
+            [b'(', b'?', b'!', ..] => (3, "not ahead"),
+            [b'(', b'?', b'i', b':', ..] => {
+                fold = true;
+                (4, "group")
+            }
+            [b'(', b'?', b'<', b'=' | b'!', ..] => return self.refuse("look-behind"),
+            [b'(', b'?', b'P' | b'<', ..] => return self.refuse("named groups"),
+            [b'(', b'?', ..] => return self.refuse("this kind of group or flag"),
+            [b'(', b'*', ..] => return self.refuse("backtracking verbs"),
+            _ => (1, "group"),
+        };
+        self.skip(n_chars);
+        let node = Box::new(self.choice(&mut fold)?);
+        if !self.eat(')') {
+            return self.refuse("a `(` without its `)`");
+        }
+        Ok(match kind {
+            "atomic" => Node::Atomic(node),
+            "ahead" => Node::Look { node, negative: false },
+            "not ahead" => Node::Look { node, negative: true },
+            _ => *node,
+        })
+    }
+
+    fn quantified(&mut self, node: Node) -> Result<Node> {
+        let (min, max) = match self.peek() {
+            Some('*') => (0, None),
+            Some('+') => (1, None),
+            Some('?') => (0, Some(1)),
+            Some('{') => return self.counted(node),
+            _ => return Ok(node),
+        };
+        self.skip(1);
+        self.repeat(node, min, max)
+    }
+
+    fn counted(&mut self, node: Node) -> Result<Node> {
+        let rest = self.rest().to_owned();
+        let Some((inside, _)) = rest[1..].split_once('}') else { return self.refuse("a bare `{`") };
+        let (min, max) = inside.split_once(',').map_or((inside, Some(inside)), |(min, max)| {
+            (min, if max.is_empty() { None } else { Some(max) })
+        });
+        let number = |text: &str| text.parse::<u32>().ok().filter(|&n| n <= 1000);
+        let (Some(min), Some(max)) = (number(min), max.map_or(Some(None), |max| number(max).map(Some))) else {
+            return self.refuse("a repetition count outside 0..1000");
+        };
+        if max.is_some_and(|max| max < min) {
+            return self.refuse("a repetition count whose bounds are the wrong way round");
+        }
+        self.skip(inside.chars().count() + 2);
+        self.repeat(node, min, max)
+    }
+
+    fn repeat(&mut self, node: Node, min: u32, max: Option<u32>) -> Result<Node> {
+        let mode = if self.eat('+') {
+            Mode::Possessive
+        } else if self.eat('?') {
+            Mode::Lazy
+        } else {
+            Mode::Greedy
+        };
+        if matches!(self.peek(), Some('*' | '+' | '?' | '{')) {
+            return self.refuse("a quantifier of a quantifier");
+        }
+        if node.min_len() == 0 {
+            return self.refuse("a repetition of something that can match nothing");
+        }
+        Ok(Node::Repeat { node: Box::new(node), min, max, mode })
+    }
+
+    /// Adds a range, with the other cases of its ASCII letters under `fold`.
+    fn add_range(&mut self, set: &mut Set, first: char, last: char, fold: bool) -> Result<()> {
+        set.ranges.push((first, last));
+        if fold {
+            if !last.is_ascii() {
+                return self.refuse("characters beyond ASCII under `(?i)`");
+            }
+            for letter in ('a'..='z').filter(|letter| {
+                (first..=last).contains(letter) || (first..=last).contains(&letter.to_ascii_uppercase())
+            }) {
+                set.ranges.extend(self.classes.fold(letter).map(|c| (c, c)));
+            }
+        }
+        Ok(())
+    }
+
+    /// An escape: adds what it stands for; returns the character if it stands for just one.
+    fn escape(&mut self, set: &mut Set, fold: bool) -> Result<Option<char>> {
+        self.skip(1);
+        let Some(c) = self.peek() else { return self.refuse("a `\\` at the end") };
+        let literal = match c {
+            's' => {
+                set.space = true;
+                None
+            }
+            'S' => {
+                set.not_space = true;
+                None
+            }
+            'd' | 'D' => {
+                let digits = CategorySet::named("Nd").ok_or_else(|| Error::Internal { what: "Nd".into() })?;
+                set.categories.push((digits, c == 'd'));
+                None
+            }
+            'p' | 'P' => return self.property(set, c == 'p', fold).map(|()| None),
+            'n' => Some('\n'),
+            'r' => Some('\r'),
+            't' => Some('\t'),
+            'f' => Some('\x0c'),
+            'v' => Some('\x0b'),
+            'x' | 'u' => return self.code_point(set, fold, c).map(Some),
+            'b' | 'B' => return self.refuse("word borders"),
+            'w' | 'W' => return self.refuse(r"`\w`"),
+            '0'..='9' => return self.refuse("back-references"),
+            c if c.is_ascii_alphabetic() => return self.refuse(&format!("the escape `\\{c}`")),
+            c => Some(c),
+        };
+        self.skip(1);
+        if let Some(c) = literal {
+            self.add_range(set, c, c, fold)?;
+        }
+        Ok(literal)
+    }
+
+    /// `\x41`, `\x{41}`, `\u0041`.
+    fn code_point(&mut self, set: &mut Set, fold: bool, kind: char) -> Result<char> {
+        self.skip(1);
+        let rest = self.rest().to_owned();
+        let (digits, n_chars) = match rest.strip_prefix('{').and_then(|rest| rest.split_once('}')) {
+            Some((digits, _)) => (digits, digits.chars().count() + 2),
+            None => {
+                let n = if kind == 'x' { 2 } else { 4 };
+                (rest.get(..n).unwrap_or(""), n)
+            }
+        };
+        let Some(c) = u32::from_str_radix(digits, 16).ok().and_then(char::from_u32) else {
+            return self.refuse("this code point");
+        };
+        self.skip(n_chars);
+        self.add_range(set, c, c, fold)?;
+        Ok(c)
+    }
+
+    fn property(&mut self, set: &mut Set, inside: bool, fold: bool) -> Result<()> {
+        self.skip(1);
+        let rest = self.rest().to_owned();
+        let (name, n_chars) = match rest.strip_prefix('{') {
+            Some(rest) => match rest.split_once('}') {
+                Some((name, _)) => (name, name.chars().count() + 2),
+                None => return self.refuse(r"an unfinished `\p{`"),
+            },
+            None => (rest.get(..1).unwrap_or(""), 1),
+        };
+        let (name, inside) = name.strip_prefix('^').map_or((name, inside), |name| (name, !inside));
+        let short = match name {
+            "Letter" => "L",
+            "Mark" => "M",
+            "Number" => "N",
+            "Punctuation" => "P",
+            "Symbol" => "S",
+            "Separator" => "Z",
+            "Other" => "C",
+            name => name,
+        };
+        let Some(categories) = CategorySet::named(short).filter(|_| short != "C" && short != "Cn") else {
+            return self.refuse(&format!("the property `{name}`"));
+        };
+        if fold && short.len() > 1 && short.starts_with('L') {
+            return self.refuse("a property that depends on case under `(?i)`");
+        }
+        self.skip(n_chars);
+        set.categories.push((categories, inside));
+        Ok(())
+    }
+
+    fn class(&mut self, fold: bool) -> Result<Set> {
+        self.skip(1);
+        let mut set = Set { negated: self.eat('^'), ..Set::default() };
+        let mut is_first = true;
+        loop {
+            let Some(c) = self.peek() else { return self.refuse("a `[` without its `]`") };
+            if c == ']' && !is_first {
+                self.skip(1);
+                return Ok(set);
+            }
+            if c == ']' {
+                return self.refuse("an empty class, or a `]` that is not escaped");
+            }
+            is_first = false;
+            let rest = self.rest();
+            if c == '[' || ["&&", "--", "||", "~~"].iter().any(|operator| rest.starts_with(operator)) {
+                return self.refuse("nested classes and set operations");
+            }
+            let mut one = Set::default();
+            let first = if c == '\\' {
+                self.escape(&mut one, fold)?
+            } else {
+                self.skip(1);
+                Some(c)
+            };
+            let next_is_range = self.rest().starts_with('-') && !self.rest().starts_with("-]");
+            match first {
+                Some(first) if next_is_range => {
+                    self.skip(1);
+                    let last = match self.peek() {
+                        Some('\\') => self.escape(&mut Set::default(), fold)?,
+                        last => {
+                            self.skip(1);
+                            last
+                        }
+                    };
+                    match last {
+                        Some(last) if first <= last => self.add_range(&mut set, first, last, fold)?,
+                        _ => return self.refuse("a range whose ends are the wrong way round"),
+                    }
+                }
+                Some(c) => self.add_range(&mut set, c, c, fold)?,
+                None if next_is_range => return self.refuse("a range that begins with a class"),
+                None => {
+                    set.categories.extend(one.categories);
+                    set.space |= one.space;
+                    set.not_space |= one.not_space;
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_not_supported_is_refused_by_name() {
+        for (pattern, what) in [
+            (r"(?<=a)b", "look-behind"),
+            (r"(?P<x>a)", "named groups"),
+            (r"(a)\1", "back-references"),
+            (r"\bword", "word borders"),
+            (r"\p{Han}+", "the property `Han`"),
+            (r"[a&&b]", "nested classes"),
+            (r"a*", "can match nothing"),
+            (r"(?:a*)+", "a repetition of something"),
+            (r"(?:a", "without its `)`"),
+            (r"a)", "without its `(`"),
+            (r"(?i:é)", "beyond ASCII"),
+            (r"(?i:\p{Lu})", "depends on case"),
+            (r"^a", "the anchor"),
+            (r"a{2,1}", "wrong way round"),
+            (r"a$", "final newline"),
+        ] {
+            let error = parse(pattern, Reference::PythonRegex).expect_err(pattern).to_string();
+            assert!(error.contains(what), "{pattern}: {error}");
+        }
+    }
+}

@@ -1,0 +1,145 @@
+//! A tokenizer in memory: a vocabulary with its tables, its merge cache and its workers' memory.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use crate::cache::{CacheStats, Table, WordCache};
+use crate::decode::Decoder;
+use crate::documents::encode_segments;
+use crate::encode::{Encoder, Model, Scratch, Splitter};
+use crate::error::{Error, Result};
+use crate::lane::Lane;
+use crate::pretokenize::gpt2::Gpt2;
+use crate::pretokenize::machine::Machine;
+use crate::pretokenize::unicode::classes;
+use crate::special::{SpecialFinder, SpecialPolicy};
+use crate::vocab::Vocabulary;
+
+/// An exact byte-level BPE tokenizer; shared freely between threads.
+///
+/// Every encoding call of every thread learns into one merge cache, which lives as long as the
+/// tokenizer.
+///
+/// ```
+/// use tokend_core::{SpecialPolicy, Tokenizer, Vocabulary};
+/// let tokenizer = Tokenizer::new(Vocabulary::gpt2())?;
+/// let ids: Vec<u16> = tokenizer.encode("Hello, world!", SpecialPolicy::Raise)?;
+/// assert_eq!(ids, [15496, 11, 995, 0]);
+/// assert_eq!(tokenizer.decode_bytes(&ids)?, b"Hello, world!");
+/// # Ok::<(), tokend_core::Error>(())
+/// ```
+pub struct Tokenizer {
+    vocab: Vocabulary,
+    model: Model,
+    finder: Option<SpecialFinder>,
+    cache: WordCache,
+    idle: Mutex<Vec<Scratch>>,
+    decoder: Decoder,
+}
+
+impl Tokenizer {
+    /// Builds the tables of a vocabulary.
+    ///
+    /// # Errors
+    /// [`Error::BadPattern`] for a split pattern outside the supported subset, [`Error::Io`] where
+    /// there is no memory for the cache.
+    pub fn new(vocab: Vocabulary) -> Result<Self> {
+        let splitter = if Gpt2::accepts(vocab.pattern()) {
+            Splitter::Gpt2(Gpt2::new(classes(vocab.reference())))
+        } else {
+            Splitter::Machine(Machine::new(vocab.pattern(), vocab.reference())?)
+        };
+        let model = Model::new(&vocab, splitter);
+        let cache = WordCache::new().map_err(|error| Error::io("merge cache", "mapping memory", error))?;
+        let finder = (!vocab.specials().is_empty()).then(|| SpecialFinder::new(&vocab));
+        let decoder = Decoder::new(&vocab);
+        let tokenizer = Self { vocab, model, finder, cache, idle: Mutex::default(), decoder };
+        tokenizer.seed(&tokenizer.cache.table());
+        Ok(tokenizer)
+    }
+
+    /// The vocabulary.
+    #[must_use]
+    pub fn vocab(&self) -> &Vocabulary {
+        &self.vocab
+    }
+
+    /// The ids of a text. `L` must hold every id: `u16` unless [`Vocabulary::is_wide`].
+    pub fn encode<L: Lane>(&self, text: &str, special: SpecialPolicy) -> Result<Vec<L>> {
+        let mut ids = Vec::with_capacity(text.len() / 3 + 16);
+        self.with_encoder(|encoder| {
+            encode_segments(encoder, self.finder.as_ref(), special, text, None, 0, &mut ids)
+        })?;
+        Ok(ids)
+    }
+
+    /// The ids of many texts, flat, with the cumulative count after each.
+    pub fn encode_batch<'t, L: Lane>(
+        &self,
+        texts: impl IntoIterator<Item = &'t str>,
+        special: SpecialPolicy,
+    ) -> Result<(Vec<L>, Vec<u64>)> {
+        let (mut ids, mut ends) = (Vec::new(), Vec::new());
+        self.with_encoder(|encoder| {
+            for text in texts {
+                encode_segments(encoder, self.finder.as_ref(), special, text, None, 0, &mut ids)?;
+                ends.push(ids.len() as u64);
+            }
+            Ok(())
+        })?;
+        Ok((ids, ends))
+    }
+
+    /// The bytes of ids.
+    ///
+    /// # Errors
+    /// [`Error::UnknownId`] for an id that the vocabulary does not have.
+    pub fn decode_bytes<L: Lane>(&self, ids: &[L]) -> Result<Vec<u8>> {
+        let mut bytes = Vec::new();
+        self.decoder.decode_into(ids, &mut bytes)?;
+        Ok(bytes)
+    }
+
+    /// What the merge cache holds and did.
+    #[must_use]
+    pub fn cache_stats(&self) -> CacheStats {
+        self.cache.stats()
+    }
+
+    /// Forgets what the cache learned; what the vocabulary itself gives is put back.
+    pub fn cache_clear(&self) {
+        self.cache.clear(|table| self.seed(table));
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    }
+
+    pub(crate) fn finder(&self) -> Option<&SpecialFinder> {
+        self.finder.as_ref()
+    }
+
+    /// The GPT-2 scanner, if the pattern is GPT-2's: it knows where text can be cut.
+    pub(crate) fn scanner(&self) -> Option<&Gpt2> {
+        match &self.model.splitter {
+            Splitter::Gpt2(scanner) => Some(scanner),
+            Splitter::Machine(_) => None,
+        }
+    }
+
+    /// Lends an encoder over the present table and a worker's memory.
+    pub(crate) fn with_encoder<T>(&self, run: impl FnOnce(&mut Encoder<'_>) -> Result<T>) -> Result<T> {
+        self.cache.renew_if_worn(|table| self.seed(table));
+        let table: Arc<Table> = self.cache.table();
+        let idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        let mut scratch = idle.unwrap_or_default();
+        let result = run(&mut Encoder { model: &self.model, table: &table, scratch: &mut scratch });
+        self.cache.count(std::mem::take(&mut scratch.hits), std::mem::take(&mut scratch.misses));
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner).push(scratch);
+        result
+    }
+
+    fn seed(&self, table: &Table) {
+        if self.vocab.is_wide() {
+            self.model.seed::<u32>(&self.vocab, table);
+        } else {
+            self.model.seed::<u16>(&self.vocab, table);
+        }
+    }
+}

@@ -1,0 +1,106 @@
+//! tiktoken's rank files: a token per line, `base64(bytes) rank`, in any order.
+//!
+//! The rank is the id and the priority. Bytes without a token of their own are allowed here, as the
+//! reference allows them: a text that needs one fails when it is encoded.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use rustc_hash::FxHashMap;
+
+use super::{Merges, Parts, Reference, SpecialOrder, SpecialToken, Vocabulary};
+use crate::error::{Error, Result};
+
+pub(super) fn load(path: &Path, pattern: &str, specials: Vec<SpecialToken>, name: &str) -> Result<Vocabulary> {
+    let text = std::fs::read(path).map_err(|error| Error::io(path, "reading", error))?;
+    let mut tokens = BTreeMap::new();
+    let mut lines: FxHashMap<Vec<u8>, usize> = FxHashMap::default();
+    for (at, line) in text.split(|&byte| byte == b'\n').enumerate() {
+        let refuse = |what: &str| Err(Error::BadLine { path: path.to_owned(), line: at + 1, what: what.to_owned() });
+        let line = line.trim_ascii();
+        if line.is_empty() {
+            continue;
+        }
+        let mut fields = line.split(|&byte| byte == b' ');
+        let (Some(token), Some(rank), None) = (fields.next(), fields.next(), fields.next()) else {
+            return refuse("expected a token in base64, one space, and its rank");
+        };
+        let Some(token) = decode_base64(token).filter(|token| !token.is_empty()) else {
+            return refuse("the token is not valid base64");
+        };
+        let Some(rank) = std::str::from_utf8(rank).ok().and_then(|rank| rank.parse::<u32>().ok()) else {
+            return refuse("the rank is not a number");
+        };
+        if let Some(first) = lines.insert(token.clone(), at + 1) {
+            return refuse(&format!("repeats the token of line {first}"));
+        }
+        if tokens.insert(rank, token).is_some() {
+            return refuse(&format!("repeats rank {rank}"));
+        }
+    }
+    let parts = Parts {
+        name: name.to_owned(),
+        tokens,
+        merges: Merges::Ranks,
+        specials,
+        special_order: SpecialOrder::Longest,
+        pattern: pattern.to_owned(),
+        reference: Reference::Tiktoken,
+    };
+    parts.build()
+}
+
+/// Standard base64 with padding, strictly.
+fn decode_base64(text: &[u8]) -> Option<Vec<u8>> {
+    let value = |byte: u8| match byte {
+        b'A'..=b'Z' => Some(byte - b'A'),
+        b'a'..=b'z' => Some(byte - b'a' + 26),
+        b'0'..=b'9' => Some(byte - b'0' + 52),
+        b'+' => Some(62),
+        b'/' => Some(63),
+        _ => None,
+    };
+    let (groups, rest) = text.as_chunks::<4>();
+    let mut bytes = Vec::with_capacity(groups.len() * 3);
+    for (at, group) in groups.iter().enumerate() {
+        let padding = if at + 1 == groups.len() { group.iter().rev().take_while(|&&byte| byte == b'=').count() } else { 0 };
+        let mut bits = 0_u32;
+        for &byte in &group[..4 - padding] {
+            bits = bits << 6 | u32::from(value(byte)?);
+        }
+        bits <<= 6 * padding;
+        if padding > 2 || bits & ((1 << (8 * padding)) - 1) != 0 {
+            return None;
+        }
+        bytes.extend_from_slice(&bits.to_be_bytes()[1..4 - padding]);
+    }
+    rest.is_empty().then_some(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn base64_is_strict() {
+        assert_eq!(decode_base64(b"aGVsbG8="), Some(b"hello".to_vec()));
+        assert_eq!(decode_base64(b"aA=="), Some(b"h".to_vec()));
+        for broken in [&b"aGVsbG8"[..], b"a===", b"aB==", b"a!==", b"aA==aA=="] {
+            assert_eq!(decode_base64(broken), None, "{broken:?}");
+        }
+    }
+
+    #[test]
+    fn broken_lines_are_named() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("x.tiktoken");
+        for (text, line) in [("YQ== 0\nYg==\n", 2), ("YQ== 0\nYQ== 1\n", 2), ("YQ== 0\n\nYg== 0\n", 3), ("YQ= 0\n", 1)] {
+            std::fs::write(&path, text).expect("write");
+            let error = load(&path, "a", Vec::new(), "x").expect_err("broken");
+            assert!(matches!(error, Error::BadLine { line: at, .. } if at == line), "{error}");
+        }
+        std::fs::write(&path, "Yg== 1\nYWI= 2\nYQ== 0\n").expect("write");
+        let vocab = load(&path, "[ab]+", Vec::new(), "x").expect("any order is fine");
+        assert_eq!(vocab.token(2), Some(&b"ab"[..]));
+    }
+}

@@ -1,0 +1,109 @@
+//! File jobs.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use pyo3::prelude::*;
+use tokend_core::input::access::Roots;
+use tokend_core::{Control, Eot, Error, JobSpec};
+
+use crate::errors::CoreError;
+use crate::tokenizer::{Tokenizer, special_policy};
+
+/// Progress and cancellation of one file job; made before the job, used from any thread.
+#[pyclass(frozen, module = "tokend._core")]
+pub(crate) struct JobControl {
+    inner: Arc<Control>,
+}
+
+#[pymethods]
+impl JobControl {
+    #[new]
+    fn new() -> Self {
+        Self { inner: Arc::default() }
+    }
+
+    fn cancel(&self) {
+        self.inner.cancel();
+    }
+
+    fn progress(&self) -> (u64, u64, u64, u64) {
+        let Control { bytes_done, bytes_total, n_tokens, n_documents, .. } = &*self.inner;
+        (
+            bytes_done.load(Ordering::Relaxed),
+            bytes_total.load(Ordering::Relaxed),
+            n_tokens.load(Ordering::Relaxed),
+            n_documents.load(Ordering::Relaxed),
+        )
+    }
+}
+
+#[pyfunction]
+#[pyo3(signature = (tokenizer, inputs, output, *, separator, eot, eot_id, special, errors, threads, force, roots, control))]
+#[expect(clippy::too_many_arguments, reason = "keyword arguments of the Python function")]
+pub(crate) fn encode_files(
+    py: Python<'_>,
+    tokenizer: &Tokenizer,
+    inputs: Vec<PathBuf>,
+    output: PathBuf,
+    separator: Option<String>,
+    eot: &str,
+    eot_id: Option<u32>,
+    special: &str,
+    errors: &str,
+    threads: usize,
+    force: bool,
+    roots: Vec<PathBuf>,
+    control: &JobControl,
+) -> PyResult<String> {
+    let replace_invalid = match errors {
+        "strict" => false,
+        "replace" => true,
+        _ => {
+            let what = format!("{errors:?} is none of strict, replace");
+            return Err(CoreError::from(Error::BadOption { option: "errors", what }).into());
+        }
+    };
+    let spec = JobSpec {
+        inputs,
+        output,
+        separator,
+        eot: Eot::parse(eot).map_err(CoreError::from)?,
+        eot_id,
+        special: special_policy(special)?,
+        replace_invalid,
+        threads,
+        force,
+        roots: Roots::new(roots),
+    };
+    let json = py
+        .detach(|| {
+            let outcome = tokend_core::encode_files(&tokenizer.inner, &spec, &control.inner)?;
+            let mut value = serde_json::to_value(&outcome.manifest)
+                .map_err(|error| Error::Internal { what: error.to_string() })?;
+            value["up_to_date"] = outcome.up_to_date.into();
+            Ok::<_, Error>(value.to_string())
+        })
+        .map_err(CoreError::from)?;
+    Ok(json)
+}
+
+#[pyfunction]
+#[pyo3(signature = (inputs, output, *, force, roots))]
+pub(crate) fn check_paths(
+    py: Python<'_>,
+    inputs: Vec<PathBuf>,
+    output: PathBuf,
+    force: bool,
+    roots: Vec<PathBuf>,
+) -> PyResult<u64> {
+    let spec = JobSpec { force, roots: Roots::new(roots), ..JobSpec::new(inputs, output) };
+    Ok(py.detach(|| tokend_core::job::check(&spec)).map_err(CoreError::from)?)
+}
+
+/// The number of worker threads that leaves one core to others.
+#[pyfunction]
+pub(crate) fn default_threads() -> usize {
+    tokend_core::job::default_threads()
+}

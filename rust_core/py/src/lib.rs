@@ -1,0 +1,15 @@
+//! `tokend._core`: the Python face of `tokend-core`. It converts arguments and results, releases the
+//! GIL around the work, and does nothing else.
+
+mod errors;
+mod job;
+mod tokenizer;
+
+/// Native core of tokend. Private: use `tokend` instead.
+#[pyo3::pymodule(gil_used = false)]
+mod _core {
+    #[pymodule_export]
+    use super::job::{JobControl, check_paths, default_threads, encode_files};
+    #[pymodule_export]
+    use super::tokenizer::{StreamEncoder, Tokenizer};
+}
