@@ -1,0 +1,168 @@
+"""The asynchronous client: the methods of `Client` as coroutines.
+
+It shares the sync client's connection thread; a cancelled or timed-out coroutine abandons its future
+and nothing else, so no other call's reply is ever lost.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections.abc import AsyncIterator, Sequence
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from . import protocol, requests
+from .client import _WAIT_SLICE_S
+from .connection import Connection
+from .errors import DeadlineExceededError
+from .jobs import JobProgress, JobResult
+from .paths import default_endpoint, socket_path
+from .requests import Call, Ids
+
+T = TypeVar("T")
+
+
+class AsyncClient:
+    """Talks to this machine's daemon from asyncio; see `Client` for parameters, limits and errors."""
+
+    def __init__(
+        self, endpoint: str | None = None, *, timeout: float = 30.0, connect_timeout: float = 2.0
+    ) -> None:
+        self.endpoint = endpoint or default_endpoint()
+        socket_path(self.endpoint)
+        self.timeout = timeout
+        self._connection = Connection(self.endpoint, connect_timeout_s=connect_timeout)
+
+    async def __aenter__(self) -> AsyncClient:
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Closes the connection; jobs go on."""
+        await asyncio.to_thread(self._connection.close)
+
+    async def _call(self, call: Call[T], timeout: float | None = None) -> T:
+        limit = self.timeout if timeout is None else timeout
+        future = self._connection.request(call.op, call.header, call.body, limit)
+        return call.read(await asyncio.wrap_future(future))
+
+    async def encode(
+        self, text: str, *, tokenizer: str = "gpt2", special: str = "raise", timeout: float | None = None
+    ) -> Ids:
+        """The ids of a text."""
+        return await self._call(requests.encode(text, tokenizer, special, timeout or self.timeout), timeout)
+
+    async def encode_batch(
+        self,
+        texts: Sequence[str],
+        *,
+        tokenizer: str = "gpt2",
+        special: str = "raise",
+        timeout: float | None = None,
+    ) -> tuple[Ids, NDArray[np.uint64]]:
+        """Flat ids of many texts, and the cumulative end of each."""
+        call = requests.encode_batch(texts, tokenizer, special, timeout or self.timeout)
+        return await self._call(call, timeout)
+
+    async def decode_bytes(self, ids: Any, *, tokenizer: str = "gpt2", timeout: float | None = None) -> bytes:
+        """The exact bytes of ids."""
+        return await self._call(requests.decode(ids, tokenizer), timeout)
+
+    async def decode(self, ids: Any, *, tokenizer: str = "gpt2", timeout: float | None = None) -> str:
+        """The text of ids, with U+FFFD for bytes that are not UTF-8."""
+        return (await self.decode_bytes(ids, tokenizer=tokenizer, timeout=timeout)).decode(errors="replace")
+
+    async def count(
+        self, text: str, *, tokenizer: str = "gpt2", special: str = "raise", timeout: float | None = None
+    ) -> int:
+        """How many ids a text has."""
+        return await self._call(requests.count(text, tokenizer, special, timeout or self.timeout), timeout)
+
+    async def submit(
+        self,
+        inputs: Sequence[str | os.PathLike[str]],
+        output: str | os.PathLike[str],
+        *,
+        key: str | None = None,
+        timeout: float | None = None,
+        **options: Any,
+    ) -> AsyncJob:
+        """Submits a file job; the options are those of `Client.submit`."""
+        info = await self._call(requests.submit(inputs, output, key=key, **options), timeout)
+        return AsyncJob(self, info.job_id)
+
+    def job(self, job_id: str) -> AsyncJob:
+        """A job by its id; nothing is asked yet."""
+        return AsyncJob(self, job_id)
+
+    async def jobs(self, *, timeout: float | None = None) -> list[protocol.JobInfo]:
+        """The jobs that the daemon remembers, oldest first."""
+        return await self._call(requests.jobs(), timeout)
+
+    async def status(self, *, timeout: float | None = None) -> protocol.StatusReply:
+        """How the daemon is."""
+        return await self._call(requests.status(), timeout)
+
+    async def cache_stats(
+        self, tokenizer: str | None = None, *, timeout: float | None = None
+    ) -> dict[str, dict[str, int]]:
+        """Merge cache counters by tokenizer."""
+        return await self._call(requests.cache_stats(tokenizer), timeout)
+
+    async def cache_clear(self, tokenizer: str | None = None, *, timeout: float | None = None) -> None:
+        """Empties the merge cache of one tokenizer, or of all."""
+        await self._call(requests.cache_clear(tokenizer), timeout)
+
+    async def ping(self, *, timeout: float | None = None) -> float:
+        """The round trip in seconds."""
+        start = time.perf_counter()
+        await self._call(requests.ping(), timeout)
+        return time.perf_counter() - start
+
+    async def shutdown(self, *, drain: bool = True, timeout: float = 30.0) -> None:
+        """Stops the daemon, with `drain` after its running jobs."""
+        await self._call(requests.shutdown(drain, timeout), timeout)
+
+
+class AsyncJob:
+    """A job of a daemon; see `Job`."""
+
+    def __init__(self, client: AsyncClient, job_id: str) -> None:
+        self._client = client
+        self.job_id = job_id
+
+    async def status(self, *, timeout: float | None = None) -> protocol.JobInfo:
+        """The job as it is now."""
+        return await self._client._call(requests.job_status(self.job_id), timeout)
+
+    async def cancel(self, *, timeout: float | None = None) -> protocol.JobInfo:
+        """Asks the job to stop."""
+        return await self._client._call(requests.job_cancel(self.job_id), timeout)
+
+    async def progress(self, *, interval: float = 0.2) -> AsyncIterator[JobProgress]:
+        """Snapshots, the last one when the job has ended."""
+        while True:
+            call = requests.job_wait(self.job_id, interval)
+            info, _ = await self._client._call(call, interval + self._client.timeout)
+            yield JobProgress.of(info)
+            if info.state in protocol.TERMINAL_STATES:
+                return
+
+    async def wait(self, timeout: float | None = None) -> JobResult:
+        """Waits until the job is done; raises as `Job.wait` does."""
+        deadline = None if timeout is None else time.monotonic() + timeout
+        while True:
+            left = _WAIT_SLICE_S if deadline is None else deadline - time.monotonic()
+            if left <= 0:
+                raise DeadlineExceededError(f"job {self.job_id} is not done within {timeout:g} s")
+            piece = min(left, _WAIT_SLICE_S)
+            call = requests.job_wait(self.job_id, piece)
+            info, manifest = await self._client._call(call, piece + self._client.timeout)
+            if info.state in protocol.TERMINAL_STATES:
+                return JobResult.of(info, manifest)

@@ -1,0 +1,211 @@
+"""The synchronous client."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import TimeoutError as FutureTimeoutError
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from . import protocol, requests
+from .connection import Connection
+from .errors import DeadlineExceededError
+from .jobs import JobProgress, JobResult
+from .paths import default_endpoint, socket_path
+from .requests import Call, Ids
+
+T = TypeVar("T")
+
+_WAIT_SLICE_S = 20.0
+"""A long wait is asked for in slices, so that a daemon that went away is noticed."""
+
+
+class Client:
+    """Talks to this machine's daemon.
+
+    Thread-safe: threads share one connection. Fork-safe: a child makes its own. Survives a daemon
+    restart: requests under way are sent again. Every call blocks for `timeout` seconds at most and
+    then raises `DeadlineExceededError`; where no daemon answers it raises `NotConnectedError` after
+    `connect_timeout` seconds.
+
+    Parameters: `endpoint` (default: `TOKEND_ENDPOINT`, else this user's ipc socket), `timeout` and
+    `connect_timeout` in seconds.
+
+        with Client() as client:
+            ids = client.encode("Hello")
+            job = client.submit(["corpus.txt"], "corpus.bin")
+            print(job.wait(timeout=600).n_tokens)
+    """
+
+    def __init__(
+        self, endpoint: str | None = None, *, timeout: float = 30.0, connect_timeout: float = 2.0
+    ) -> None:
+        self.endpoint = endpoint or default_endpoint()
+        socket_path(self.endpoint)
+        self.timeout = timeout
+        self._connection = Connection(self.endpoint, connect_timeout_s=connect_timeout)
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Closes the connection; jobs go on. The client may be used again and then reconnects."""
+        self._connection.close()
+
+    def _call(self, call: Call[T], timeout: float | None = None) -> T:
+        limit = self.timeout if timeout is None else timeout
+        future = self._connection.request(call.op, call.header, call.body, limit)
+        try:
+            message = future.result(limit + 1.0)
+        except FutureTimeoutError as error:
+            if isinstance(error, DeadlineExceededError):
+                raise
+            future.cancel()
+            raise DeadlineExceededError(f"{self.endpoint}: no answer within {limit:g} s") from None
+        return call.read(message)
+
+    def encode(
+        self, text: str, *, tokenizer: str = "gpt2", special: str = "raise", timeout: float | None = None
+    ) -> Ids:
+        """The ids of a text: a numpy array of uint16, or uint32 for large vocabularies."""
+        return self._call(requests.encode(text, tokenizer, special, timeout or self.timeout), timeout)
+
+    def encode_batch(
+        self,
+        texts: Sequence[str],
+        *,
+        tokenizer: str = "gpt2",
+        special: str = "raise",
+        timeout: float | None = None,
+    ) -> tuple[Ids, NDArray[np.uint64]]:
+        """Flat ids of many texts, and the uint64 cumulative end of each."""
+        return self._call(requests.encode_batch(texts, tokenizer, special, timeout or self.timeout), timeout)
+
+    def decode_bytes(self, ids: Any, *, tokenizer: str = "gpt2", timeout: float | None = None) -> bytes:
+        """The exact bytes of ids; an unknown id raises `UnknownIdError`."""
+        return self._call(requests.decode(ids, tokenizer), timeout)
+
+    def decode(self, ids: Any, *, tokenizer: str = "gpt2", timeout: float | None = None) -> str:
+        """The text of ids, with U+FFFD for bytes that are not UTF-8."""
+        return self.decode_bytes(ids, tokenizer=tokenizer, timeout=timeout).decode(errors="replace")
+
+    def count(
+        self, text: str, *, tokenizer: str = "gpt2", special: str = "raise", timeout: float | None = None
+    ) -> int:
+        """How many ids a text has."""
+        return self._call(requests.count(text, tokenizer, special, timeout or self.timeout), timeout)
+
+    def submit(
+        self,
+        inputs: Sequence[str | os.PathLike[str]],
+        output: str | os.PathLike[str],
+        *,
+        tokenizer: str = "gpt2",
+        separator: str | None = None,
+        eot: str = "append",
+        eot_token: str | None = None,
+        special: str = "raise",
+        errors: str = "strict",
+        threads: int = 0,
+        force: bool = False,
+        key: str | None = None,
+        timeout: float | None = None,
+    ) -> Job:
+        """Submits a file job and returns at once; see `tokend encode --help` for the options.
+
+        Relative paths are made absolute here. With a `key`, submitting the same job again gives the
+        same job, and another job under that key raises `ConflictError`.
+        """
+        call = requests.submit(
+            inputs,
+            output,
+            key=key,
+            tokenizer=tokenizer,
+            separator=separator,
+            eot=eot,
+            eot_token=eot_token,
+            special=special,
+            errors=errors,
+            threads=threads,
+            force=force,
+        )
+        return Job(self, self._call(call, timeout).job_id)
+
+    def job(self, job_id: str) -> Job:
+        """A job by its id; nothing is asked yet."""
+        return Job(self, job_id)
+
+    def jobs(self, *, timeout: float | None = None) -> list[protocol.JobInfo]:
+        """The jobs that the daemon remembers, oldest first."""
+        return self._call(requests.jobs(), timeout)
+
+    def status(self, *, timeout: float | None = None) -> protocol.StatusReply:
+        """How the daemon is."""
+        return self._call(requests.status(), timeout)
+
+    def cache_stats(self, tokenizer: str | None = None, *, timeout: float | None = None) -> dict[str, dict[str, int]]:
+        """Merge cache counters by tokenizer: entries, bytes, capacity_bytes, hits, misses, evictions."""
+        return self._call(requests.cache_stats(tokenizer), timeout)
+
+    def cache_clear(self, tokenizer: str | None = None, *, timeout: float | None = None) -> None:
+        """Empties the merge cache of one tokenizer, or of all."""
+        self._call(requests.cache_clear(tokenizer), timeout)
+
+    def ping(self, *, timeout: float | None = None) -> float:
+        """The round trip in seconds."""
+        start = time.perf_counter()
+        self._call(requests.ping(), timeout)
+        return time.perf_counter() - start
+
+    def shutdown(self, *, drain: bool = True, timeout: float = 30.0) -> None:
+        """Stops the daemon, with `drain` after its running jobs."""
+        self._call(requests.shutdown(drain, timeout), timeout)
+
+
+class Job:
+    """A job of a daemon; it goes on whether or not anybody waits."""
+
+    def __init__(self, client: Client, job_id: str) -> None:
+        self._client = client
+        self.job_id = job_id
+
+    def status(self, *, timeout: float | None = None) -> protocol.JobInfo:
+        """The job as it is now."""
+        return self._client._call(requests.job_status(self.job_id), timeout)
+
+    def cancel(self, *, timeout: float | None = None) -> protocol.JobInfo:
+        """Asks the job to stop; it leaves nothing behind."""
+        return self._client._call(requests.job_cancel(self.job_id), timeout)
+
+    def progress(self, *, interval: float = 0.2) -> Iterator[JobProgress]:
+        """Snapshots, `interval` seconds apart, the last one when the job has ended (however it ended)."""
+        while True:
+            call = requests.job_wait(self.job_id, interval)
+            info, _ = self._client._call(call, interval + self._client.timeout)
+            yield JobProgress.of(info)
+            if info.state in protocol.TERMINAL_STATES:
+                return
+
+    def wait(self, timeout: float | None = None) -> JobResult:
+        """Blocks until the job is done and returns its result.
+
+        Raises the job's own typed error if it failed, `CancelledError` if it was cancelled, and
+        `DeadlineExceededError` after `timeout` seconds (`None`: as long as the daemon answers).
+        """
+        deadline = None if timeout is None else time.monotonic() + timeout
+        while True:
+            left = _WAIT_SLICE_S if deadline is None else deadline - time.monotonic()
+            if left <= 0:
+                raise DeadlineExceededError(f"job {self.job_id} is not done within {timeout:g} s")
+            piece = min(left, _WAIT_SLICE_S)
+            call = requests.job_wait(self.job_id, piece)
+            info, manifest = self._client._call(call, piece + self._client.timeout)
+            if info.state in protocol.TERMINAL_STATES:
+                return JobResult.of(info, manifest)

@@ -1,0 +1,58 @@
+"""Where a user's daemon lives: its socket, its lock, its state.
+
+| what | default | changed by |
+|---|---|---|
+| runtime directory | `$XDG_RUNTIME_DIR/tokend`, else `<temporary directory>/tokend-<uid>` | |
+| endpoint | `ipc://<runtime directory>/tokend.sock` | `TOKEND_ENDPOINT` |
+| state directory | `$XDG_STATE_HOME/tokend`, else `~/.local/state/tokend` | `TOKEND_STATE_DIR` |
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+
+from .errors import BadRequestError
+
+IPC_PATH_MAX_BYTES = 107
+"""Longest path of a Unix socket on Linux, without its terminating NUL."""
+
+
+def runtime_dir() -> Path:
+    """The directory of the default socket; not created here."""
+    base = os.environ.get("XDG_RUNTIME_DIR")
+    if base and os.access(base, os.W_OK | os.X_OK):
+        return Path(base) / "tokend"
+    return Path(tempfile.gettempdir()) / f"tokend-{os.getuid()}"
+
+
+def default_endpoint() -> str:
+    """`TOKEND_ENDPOINT`, or this user's own ipc socket."""
+    return os.environ.get("TOKEND_ENDPOINT") or f"ipc://{runtime_dir()}/tokend.sock"
+
+
+def state_dir() -> Path:
+    """`TOKEND_STATE_DIR`, or this user's state directory; not created here."""
+    given = os.environ.get("TOKEND_STATE_DIR")
+    if given:
+        return Path(given)
+    base = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
+    return Path(base) / "tokend"
+
+
+def socket_path(endpoint: str) -> Path:
+    """The file of an ipc endpoint.
+
+    Raises `BadRequestError` for other transports (not supported yet), for relative paths and for
+    paths longer than a Unix socket can have.
+    """
+    scheme, _, rest = endpoint.partition("://")
+    if scheme != "ipc" or not rest.startswith("/"):
+        raise BadRequestError(f"endpoint {endpoint!r} is not ipc:// with an absolute path")
+    if len(os.fsencode(rest)) > IPC_PATH_MAX_BYTES:
+        raise BadRequestError(
+            f"the socket path {rest} has {len(os.fsencode(rest))} bytes; {IPC_PATH_MAX_BYTES} are the limit",
+            "set TOKEND_ENDPOINT to a shorter one, for instance ipc:///tmp/tokend.sock",
+        )
+    return Path(rest)

@@ -1,0 +1,163 @@
+"""What each call sends and how its reply is read; shared by the sync and the async client.
+
+A `Call` is an operation with its header, its body and the function that turns the reply into the
+result, so that both clients have the same methods without saying anything twice.
+"""
+
+from __future__ import annotations
+
+import os
+import uuid
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Generic, TypeVar
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from . import protocol
+from .errors import BadRequestError
+from .protocol import Message, Op
+
+T = TypeVar("T")
+Ids = NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Call(Generic[T]):
+    """One request: what to send, and how to read what comes back."""
+
+    op: Op
+    header: msgspec.Struct
+    read: Callable[[Message], T]
+    body: list[Any] = field(default_factory=list)
+
+
+def _array(message: Message, index: int, dtype: str) -> NDArray[Any]:
+    if index >= len(message.body):
+        raise BadRequestError(f"the reply has {len(message.body)} body frames, {index + 1} are needed")
+    # A copy: frames are read-only, and arrays that a caller cannot write to surprise.
+    return np.frombuffer(message.body[index], dtype=np.dtype(dtype).newbyteorder("<")).astype(dtype)
+
+
+def _read_ids(message: Message) -> Ids:
+    return _array(message, 0, protocol.decode_header(message.header, protocol.EncodeReply).dtype)
+
+
+def _read_batch(message: Message) -> tuple[Ids, NDArray[np.uint64]]:
+    return _read_ids(message), _array(message, 1, "uint64")
+
+
+def _nothing(message: Message) -> None:
+    return None
+
+
+def encode(text: str, tokenizer: str, special: str, timeout_s: float) -> Call[Ids]:
+    header = protocol.Encode(tokenizer=named(tokenizer), special=special, deadline_ms=_ms(timeout_s))
+    return Call(Op.ENCODE, header, _read_ids, [text.encode()])
+
+
+def encode_batch(
+    texts: Sequence[str], tokenizer: str, special: str, timeout_s: float
+) -> Call[tuple[Ids, NDArray[np.uint64]]]:
+    data = [text.encode() for text in texts]
+    ends = np.cumsum([len(text) for text in data], dtype="<u8")
+    header = protocol.EncodeBatch(
+        tokenizer=named(tokenizer), n_texts=len(data), special=special, deadline_ms=_ms(timeout_s)
+    )
+    return Call(Op.ENCODE_BATCH, header, _read_batch, [b"".join(data), ends.tobytes()])
+
+
+def decode(ids: Any, tokenizer: str) -> Call[bytes]:
+    array = np.asarray(ids)
+    if array.size and array.dtype.kind not in "iu":
+        raise BadRequestError(f"ids are of dtype {array.dtype}, not integers")
+    if array.size and (int(array.min()) < 0 or int(array.max()) > 0xFFFF_FFFF):
+        raise BadRequestError("an id is below 0 or needs more than 32 bits")
+    header = protocol.Decode(tokenizer=named(tokenizer), dtype="uint32")
+    return Call(Op.DECODE, header, lambda message: message.body[0], [array.astype("<u4").tobytes()])
+
+
+def count(text: str, tokenizer: str, special: str, timeout_s: float) -> Call[int]:
+    header = protocol.Encode(tokenizer=named(tokenizer), special=special, deadline_ms=_ms(timeout_s))
+
+    def read(message: Message) -> int:
+        return protocol.decode_header(message.header, protocol.CountReply).n_tokens
+
+    return Call(Op.COUNT, header, read, [text.encode()])
+
+
+def submit(
+    inputs: Sequence[str | os.PathLike[str]], output: str | os.PathLike[str], *, key: str | None, **options: Any
+) -> Call[protocol.JobInfo]:
+    if isinstance(inputs, (str, bytes, os.PathLike)):
+        raise BadRequestError("inputs is one path; give a list of paths")
+    options["tokenizer"] = named(options.get("tokenizer", "gpt2"))
+    spec = protocol.JobSpec(
+        inputs=[os.path.abspath(path) for path in inputs], output=os.path.abspath(output), **options
+    )
+    header = protocol.Submit(key=key or str(uuid.uuid4()))
+    return Call(Op.SUBMIT, header, read_job, [msgspec.msgpack.encode(spec)])
+
+
+def read_job(message: Message) -> protocol.JobInfo:
+    return protocol.decode_header(message.header, protocol.JobReply).job
+
+
+def job_status(job_id: str) -> Call[protocol.JobInfo]:
+    return Call(Op.JOB_STATUS, protocol.JobRequest(job_id=job_id), read_job)
+
+
+def job_cancel(job_id: str) -> Call[protocol.JobInfo]:
+    return Call(Op.JOB_CANCEL, protocol.JobRequest(job_id=job_id), read_job)
+
+
+def job_wait(job_id: str, timeout_s: float) -> Call[tuple[protocol.JobInfo, dict[str, Any] | None]]:
+    def read(message: Message) -> tuple[protocol.JobInfo, dict[str, Any] | None]:
+        return read_job(message), msgspec.json.decode(message.body[0]) if message.body else None
+
+    return Call(Op.JOB_WAIT, protocol.JobWait(job_id=job_id, timeout_ms=round(timeout_s * 1000)), read)
+
+
+def jobs() -> Call[list[protocol.JobInfo]]:
+    def read(message: Message) -> list[protocol.JobInfo]:
+        return msgspec.msgpack.decode(message.body[0], type=list[protocol.JobInfo])
+
+    return Call(Op.JOB_LIST, protocol.Empty(), read)
+
+
+def cache_stats(tokenizer: str | None) -> Call[dict[str, dict[str, int]]]:
+    def read(message: Message) -> dict[str, dict[str, int]]:
+        return protocol.decode_header(message.header, protocol.CacheStatsReply).tokenizers
+
+    return Call(Op.CACHE_STATS, protocol.CacheRequest(tokenizer=tokenizer and named(tokenizer)), read)
+
+
+def cache_clear(tokenizer: str | None) -> Call[None]:
+    return Call(Op.CACHE_CLEAR, protocol.CacheRequest(tokenizer=tokenizer and named(tokenizer)), _nothing)
+
+
+def status() -> Call[protocol.StatusReply]:
+    def read(message: Message) -> protocol.StatusReply:
+        return protocol.decode_header(message.header, protocol.StatusReply)
+
+    return Call(Op.STATUS, protocol.Empty(), read)
+
+
+def ping() -> Call[None]:
+    return Call(Op.PING, protocol.Empty(), _nothing)
+
+
+def shutdown(drain: bool, timeout_s: float) -> Call[None]:
+    return Call(Op.SHUTDOWN, protocol.Shutdown(drain=drain, timeout_ms=_ms(timeout_s)), _nothing)
+
+
+def named(tokenizer: str | os.PathLike[str]) -> str:
+    """A tokenizer's name, or its absolute path if it is a path."""
+    text = os.fspath(tokenizer)
+    return os.path.abspath(text) if "/" in text or os.path.exists(text) else text
+
+
+def _ms(timeout_s: float) -> int:
+    return max(1, round(timeout_s * 1000))

@@ -1,0 +1,65 @@
+"""`tokend decode`."""
+
+from __future__ import annotations
+
+import argparse
+import mmap
+import os
+import sys
+
+import numpy as np
+
+from tokend_client import TokenStream
+from tokend_client.errors import BadRequestError, InputInvalidError, NotFoundError, StreamError
+
+from ..tokenizer import Ids, Tokenizer
+
+_BLOCK_TOKENS = 1 << 20
+
+
+def decode(arguments: argparse.Namespace) -> int:
+    """Writes the bytes of tokens to stdout."""
+    if arguments.file is None:
+        ids, tokenizer = _from_stdin(), Tokenizer.load(arguments.tokenizer or "gpt2")
+    elif os.path.exists(f"{arguments.file}.json"):
+        stream = TokenStream(arguments.file)
+        tokenizer = Tokenizer.load(arguments.tokenizer or stream.tokenizer)
+        if tokenizer.fingerprint != stream.fingerprint:
+            raise StreamError(
+                f"{arguments.file}: made by another tokenizer than {tokenizer.name} is now",
+                "pass --tokenizer with the one that made it",
+            )
+        ids = stream.tokens
+    else:
+        ids, tokenizer = _raw(arguments)
+    stop = None if arguments.count is None else arguments.start + arguments.count
+    ids = ids[arguments.start : stop]
+    for at in range(0, len(ids), _BLOCK_TOKENS):
+        sys.stdout.buffer.write(tokenizer.decode_bytes(ids[at : at + _BLOCK_TOKENS]))
+    sys.stdout.buffer.flush()
+    return 0
+
+
+def _from_stdin() -> Ids:
+    words = sys.stdin.read().replace(",", " ").split()
+    for at, word in enumerate(words):
+        if not word.isascii() or not word.isdigit():
+            raise BadRequestError(f"{word!r} (number {at + 1} on stdin) is not an id")
+    return np.array([int(word) for word in words], dtype=np.uint64)
+
+
+def _raw(arguments: argparse.Namespace) -> tuple[Ids, Tokenizer]:
+    path = arguments.file
+    if not os.path.exists(path):
+        raise NotFoundError(f"{path}: no such file")
+    if arguments.tokenizer is None:
+        raise BadRequestError(f"{path} has no manifest", "pass --tokenizer, and --dtype if it is not the tokenizer's own")
+    tokenizer = Tokenizer.load(arguments.tokenizer)
+    dtype = np.dtype(arguments.dtype or tokenizer.dtype)
+    n_bytes = os.path.getsize(path)
+    if n_bytes % dtype.itemsize:
+        raise InputInvalidError(f"{path}: {n_bytes} bytes are no whole number of {dtype}")
+    if n_bytes == 0:
+        return np.empty(0, dtype), tokenizer
+    with open(path, "rb") as file:
+        return np.frombuffer(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ), dtype), tokenizer

@@ -1,0 +1,122 @@
+"""`tokend encode`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import threading
+import time
+from typing import Any
+
+from tokend_client import Client, paths
+from tokend_client.errors import BadRequestError, TokendError
+
+from .. import spawn
+from .output import duration, progress_bar, size
+
+
+def encode(arguments: argparse.Namespace) -> int:
+    """Encodes files, through the daemon or in this process."""
+    inputs = _inputs(arguments)
+    options = {
+        "separator": arguments.separator,
+        "eot": arguments.eot,
+        "eot_token": arguments.eot_token,
+        "special": arguments.special,
+        "errors": arguments.errors,
+        "threads": arguments.threads,
+        "force": arguments.force,
+    }
+    start = time.monotonic()
+    if arguments.local:
+        if arguments.no_wait:
+            raise BadRequestError("--no-wait needs a daemon; it does not go with --local")
+        manifest = _local(arguments, inputs, options)
+    else:
+        client = spawn.ensure(arguments.endpoint or paths.default_endpoint())
+        with client:
+            job = client.submit(inputs, arguments.output, tokenizer=arguments.tokenizer, **options)
+            if arguments.no_wait:
+                print(json.dumps({"job_id": job.job_id}) if arguments.json else job.job_id)
+                return 0
+            manifest = _wait(client, job.job_id, arguments.output)
+    _report(manifest, arguments.output, time.monotonic() - start, arguments.json)
+    return 0
+
+
+def _inputs(arguments: argparse.Namespace) -> list[str]:
+    inputs: list[str] = list(arguments.inputs)
+    if arguments.files_from is not None:
+        if arguments.files_from == "-":
+            listed = sys.stdin.buffer.read()
+        else:
+            with open(arguments.files_from, "rb") as file:
+                listed = file.read()
+        names = listed.split(b"\0" if b"\0" in listed else b"\n")
+        inputs += [os.fsdecode(name) for name in names if name]
+    if not inputs:
+        raise BadRequestError("no input files", "give their paths, or --files-from with a list of them")
+    return inputs
+
+
+def _local(arguments: argparse.Namespace, inputs: list[str], options: dict[str, Any]) -> dict[str, Any]:
+    from .._core import JobControl
+    from ..tokenizer import Tokenizer
+
+    tokenizer = Tokenizer.load(arguments.tokenizer)
+    control = JobControl()
+    result: list[dict[str, Any] | BaseException] = []
+
+    def work() -> None:
+        try:
+            result.append(tokenizer.encode_files(inputs, arguments.output, control=control, **options))
+        except BaseException as error:  # noqa: BLE001  raised again on the main thread
+            result.append(error)
+
+    worker = threading.Thread(target=work)
+    worker.start()
+    try:
+        with progress_bar(os.path.basename(arguments.output)) as update:
+            while worker.is_alive():
+                worker.join(0.1)
+                done, total, tokens, _ = control.progress()
+                update(done, total, tokens)
+    except KeyboardInterrupt:
+        control.cancel()
+        worker.join()
+        raise
+    outcome = result[0]
+    if isinstance(outcome, BaseException):
+        raise outcome
+    return outcome
+
+
+def _wait(client: Client, job_id: str, output: str) -> dict[str, Any]:
+    job = client.job(job_id)
+    try:
+        with progress_bar(os.path.basename(output)) as update:
+            for moment in job.progress():
+                update(moment.bytes_done, moment.bytes_total, moment.tokens)
+        result = job.wait()
+    except KeyboardInterrupt:
+        try:
+            job.cancel(timeout=2.0)
+        except TokendError as error:
+            print(f"tokend: the job could not be cancelled: {error}", file=sys.stderr)
+        raise
+    return {**result.manifest, "up_to_date": result.up_to_date}
+
+
+def _report(manifest: dict[str, Any], output: str, seconds: float, as_json: bool) -> None:
+    if as_json:
+        print(json.dumps(manifest))
+        return
+    n_bytes = sum(source["size_bytes"] for source in manifest["sources"])
+    what = f"{manifest['n_tokens']:,} tokens, {manifest['n_documents']:,} documents"
+    if manifest["up_to_date"]:
+        print(f"{output} is up to date: {what}", file=sys.stderr)
+        return
+    rate = f", {size(n_bytes / seconds)}/s" if seconds > 0.05 else ""
+    print(f"{output}: {what} from {size(n_bytes)} in {duration(seconds)}{rate}", file=sys.stderr)

@@ -1,0 +1,55 @@
+"""What commands print: progress for a person at a terminal, numbers that can be read."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Callable, Iterator
+
+Update = Callable[[int, int, int], None]
+"""Called with bytes done, bytes in all, tokens."""
+
+
+def size(n_bytes: float) -> str:
+    """A number of bytes, in decimal units."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if n_bytes < 1000:
+            return f"{n_bytes:.0f} B" if unit == "B" else f"{n_bytes:.1f} {unit}"
+        n_bytes /= 1000
+    return f"{n_bytes:.2f} TB"
+
+
+def duration(seconds: float) -> str:
+    """A time that is over."""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    return f"{int(seconds // 60)} min {int(seconds % 60)} s"
+
+
+@contextlib.contextmanager
+def progress_bar(label: str) -> Iterator[Update]:
+    """A bar on stderr if that is a terminal, silence otherwise."""
+    if not sys.stderr.isatty():
+        yield lambda done, total, tokens: None
+        return
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        DownloadColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
+        TransferSpeedColumn,
+    )
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        DownloadColumn(),
+        TransferSpeedColumn(),
+        TextColumn("{task.fields[tokens]:,} tokens"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(label, total=None, tokens=0)
+        yield lambda done, total, tokens: bar.update(task, completed=done, total=total or None, tokens=tokens)

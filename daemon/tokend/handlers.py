@@ -1,0 +1,173 @@
+"""What each operation does: a request's header and body in, a reply's header and body out.
+
+Handlers that touch token work or files may be run on a worker thread; `is_quick` says which may run
+on the I/O thread. Errors are raised, the server turns them into replies.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from tokend_client import protocol
+from tokend_client.errors import BadRequestError
+from tokend_client.protocol import Message, Op
+
+from . import __version__
+from .config import ServerConfig
+from .jobs import Job, JobTable
+from .registry import Registry
+
+Reply = tuple[msgspec.Struct, list[Any]]
+
+
+@dataclass
+class Handlers:
+    """The daemon's operations over its tokenizers and jobs."""
+
+    config: ServerConfig
+    registry: Registry
+    jobs: JobTable
+    epoch: str
+    started_s: float
+    n_clients: int = 0
+    n_requests: int = 0
+
+    def is_quick(self, message: Message) -> bool:
+        """Whether the request is answered well within a millisecond or two."""
+        if message.op in (Op.ENCODE, Op.ENCODE_BATCH, Op.DECODE, Op.COUNT):
+            n_bytes = sum(len(frame) for frame in message.body)
+            kind = protocol.Decode if message.op == Op.DECODE else None
+            name = _tokenizer_of(message, kind)
+            return n_bytes <= self.config.inline_bytes and self.registry.is_loaded(name)
+        return message.op not in (Op.SUBMIT, Op.CACHE_CLEAR)
+
+    def handle(self, message: Message) -> Reply:
+        """Runs one request. Raises `TokendError`."""
+        match message.op:
+            case Op.PING:
+                return protocol.Empty(), []
+            case Op.ENCODE:
+                return self._encode(message)
+            case Op.ENCODE_BATCH:
+                return self._encode_batch(message)
+            case Op.DECODE:
+                return self._decode(message)
+            case Op.COUNT:
+                header = protocol.decode_header(message.header, protocol.Encode)
+                tokenizer = self.registry.get(header.tokenizer)
+                n_tokens = tokenizer.count_utf8(_body(message, 1)[0], header.special)
+                return protocol.CountReply(n_tokens=n_tokens), []
+            case Op.SUBMIT:
+                return self._submit(message)
+            case Op.JOB_STATUS:
+                return self.job_reply(self.jobs.get(_job_id(message)))
+            case Op.JOB_CANCEL:
+                return self.job_reply(self.jobs.cancel(_job_id(message)))
+            case Op.JOB_LIST:
+                infos = [job.info() for job in self.jobs.all()]
+                return protocol.JobListReply(n_jobs=len(infos)), [msgspec.msgpack.encode(infos)]
+            case Op.CACHE_STATS:
+                return self._cache_stats(message)
+            case Op.CACHE_CLEAR:
+                for _, tokenizer in self._caches(message):
+                    tokenizer.cache_clear()
+                return protocol.Empty(), []
+            case Op.STATUS:
+                return self._status(), []
+            case _:
+                raise BadRequestError(f"operation {message.op} cannot be handled here")
+
+    def job_reply(self, job: Job) -> Reply:
+        """A job, with its manifest once it is done."""
+        info = job.info()
+        body = [json.dumps(job.manifest).encode()] if info.state == "done" else []
+        return protocol.JobReply(job=info), body
+
+    def _encode(self, message: Message) -> Reply:
+        header = protocol.decode_header(message.header, protocol.Encode)
+        ids = self.registry.get(header.tokenizer).encode_utf8(_body(message, 1)[0], header.special)
+        return protocol.EncodeReply(dtype=str(ids.dtype), n_tokens=len(ids)), [ids.data]
+
+    def _encode_batch(self, message: Message) -> Reply:
+        header = protocol.decode_header(message.header, protocol.EncodeBatch)
+        data, ends = _body(message, 2)
+        if len(ends) != 8 * header.n_texts:
+            raise BadRequestError(f"{header.n_texts} texts need {8 * header.n_texts} bytes of ends, not {len(ends)}")
+        tokenizer = self.registry.get(header.tokenizer)
+        byte_ends = np.frombuffer(ends, "<u8").tolist()
+        ids, token_ends = tokenizer.encode_batch_utf8(data, byte_ends, header.special)
+        return protocol.EncodeReply(dtype=str(ids.dtype), n_tokens=len(ids)), [ids.data, token_ends.data]
+
+    def _decode(self, message: Message) -> Reply:
+        header = protocol.decode_header(message.header, protocol.Decode)
+        (data,) = _body(message, 1)
+        if header.dtype not in ("uint16", "uint32"):
+            raise BadRequestError(f"dtype {header.dtype!r} is neither uint16 nor uint32")
+        dtype = np.dtype(header.dtype)
+        if len(data) % dtype.itemsize:
+            raise BadRequestError(f"{len(data)} bytes are no whole number of {header.dtype}")
+        ids = np.frombuffer(data, dtype.newbyteorder("<")).astype(np.uint32)
+        return protocol.Empty(), [self.registry.get(header.tokenizer).decode_bytes(ids)]
+
+    def _submit(self, message: Message) -> Reply:
+        header = protocol.decode_header(message.header, protocol.Submit)
+        spec = protocol.decode_header(_body(message, 1)[0], protocol.JobSpec)
+        for path in (*spec.inputs, spec.output):
+            if not os.path.isabs(path):
+                raise BadRequestError(f"{path!r} is not an absolute path")
+        return self.job_reply(self.jobs.submit(spec, header.key))
+
+    def _caches(self, message: Message) -> list[tuple[str, Any]]:
+        name = protocol.decode_header(message.header, protocol.CacheRequest).tokenizer
+        loaded = self.registry.loaded()
+        return [(name, self.registry.get(name))] if name is not None else list(loaded.items())
+
+    def _cache_stats(self, message: Message) -> Reply:
+        stats = {name: tokenizer.cache_stats() for name, tokenizer in self._caches(message)}
+        return protocol.CacheStatsReply(tokenizers=stats), []
+
+    def _status(self) -> protocol.StatusReply:
+        resident = int(Path("/proc/self/statm").read_text().split()[1])
+        from ._core import default_threads
+
+        return protocol.StatusReply(
+            pid=os.getpid(),
+            uptime_s=time.monotonic() - self.started_s,
+            version=__version__,
+            epoch=self.epoch,
+            endpoint=self.config.endpoint,
+            jobs=self.jobs.counts(),
+            tokenizers={name: tokenizer.fingerprint for name, tokenizer in self.registry.loaded().items()},
+            threads=self.config.threads or default_threads(),
+            rss_bytes=resident * resource.getpagesize(),
+            open_fds=len(os.listdir("/proc/self/fd")),
+            max_fds=resource.getrlimit(resource.RLIMIT_NOFILE)[0],
+            n_clients=self.n_clients,
+            n_requests=self.n_requests,
+        )
+
+
+def _tokenizer_of(message: Message, kind: type[protocol.Decode] | None) -> str:
+    if kind is not None:
+        return protocol.decode_header(message.header, kind).tokenizer
+    batch = message.op == Op.ENCODE_BATCH
+    return protocol.decode_header(message.header, protocol.EncodeBatch if batch else protocol.Encode).tokenizer
+
+
+def _job_id(message: Message) -> str:
+    return protocol.decode_header(message.header, protocol.JobRequest).job_id
+
+
+def _body(message: Message, n_frames: int) -> list[bytes]:
+    if len(message.body) != n_frames:
+        raise BadRequestError(f"the body has {len(message.body)} frames instead of {n_frames}")
+    return message.body

@@ -1,0 +1,117 @@
+"""How a daemon begins and ends: its directory, its lock, its limits, its signals, its supervisor.
+
+The socket's directory is this user's alone (0700), and a lock file in it is held for as long as the
+daemon lives: a second daemon on the same endpoint is refused before it could take the socket away.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import resource
+import signal
+import socket
+import stat
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import FrameType
+
+from tokend_client.errors import BusyError, UnauthorizedError
+
+
+def private_dir(path: Path) -> None:
+    """Makes a directory for this user alone, or checks that it is one.
+
+    Raises `UnauthorizedError` for a directory of another user, one that others can enter, or a link.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with contextlib.suppress(FileExistsError):
+        path.mkdir(mode=0o700)
+    found = path.lstat()
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o077:
+        raise UnauthorizedError(
+            f"{path}: must be a directory of yours that nobody else can enter",
+            f"run `chmod 700 {path}`, or set TOKEND_ENDPOINT to a socket in a directory of yours",
+        )
+
+
+@contextlib.contextmanager
+def lock(socket_file: Path, info: dict[str, object]) -> Iterator[None]:
+    """Holds the endpoint's lock; the lock file says who holds it (pid, epoch, version).
+
+    Raises `BusyError` if another daemon does.
+    """
+    path = Path(f"{socket_file}.lock")
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    try:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            holder = ""
+            with contextlib.suppress(ValueError, KeyError, OSError):
+                holder = f" (pid {json.loads(path.read_text())['pid']})"
+            raise BusyError(f"a daemon runs at {socket_file} already{holder}", "stop it with `tokend stop`") from None
+        os.ftruncate(fd, 0)
+        os.write(fd, json.dumps(info).encode() + b"\n")
+        yield
+    finally:
+        os.close(fd)
+
+
+def listening_socket(path: Path) -> socket.socket:
+    """A listening Unix socket that is born readable and writable for this user only.
+
+    Made here and not by libzmq, which would create it with the umask of the moment. What stands at the
+    path is a stale socket: the lock is held.
+    """
+    with contextlib.suppress(FileNotFoundError):
+        if not stat.S_ISSOCK(path.lstat().st_mode):
+            raise BusyError(f"{path}: there is a file that is no socket", "remove it or choose another endpoint")
+        path.unlink()
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    umask = os.umask(0o177)
+    try:
+        listener.bind(os.fspath(path))
+    finally:
+        os.umask(umask)
+    listener.listen(1024)
+    listener.setblocking(False)
+    return listener
+
+
+def raise_fd_limit() -> int:
+    """Raises the soft limit of open files to the hard one; libzmq aborts where ipc runs out of them."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(ValueError, OSError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    return resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+
+
+def on_signals(stop: Callable[[bool], None]) -> None:
+    """Calls `stop(True)` (drain) at the first SIGTERM or SIGINT and `stop(False)` at the next.
+
+    Only possible on the main thread; elsewhere (tests) nothing is installed.
+    """
+    seen = 0
+
+    def handle(signum: int, frame: FrameType | None) -> None:
+        nonlocal seen
+        seen += 1
+        stop(seen == 1)
+
+    with contextlib.suppress(ValueError):
+        signal.signal(signal.SIGTERM, handle)
+        signal.signal(signal.SIGINT, handle)
+
+
+def notify(state: str) -> None:
+    """Tells systemd (`READY=1`, `STOPPING=1`, `STATUS=...`), where it listens."""
+    address = os.environ.get("NOTIFY_SOCKET")
+    if not address:
+        return
+    if address.startswith("@"):
+        address = "\0" + address[1:]
+    with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as supervisor:
+        supervisor.sendto(state.encode(), address)

@@ -1,0 +1,93 @@
+"""The daemon's tokenizers: loaded once, shared by every request and job, so that what one learns
+into the merge cache serves all that follow.
+
+A tokenizer given by path is looked at again whenever it is asked for; if its files changed it is
+loaded anew, and jobs under way keep the one they began with.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+
+from tokend_client.errors import PathDeniedError, TokenizerInvalidError
+
+from ._core import Tokenizer
+
+_Stamp = tuple[tuple[int, int, int], ...]
+
+
+@dataclass(frozen=True)
+class _Entry:
+    tokenizer: Tokenizer
+    stamp: _Stamp
+
+
+class Registry:
+    """Tokenizers by name or absolute path. Thread-safe."""
+
+    def __init__(self, roots: tuple[Path, ...] = ()) -> None:
+        self._roots = roots
+        self._lock = threading.Lock()
+        self._entries: dict[str, _Entry] = {}
+
+    def get(self, name: str) -> Tokenizer:
+        """The tokenizer; loads it if need be (tens of milliseconds, blocking).
+
+        Raises `TokenizerInvalidError` for an unknown name, `NotFoundError`, `PathDeniedError`.
+        """
+        path = Path(name)
+        if path.is_absolute() and self._roots:
+            real = path.resolve()
+            if not any(real.is_relative_to(root.resolve()) for root in self._roots):
+                raise PathDeniedError(f"{name}: outside the allowed roots", "start the daemon with --root for it")
+        with self._lock:
+            stamp = _stamp(path)
+            entry = self._entries.get(name)
+            if entry is None or entry.stamp != stamp:
+                entry = _Entry(Tokenizer.load(name), stamp)
+                self._entries[name] = entry
+            return entry.tokenizer
+
+    def is_loaded(self, name: str) -> bool:
+        """Whether `get` would return at once."""
+        entry = self._entries.get(name)
+        return entry is not None and not Path(name).is_absolute()
+
+    def loaded(self) -> dict[str, Tokenizer]:
+        """The tokenizers that were asked for so far, by name."""
+        with self._lock:
+            return {name: entry.tokenizer for name, entry in self._entries.items()}
+
+
+def _stamp(path: Path) -> _Stamp:
+    """What tells that a tokenizer's files changed."""
+    if not path.is_absolute() or not path.exists():
+        return ()
+    names = ("vocab.json", "merges.txt", "encoder.json", "vocab.bpe")
+    folder = path if path.is_dir() else path.parent
+    files = [path] if path.suffix == ".model" else [folder / name for name in names]
+    stats = [os.stat(file) for file in files if file.exists()]
+    return tuple((stat.st_ino, stat.st_size, stat.st_mtime_ns) for stat in stats)
+
+
+def eot_id(tokenizer: Tokenizer, eot: str, eot_token: str | None) -> int | None:
+    """The end-of-text id that a job uses; None with `eot="none"`.
+
+    Raises `TokenizerInvalidError` that lists the candidates where it is not obvious.
+    """
+    if eot == "none":
+        return None
+    specials = tokenizer.special_tokens
+    if eot_token is not None:
+        if eot_token in specials:
+            return specials[eot_token]
+        problem = f"{tokenizer.name}: no special token {eot_token!r}"
+    elif tokenizer.eot_id is not None:
+        return tokenizer.eot_id
+    else:
+        problem = f"{tokenizer.name}: no obvious end-of-text token"
+    candidates = ", ".join(sorted(specials)) or "none at all"
+    raise TokenizerInvalidError(problem, f"pass --eot-token, or --eot none; special tokens: {candidates}")

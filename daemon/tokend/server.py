@@ -1,0 +1,337 @@
+"""The daemon's one I/O thread.
+
+It owns every socket and does nothing that takes long: it reads requests, answers the quick ones, hands
+the others to workers, and sends what comes back. Every request gets exactly one reply, also one that
+cannot be read. Whatever a client sends, the loop goes on.
+
+    ROUTER ─► unpack ─► quick? ─┬─ yes ─► handler ─────────────┐
+                                └─ no ──► worker ─► finished ──┴─► outbox of the peer ─► ROUTER
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import time
+import uuid
+from collections import deque
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+import zmq
+
+from tokend_client import paths, protocol
+from tokend_client.errors import (
+    BadRequestError,
+    BusyError,
+    DeadlineExceededError,
+    HelloRequiredError,
+    InternalError,
+    ShuttingDownError,
+    TokendError,
+    UnknownOpError,
+    UnsupportedVersionError,
+)
+from tokend_client.protocol import TERMINAL_STATES, ErrorReply, Message, Op
+
+from . import __version__, lifecycle
+from .config import ServerConfig
+from .handlers import Handlers, Reply
+from .jobs import Job, JobTable
+from .registry import Registry
+
+log = logging.getLogger("tokend.server")
+
+_TICK_MS = 100
+_PEER_SILENCE_S = 3600.0
+"""A peer that said nothing for so long is forgotten; it says hello again if it is still there."""
+
+
+@dataclass
+class _Peer:
+    last_seen: float
+    inflight: int = 0
+    outbox: deque[list[Any]] = field(default_factory=deque)
+    outbox_bytes: int = 0
+
+
+@dataclass
+class _Waiter:
+    peer: bytes
+    request_id: int
+    job: Job
+    deadline: float
+
+
+class Server:
+    """A daemon; `run` blocks until it has stopped. `stop` may be called from anywhere."""
+
+    def __init__(self, config: ServerConfig) -> None:
+        self.config = config
+        self.epoch = str(uuid.uuid4())
+        self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._peers: dict[bytes, _Peer] = {}
+        self._finished: deque[tuple[bytes, int, int, Reply | TokendError]] = deque()
+        self._strangers: deque[tuple[bytes, list[Any]]] = deque(maxlen=1024)
+        self._waiters: list[_Waiter] = []
+        self._stop_at: float | None = None
+        registry = Registry(config.roots)
+        jobs = JobTable(config, registry, self.wake)
+        self.handlers = Handlers(config, registry, jobs, self.epoch, time.monotonic())
+        self._workers = ThreadPoolExecutor(max_workers=4, thread_name_prefix="tokend-worker")
+        self._last_activity = time.monotonic()
+
+    def wake(self) -> None:
+        """Makes the loop look at what changed."""
+        with contextlib.suppress(BlockingIOError, OSError):
+            os.eventfd_write(self._wake, 1)
+
+    def stop(self, drain: bool, timeout_s: float | None = None) -> None:
+        """Stops the daemon: after its jobs, at most `timeout_s` later, or at once."""
+        limit = self.config.drain_timeout_s if timeout_s is None else timeout_s
+        at = time.monotonic() + (limit if drain else 0.0)
+        self._stop_at = at if self._stop_at is None else min(at, self._stop_at)
+        self.wake()
+
+    def run(self) -> int:
+        """Serves until stopped; returns the exit code."""
+        path = paths.socket_path(self.config.endpoint)
+        lifecycle.private_dir(path.parent)
+        lifecycle.raise_fd_limit()
+        info = {"pid": os.getpid(), "epoch": self.epoch, "version": __version__, "endpoint": self.config.endpoint}
+        with lifecycle.lock(path, dict(info)):
+            for name in self.config.preload:
+                self.handlers.registry.get(name)
+            context = zmq.Context()
+            router = context.socket(zmq.ROUTER)
+            for option, value in (
+                (zmq.ROUTER_MANDATORY, 1),
+                (zmq.LINGER, 1000),
+                (zmq.SNDHWM, 256),
+                (zmq.RCVHWM, 256),
+                (zmq.MAXMSGSIZE, protocol.FRAME_MAX_BYTES),
+                (zmq.HANDSHAKE_IVL, 5000),
+                (zmq.BACKLOG, 1024),
+            ):
+                router.setsockopt(option, value)
+            # libzmq takes the descriptor over and closes it.
+            router.setsockopt(zmq.USE_FD, lifecycle.listening_socket(path).detach())
+            router.bind(self.config.endpoint)
+            lifecycle.notify("READY=1")
+            log.info("serving at %s (pid %d)", self.config.endpoint, os.getpid())
+            try:
+                self._loop(router)
+            finally:
+                lifecycle.notify("STOPPING=1")
+                self.handlers.jobs.stop_admitting()
+                self.handlers.jobs.cancel_all()
+                self.handlers.jobs.join(5.0)
+                self._workers.shutdown(wait=False, cancel_futures=True)
+                router.close()
+                context.term()
+                with contextlib.suppress(FileNotFoundError):
+                    path.unlink()
+                log.info("stopped")
+        return 0
+
+    def _loop(self, router: zmq.Socket[bytes]) -> None:
+        poller = zmq.Poller()
+        poller.register(router, zmq.POLLIN)
+        poller.register(self._wake, zmq.POLLIN)
+        while True:
+            events = dict(poller.poll(_TICK_MS))
+            if self._wake in events:
+                with contextlib.suppress(BlockingIOError):
+                    os.eventfd_read(self._wake)
+            if router in events:
+                self._receive(router)
+            while self._finished:
+                peer, op, request_id, reply = self._finished.popleft()
+                if peer in self._peers:
+                    self._peers[peer].inflight -= 1
+                self._reply(peer, op, request_id, reply)
+            self._answer_waiters()
+            self._flush(router)
+            if self._is_over():
+                return
+
+    def _is_over(self) -> bool:
+        now = time.monotonic()
+        jobs = self.handlers.jobs
+        if self._stop_at is not None:
+            jobs.stop_admitting()
+            if now >= self._stop_at and not jobs.is_idle():
+                jobs.cancel_all()
+            quiet = jobs.is_idle() and not self._waiters and not any(p.outbox for p in self._peers.values())
+            return quiet or now >= self._stop_at + 5.0
+        idle = self.config.idle_timeout_s
+        if idle is not None and now - self._last_activity > idle and jobs.is_idle():
+            log.info("idle for %g s", idle)
+            return True
+        for identity, peer in list(self._peers.items()):
+            if now - peer.last_seen > _PEER_SILENCE_S and not peer.inflight:
+                del self._peers[identity]
+        self.handlers.n_clients = len(self._peers)
+        return False
+
+    def _receive(self, router: zmq.Socket[bytes]) -> None:
+        # Bounded, so that a flood of requests does not keep replies from being sent.
+        for _ in range(256):
+            try:
+                identity, *frames = router.recv_multipart(zmq.NOBLOCK)
+            except zmq.Again:
+                return
+            self._last_activity = time.monotonic()
+            self.handlers.n_requests += 1
+            try:
+                message = protocol.unpack(frames)
+            except TokendError as error:
+                self._reply(identity, *protocol.request_of(frames), error)
+                continue
+            try:
+                self._request(identity, message)
+            except TokendError as error:
+                self._reply(identity, message.op, message.request_id, error)
+            except BaseException as error:  # noqa: BLE001  a panic is no Exception; the loop must go on
+                log.exception("operation %d", message.op)
+                failure = InternalError(f"{type(error).__name__}: {error}")
+                self._reply(identity, message.op, message.request_id, failure)
+
+    def _request(self, identity: bytes, message: Message) -> None:
+        if message.op not in Op:
+            raise UnknownOpError(f"unknown operation {message.op}", "client and daemon are of different versions")
+        if message.op == Op.HELLO:
+            self._reply(identity, message.op, message.request_id, self._hello(identity, message))
+            return
+        peer = self._peers.get(identity)
+        if peer is None:
+            raise HelloRequiredError("say hello first")
+        peer.last_seen = time.monotonic()
+        if message.op == Op.SHUTDOWN:
+            header = protocol.decode_header(message.header, protocol.Shutdown)
+            self._reply(identity, message.op, message.request_id, (protocol.Empty(), []))
+            self.stop(header.drain, header.timeout_ms / 1000)
+            return
+        if message.op == Op.JOB_WAIT:
+            wait = protocol.decode_header(message.header, protocol.JobWait)
+            deadline = time.monotonic() + min(wait.timeout_ms, 3_600_000) / 1000
+            job = self.handlers.jobs.get(wait.job_id)
+            self._waiters.append(_Waiter(identity, message.request_id, job, deadline))
+            return
+        if message.op == Op.SUBMIT and self._stop_at is not None:
+            raise ShuttingDownError("the daemon is stopping", "submit again to the next one")
+        if self.handlers.is_quick(message):
+            self._reply(identity, message.op, message.request_id, self.handlers.handle(message))
+            return
+        if peer.inflight >= self.config.max_inflight:
+            raise BusyError(f"{peer.inflight} requests of this client are waiting", retry_after_s=0.05)
+        peer.inflight += 1
+        self._workers.submit(self._work, identity, message, time.monotonic() + _deadline_s(message))
+
+    def _work(self, identity: bytes, message: Message, deadline: float) -> None:
+        reply: Reply | TokendError
+        try:
+            if time.monotonic() > deadline:
+                raise DeadlineExceededError("the request waited longer than its deadline")
+            reply = self.handlers.handle(message)
+        except TokendError as error:
+            reply = error
+        except BaseException as error:  # noqa: BLE001  a panic is no Exception, and somebody waits for a reply
+            log.exception("operation %d", message.op)
+            reply = InternalError(f"{type(error).__name__}: {error}")
+        self._finished.append((identity, message.op, message.request_id, reply))
+        self.wake()
+
+    def _hello(self, identity: bytes, message: Message) -> Reply:
+        hello = protocol.decode_header(message.header, protocol.Hello)
+        if protocol.VERSION not in hello.versions:
+            raise UnsupportedVersionError(
+                f"the client speaks protocol versions {hello.versions}, this daemon {protocol.VERSION}",
+                "install tokend and tokend-client of the same version",
+            )
+        self._peers[identity] = _Peer(time.monotonic())
+        reply = protocol.HelloReply(
+            version=protocol.VERSION,
+            server_version=__version__,
+            server_epoch=self.epoch,
+            pid=os.getpid(),
+            uid=os.getuid(),
+            limits=protocol.Limits(
+                max_frame_bytes=protocol.FRAME_MAX_BYTES, max_inflight=self.config.max_inflight
+            ),
+            roots=[str(root) for root in self.config.roots],
+        )
+        return reply, []
+
+    def _answer_waiters(self) -> None:
+        now = time.monotonic()
+        left = []
+        for waiter in self._waiters:
+            if waiter.job.state in TERMINAL_STATES or now >= waiter.deadline or self._is_stopping_hard(now):
+                self._reply(waiter.peer, Op.JOB_WAIT, waiter.request_id, self.handlers.job_reply(waiter.job))
+            elif waiter.peer in self._peers:
+                left.append(waiter)
+        self._waiters = left
+
+    def _is_stopping_hard(self, now: float) -> bool:
+        return self._stop_at is not None and now >= self._stop_at + 4.0
+
+    def _reply(self, identity: bytes, op: int, request_id: int, reply: Reply | TokendError) -> None:
+        header: msgspec.Struct
+        if isinstance(reply, TokendError):
+            flags, header, body = protocol.FLAG_ERROR, ErrorReply.of(reply), []
+        else:
+            flags, (header, body) = protocol.FLAG_OK, reply
+        try:
+            frames = protocol.pack(op, flags, request_id, header, body)
+        except TokendError as error:
+            frames = protocol.pack(op, protocol.FLAG_ERROR, request_id, ErrorReply.of(error))
+        peer = self._peers.get(identity)
+        if peer is None:
+            # No hello yet: there is room for an answer, not for a queue.
+            self._strangers.append((identity, frames))
+            return
+        peer.outbox.append(frames)
+        peer.outbox_bytes += sum(memoryview(frame).nbytes for frame in frames)
+        if peer.outbox_bytes > self.config.outbox_max_bytes:
+            log.warning("a client does not read its replies and is dropped")
+            del self._peers[identity]
+
+    def _flush(self, router: zmq.Socket[bytes]) -> None:
+        while self._strangers:
+            identity, frames = self._strangers.popleft()
+            with contextlib.suppress(zmq.ZMQError):
+                router.send_multipart([identity, *frames], zmq.NOBLOCK)
+        for identity, peer in list(self._peers.items()):
+            while peer.outbox:
+                try:
+                    router.send_multipart([identity, *peer.outbox[0]], zmq.NOBLOCK)
+                except zmq.Again:
+                    break
+                except zmq.ZMQError:
+                    # The peer is gone: nobody waits for this any more.
+                    self._peers.pop(identity, None)
+                    break
+                frames = peer.outbox.popleft()
+                peer.outbox_bytes -= sum(memoryview(frame).nbytes for frame in frames)
+
+
+def _deadline_s(message: Message) -> float:
+    """The deadline in a request's header, seconds from now; an hour where it names none."""
+    fields = msgspec.msgpack.decode(message.header)
+    deadline = fields.get("deadline_ms") if isinstance(fields, dict) else None
+    if deadline is None:
+        return 3600.0
+    if not isinstance(deadline, int) or deadline < 0:
+        raise BadRequestError(f"deadline_ms is {deadline!r}, not a number of milliseconds")
+    return deadline / 1000
+
+
+def serve(config: ServerConfig) -> int:
+    """Runs a daemon in this process until it is stopped; returns its exit code."""
+    server = Server(config)
+    lifecycle.on_signals(server.stop)
+    return server.run()

@@ -1,0 +1,211 @@
+"""The tokenizer in this process, without a daemon."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tokend_client.errors import BadRequestError, UnknownIdError
+
+from . import GPT2_PATTERN, _core
+from .registry import eot_id
+
+Ids = NDArray[Any]
+
+
+class Tokenizer:
+    """An exact byte-level BPE tokenizer.
+
+    Thread-safe; encoding and decoding release the GIL. Everything that is encoded teaches one merge
+    cache, which lives as long as the object. Made by `load`, `from_tiktoken` or `from_merges`.
+
+    `special` says what a special token's text means: `"raise"` (a `SpecialTokenError` with its byte
+    offset), `"text"` (ordinary text) or `"token"` (its id).
+
+        >>> tokenizer = Tokenizer.load("gpt2")
+        >>> tokenizer.decode(tokenizer.encode("naïve 日本"))
+        'naïve 日本'
+        >>> tokenizer.encode("a<|endoftext|>", special="token").tolist()
+        [64, 50256]
+    """
+
+    def __init__(self, core: _core.Tokenizer) -> None:
+        self._core = core
+
+    @classmethod
+    def load(cls, name_or_path: str | os.PathLike[str]) -> Tokenizer:
+        """Loads `"gpt2"` (bundled), a `.model` file, or a folder with `vocab.json` and `merges.txt`.
+
+        Raises `NotFoundError`, or `TokenizerInvalidError` that names the broken line.
+        """
+        return cls(_core.Tokenizer.load(os.fspath(name_or_path)))
+
+    @classmethod
+    def from_tiktoken(
+        cls,
+        path: str | os.PathLike[str],
+        *,
+        pattern: str,
+        special_tokens: dict[str, int],
+        name: str | None = None,
+    ) -> Tokenizer:
+        """Loads a tiktoken rank file; `pattern` and `special_tokens` are not in it.
+
+        Raises `TokenizerInvalidError` for a broken line, or a pattern that is not supported.
+        """
+        text = os.fspath(path)
+        return cls(_core.Tokenizer.from_tiktoken(text, pattern, special_tokens, name or os.path.abspath(text)))
+
+    @classmethod
+    def from_merges(
+        cls,
+        vocab: dict[int, bytes],
+        merges: list[tuple[bytes, bytes]],
+        special_tokens: Sequence[str] | dict[str, int] = (),
+        pattern: str = GPT2_PATTERN,
+    ) -> Tokenizer:
+        """Makes a tokenizer of tokens by id and merges in order of priority.
+
+        Special tokens given as a list take the id under which `vocab` holds their bytes, else the next
+        free id. Character classes are those of Python's `regex`.
+
+            >>> vocab = {i: bytes([i]) for i in range(256)} | {256: b"ab"}
+            >>> Tokenizer.from_merges(vocab, [(b"a", b"b")], ["<|end|>"]).encode("abc").tolist()
+            [256, 99]
+        """
+        if isinstance(special_tokens, dict):
+            specials = list(special_tokens.items())
+        else:
+            ids = {token: id for id, token in vocab.items()}
+            following = iter(range(max(vocab, default=-1) + 1, 1 << 32))
+            specials = [
+                (text, ids[text.encode()] if text.encode() in ids else next(following)) for text in special_tokens
+            ]
+        return cls(_core.Tokenizer.from_merges(vocab, merges, specials, pattern))
+
+    @property
+    def name(self) -> str:
+        """`"gpt2"`, or the absolute path that it was loaded from."""
+        return self._core.name
+
+    @property
+    def vocab_size(self) -> int:
+        """One more than the largest id, special tokens included."""
+        return self._core.vocab_size
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """uint16 if every id is below 65,536, else uint32."""
+        return np.dtype(np.uint32 if self._core.is_wide else np.uint16)
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of everything that decides ids."""
+        return self._core.fingerprint
+
+    @property
+    def special_tokens(self) -> dict[str, int]:
+        """Special tokens and their ids."""
+        return self._core.special_tokens
+
+    @property
+    def eot_id(self) -> int | None:
+        """The end-of-text id, if it is declared or obvious."""
+        return self._core.eot_id
+
+    @property
+    def pattern(self) -> str:
+        """The split pattern."""
+        return self._core.pattern
+
+    def encode(self, text: str, special: str = "raise") -> Ids:
+        """The ids of a text: shape (n,), dtype `self.dtype`."""
+        return self._core.encode(text, special)
+
+    def encode_batch(self, texts: Sequence[str], special: str = "raise") -> tuple[Ids, NDArray[np.uint64]]:
+        """Flat ids of many texts, and the cumulative count after each (uint64)."""
+        return self._core.encode_batch(list(texts), special)
+
+    def encode_iter(self, texts: Iterable[str], special: str = "raise") -> Iterator[int]:
+        """The ids of a text that comes in pieces: exactly `encode("".join(texts))`, lazily.
+
+        Holds no more text than the longest pretoken and special token need (at most twice that).
+        """
+        stream = self._core.stream(special)
+        for piece in texts:
+            yield from stream.push(piece).tolist()
+        yield from stream.finish().tolist()
+
+    def count(self, text: str, special: str = "raise") -> int:
+        """How many ids a text has."""
+        return self._core.count_utf8(text.encode(), special)
+
+    def decode_bytes(self, ids: Any) -> bytes:
+        """The exact bytes of ids (any integer sequence or array); an unknown id raises `UnknownIdError`."""
+        array = np.asarray(ids)
+        if array.size == 0:
+            return b""
+        if array.dtype.kind not in "iu" or array.ndim != 1:
+            raise BadRequestError(f"ids are {array.ndim}-dimensional {array.dtype}, not one row of integers")
+        outside = (array < 0) | (array > 0xFFFF_FFFF)
+        if outside.any():
+            at = int(outside.argmax())
+            raise UnknownIdError(f"id {array[at]} at position {at} is not in this vocabulary")
+        return self._core.decode_bytes(np.ascontiguousarray(array, np.uint32))
+
+    def decode(self, ids: Any) -> str:
+        """The text of ids, with U+FFFD where their bytes are not UTF-8."""
+        return self.decode_bytes(ids).decode(errors="replace")
+
+    def cache_stats(self) -> dict[str, int]:
+        """The merge cache: entries, bytes, capacity_bytes, hits, misses, evictions."""
+        return self._core.cache_stats()
+
+    def cache_clear(self) -> None:
+        """Forgets what the cache learned."""
+        self._core.cache_clear()
+
+    def encode_files(
+        self,
+        inputs: Sequence[str | os.PathLike[str]],
+        output: str | os.PathLike[str],
+        *,
+        separator: str | None = None,
+        eot: str = "append",
+        eot_token: str | None = None,
+        special: str = "raise",
+        errors: str = "strict",
+        threads: int = 0,
+        force: bool = False,
+        control: _core.JobControl | None = None,
+    ) -> dict[str, Any]:
+        """Encodes files into one token set and returns its manifest (with `up_to_date` added).
+
+        Blocks until the set is published; releases the GIL; Ctrl-C is seen when it returns. `threads=0`
+        leaves one core free. With an error nothing is left behind. See `tokend encode --help` for the
+        options, and `tokend_client.TokenStream` for reading the result.
+        """
+        report = _core.encode_files(
+            self._core,
+            [os.path.abspath(path) for path in inputs],
+            os.path.abspath(output),
+            separator=separator,
+            eot=eot,
+            eot_id=eot_id(self._core, eot, eot_token),
+            special=special,
+            errors=errors,
+            threads=threads,
+            force=force,
+            roots=[],
+            control=control or _core.JobControl(),
+        )
+        result: dict[str, Any] = json.loads(report)
+        return result
+
+    def __repr__(self) -> str:
+        return f"Tokenizer({self.name!r}, vocab_size={self.vocab_size}, {self.dtype})"
