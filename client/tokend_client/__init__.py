@@ -1,6 +1,6 @@
 """Ask a tokend daemon for tokens, and read the token sets it makes.
 
-    from tokend_client import Client, AsyncClient, TokenStream
+from tokend_client import Client, AsyncClient, TokenStream
 """
 
 from __future__ import annotations

@@ -29,9 +29,7 @@ T = TypeVar("T")
 class AsyncClient:
     """Talks to this machine's daemon from asyncio; see `Client` for parameters, limits and errors."""
 
-    def __init__(
-        self, endpoint: str | None = None, *, timeout: float = 30.0, connect_timeout: float = 2.0
-    ) -> None:
+    def __init__(self, endpoint: str | None = None, *, timeout: float = 30.0, connect_timeout: float = 2.0) -> None:
         self.endpoint = endpoint or default_endpoint()
         socket_path(self.endpoint)
         self.timeout = timeout

@@ -41,9 +41,7 @@ class Client:
             print(job.wait(timeout=600).n_tokens)
     """
 
-    def __init__(
-        self, endpoint: str | None = None, *, timeout: float = 30.0, connect_timeout: float = 2.0
-    ) -> None:
+    def __init__(self, endpoint: str | None = None, *, timeout: float = 30.0, connect_timeout: float = 2.0) -> None:
         self.endpoint = endpoint or default_endpoint()
         socket_path(self.endpoint)
         self.timeout = timeout
@@ -96,9 +94,7 @@ class Client:
         """The text of ids, with U+FFFD for bytes that are not UTF-8."""
         return self.decode_bytes(ids, tokenizer=tokenizer, timeout=timeout).decode(errors="replace")
 
-    def count(
-        self, text: str, *, tokenizer: str = "gpt2", special: str = "raise", timeout: float | None = None
-    ) -> int:
+    def count(self, text: str, *, tokenizer: str = "gpt2", special: str = "raise", timeout: float | None = None) -> int:
         """How many ids a text has."""
         return self._call(requests.count(text, tokenizer, special, timeout or self.timeout), timeout)
 

@@ -61,9 +61,13 @@ class TokenStream:
             )
         folder = self.path.parent
         self._maps: list[mmap.mmap] = []
-        self.tokens: NDArray[Any] = self._open(folder, manifest["data"], np.dtype(manifest["dtype"]), manifest["n_tokens"])
+        self.tokens: NDArray[Any] = self._open(
+            folder, manifest["data"], np.dtype(manifest["dtype"]), manifest["n_tokens"]
+        )
         """All ids, a read-only view of the file."""
-        self.ends: NDArray[np.uint64] = self._open(folder, manifest["ends"], np.dtype(np.uint64), manifest["n_documents"])
+        self.ends: NDArray[np.uint64] = self._open(
+            folder, manifest["ends"], np.dtype(np.uint64), manifest["n_documents"]
+        )
         """Tokens up to the end of each document, uint64."""
         self._check_ends()
 

@@ -1,9 +1,9 @@
 """tokend: exact byte-level BPE tokens for training, from one daemon per machine.
 
-    >>> import tokend
-    >>> tokenizer = tokend.Tokenizer.load("gpt2")
-    >>> tokenizer.encode("Hello, world!").tolist()
-    [15496, 11, 995, 0]
+>>> import tokend
+>>> tokenizer = tokend.Tokenizer.load("gpt2")
+>>> tokenizer.encode("Hello, world!").tolist()
+[15496, 11, 995, 0]
 """
 
 from __future__ import annotations

@@ -16,7 +16,6 @@ from typing import Any
 
 import msgspec
 import numpy as np
-
 from tokend_client import protocol
 from tokend_client.errors import BadRequestError
 from tokend_client.protocol import Message, Op
@@ -45,9 +44,7 @@ class Handlers:
         """Whether the request is answered well within a millisecond or two."""
         if message.op in (Op.ENCODE, Op.ENCODE_BATCH, Op.DECODE, Op.COUNT):
             n_bytes = sum(len(frame) for frame in message.body)
-            kind = protocol.Decode if message.op == Op.DECODE else None
-            name = _tokenizer_of(message, kind)
-            return n_bytes <= self.config.inline_bytes and self.registry.is_loaded(name)
+            return n_bytes <= self.config.inline_bytes and self.registry.is_loaded(_tokenizer_of(message))
         return message.op not in (Op.SUBMIT, Op.CACHE_CLEAR)
 
     def handle(self, message: Message) -> Reply:
@@ -156,11 +153,14 @@ class Handlers:
         )
 
 
-def _tokenizer_of(message: Message, kind: type[protocol.Decode] | None) -> str:
-    if kind is not None:
-        return protocol.decode_header(message.header, kind).tokenizer
-    batch = message.op == Op.ENCODE_BATCH
-    return protocol.decode_header(message.header, protocol.EncodeBatch if batch else protocol.Encode).tokenizer
+def _tokenizer_of(message: Message) -> str:
+    match message.op:
+        case Op.DECODE:
+            return protocol.decode_header(message.header, protocol.Decode).tokenizer
+        case Op.ENCODE_BATCH:
+            return protocol.decode_header(message.header, protocol.EncodeBatch).tokenizer
+        case _:
+            return protocol.decode_header(message.header, protocol.Encode).tokenizer
 
 
 def _job_id(message: Message) -> str:

@@ -231,7 +231,7 @@ class JobTable:
             state, error = "cancelled", None
         except TokendError as failure:
             state, error = "failed", failure
-        except BaseException as failure:  # noqa: BLE001  a panic is no Exception, and one job must not end the daemon
+        except BaseException as failure:
             log.exception("job %s", job.job_id)
             state, error = "failed", InternalError(f"{type(failure).__name__}: {failure}")
         else:

@@ -22,7 +22,6 @@ from typing import Any
 
 import msgspec
 import zmq
-
 from tokend_client import paths, protocol
 from tokend_client.errors import (
     BadRequestError,
@@ -195,13 +194,13 @@ class Server:
                 self._request(identity, message)
             except TokendError as error:
                 self._reply(identity, message.op, message.request_id, error)
-            except BaseException as error:  # noqa: BLE001  a panic is no Exception; the loop must go on
+            except BaseException as error:
                 log.exception("operation %d", message.op)
                 failure = InternalError(f"{type(error).__name__}: {error}")
                 self._reply(identity, message.op, message.request_id, failure)
 
     def _request(self, identity: bytes, message: Message) -> None:
-        if message.op not in Op:
+        if message.op not in frozenset(Op):
             raise UnknownOpError(f"unknown operation {message.op}", "client and daemon are of different versions")
         if message.op == Op.HELLO:
             self._reply(identity, message.op, message.request_id, self._hello(identity, message))
@@ -239,7 +238,7 @@ class Server:
             reply = self.handlers.handle(message)
         except TokendError as error:
             reply = error
-        except BaseException as error:  # noqa: BLE001  a panic is no Exception, and somebody waits for a reply
+        except BaseException as error:
             log.exception("operation %d", message.op)
             reply = InternalError(f"{type(error).__name__}: {error}")
         self._finished.append((identity, message.op, message.request_id, reply))
@@ -259,9 +258,7 @@ class Server:
             server_epoch=self.epoch,
             pid=os.getpid(),
             uid=os.getuid(),
-            limits=protocol.Limits(
-                max_frame_bytes=protocol.FRAME_MAX_BYTES, max_inflight=self.config.max_inflight
-            ),
+            limits=protocol.Limits(max_frame_bytes=protocol.FRAME_MAX_BYTES, max_inflight=self.config.max_inflight),
             roots=[str(root) for root in self.config.roots],
         )
         return reply, []
@@ -281,6 +278,7 @@ class Server:
 
     def _reply(self, identity: bytes, op: int, request_id: int, reply: Reply | TokendError) -> None:
         header: msgspec.Struct
+        body: list[Any]
         if isinstance(reply, TokendError):
             flags, header, body = protocol.FLAG_ERROR, ErrorReply.of(reply), []
         else:

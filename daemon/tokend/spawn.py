@@ -64,7 +64,13 @@ def _start(endpoint: str) -> Client:
     command = [sys.executable, "-m", "tokend", "serve", "--endpoint", endpoint, "--idle-timeout", str(_IDLE_TIMEOUT_S)]
     with log_path.open("ab") as log:
         subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd="/", start_new_session=True, env=_environment()
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            cwd="/",
+            start_new_session=True,
+            env=_environment(),
         )
     _await(endpoint, listening=True, log_path=log_path)
     minutes = _IDLE_TIMEOUT_S // 60
@@ -82,5 +88,7 @@ def _await(endpoint: str, *, listening: bool, log_path: Path | None = None) -> N
     while is_listening(endpoint) != listening:
         if time.monotonic() > deadline:
             what = "did not start" if listening else "did not stop"
-            raise TokendError(f"the daemon {what} within {_START_TIMEOUT_S:g} s", f"see {log_path}" if log_path else None)
+            raise TokendError(
+                f"the daemon {what} within {_START_TIMEOUT_S:g} s", f"see {log_path}" if log_path else None
+            )
         time.sleep(0.02)

@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-
 from tokend_client.errors import BadRequestError, UnknownIdError
 
 from . import GPT2_PATTERN, _core

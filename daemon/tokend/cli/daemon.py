@@ -10,7 +10,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import msgspec
-
 from tokend_client import Client, paths
 from tokend_client.errors import NotFoundError, TokendError
 from tokend_client.protocol import JobInfo

@@ -8,7 +8,6 @@ import os
 import sys
 
 import numpy as np
-
 from tokend_client import TokenStream
 from tokend_client.errors import BadRequestError, InputInvalidError, NotFoundError, StreamError
 
@@ -53,7 +52,9 @@ def _raw(arguments: argparse.Namespace) -> tuple[Ids, Tokenizer]:
     if not os.path.exists(path):
         raise NotFoundError(f"{path}: no such file")
     if arguments.tokenizer is None:
-        raise BadRequestError(f"{path} has no manifest", "pass --tokenizer, and --dtype if it is not the tokenizer's own")
+        raise BadRequestError(
+            f"{path} has no manifest", "pass --tokenizer, and --dtype if it is not the tokenizer's own"
+        )
     tokenizer = Tokenizer.load(arguments.tokenizer)
     dtype = np.dtype(arguments.dtype or tokenizer.dtype)
     n_bytes = os.path.getsize(path)

@@ -72,7 +72,7 @@ def _local(arguments: argparse.Namespace, inputs: list[str], options: dict[str, 
     def work() -> None:
         try:
             result.append(tokenizer.encode_files(inputs, arguments.output, control=control, **options))
-        except BaseException as error:  # noqa: BLE001  raised again on the main thread
+        except BaseException as error:
             result.append(error)
 
     worker = threading.Thread(target=work)

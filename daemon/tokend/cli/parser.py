@@ -11,7 +11,9 @@ from .. import __version__
 
 def build_parser() -> argparse.ArgumentParser:
     """The whole command line."""
-    parser = argparse.ArgumentParser(prog="tokend", description="Exact BPE tokens for training, from one daemon per machine.")
+    parser = argparse.ArgumentParser(
+        prog="tokend", description="Exact BPE tokens for training, from one daemon per machine."
+    )
     parser.add_argument("--version", action="version", version=f"tokend {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
@@ -25,7 +27,12 @@ def build_parser() -> argparse.ArgumentParser:
     _decode(command("decode", "decode", "tokens -> text on stdout"))
     text = command("text", "text", "text -> ids on one line")
     text.add_argument("text", help="the text, or - for stdin")
-    text.add_argument("--special", choices=["raise", "text", "token"], default="raise", help="what a special token's text means (default: raise)")
+    text.add_argument(
+        "--special",
+        choices=["raise", "text", "token"],
+        default="raise",
+        help="what a special token's text means (default: raise)",
+    )
     _tokenizer(text)
     _json(text)
     inspect = command("inspect", "inspect", "what a token set holds")
@@ -52,7 +59,9 @@ def _late(module: str, name: str) -> Callable[[argparse.Namespace], int]:
 
 
 def _endpoint(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--endpoint", metavar="ipc://PATH", help="the daemon's socket (default: TOKEND_ENDPOINT, else this user's own)")
+    parser.add_argument(
+        "--endpoint", metavar="ipc://PATH", help="the daemon's socket (default: TOKEND_ENDPOINT, else this user's own)"
+    )
 
 
 def _json(parser: argparse.ArgumentParser) -> None:
@@ -66,30 +75,74 @@ def _client(parser: argparse.ArgumentParser) -> None:
 
 def _tokenizer(parser: argparse.ArgumentParser, default: str | None = "gpt2") -> None:
     shown = f" (default: {default})" if default else ""
-    parser.add_argument("--tokenizer", default=default, metavar="gpt2|PATH", help=f"gpt2, a .model file, or a folder with vocab.json and merges.txt{shown}")
+    parser.add_argument(
+        "--tokenizer",
+        default=default,
+        metavar="gpt2|PATH",
+        help=f"gpt2, a .model file, or a folder with vocab.json and merges.txt{shown}",
+    )
 
 
 def _serve(parser: argparse.ArgumentParser) -> None:
     _endpoint(parser)
-    parser.add_argument("--root", action="append", default=[], metavar="DIR", help="serve only paths beneath DIR (repeatable)")
-    parser.add_argument("--state-dir", metavar="DIR", help="where the daemon keeps its state (default: TOKEND_STATE_DIR, else ~/.local/state/tokend)")
-    parser.add_argument("--threads", type=_count, default=0, metavar="N", help="worker threads of a job (default: one less than there are cores)")
-    parser.add_argument("--preload", action="append", default=[], metavar="NAME_OR_PATH", help="load a tokenizer at start (repeatable)")
-    parser.add_argument("--idle-timeout", type=float, metavar="SECONDS", help="stop when idle for so long (default: never)")
+    parser.add_argument(
+        "--root", action="append", default=[], metavar="DIR", help="serve only paths beneath DIR (repeatable)"
+    )
+    parser.add_argument(
+        "--state-dir",
+        metavar="DIR",
+        help="where the daemon keeps its state (default: TOKEND_STATE_DIR, else ~/.local/state/tokend)",
+    )
+    parser.add_argument(
+        "--threads",
+        type=_count,
+        default=0,
+        metavar="N",
+        help="worker threads of a job (default: one less than there are cores)",
+    )
+    parser.add_argument(
+        "--preload", action="append", default=[], metavar="NAME_OR_PATH", help="load a tokenizer at start (repeatable)"
+    )
+    parser.add_argument(
+        "--idle-timeout", type=float, metavar="SECONDS", help="stop when idle for so long (default: never)"
+    )
 
 
 def _encode(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("inputs", nargs="*", metavar="INPUT", help="text files, in the order of the output")
-    parser.add_argument("--files-from", metavar="FILE|-", help="read the input paths from FILE, one per line (or NUL-separated)")
-    parser.add_argument("-o", "--output", required=True, metavar="OUT", help="the data file; OUT.ends and OUT.json are made beside it")
+    parser.add_argument(
+        "--files-from", metavar="FILE|-", help="read the input paths from FILE, one per line (or NUL-separated)"
+    )
+    parser.add_argument(
+        "-o", "--output", required=True, metavar="OUT", help="the data file; OUT.ends and OUT.json are made beside it"
+    )
     _tokenizer(parser)
     parser.add_argument("--format", choices=["bin"], default="bin", help="raw little-endian ids (default: bin)")
-    parser.add_argument("--separator", metavar="STR", help="text that ends a document (default: each file is one document)")
-    parser.add_argument("--eot", choices=["append", "prepend", "both", "none"], default="append", help="where the end-of-text id goes (default: append)")
+    parser.add_argument(
+        "--separator", metavar="STR", help="text that ends a document (default: each file is one document)"
+    )
+    parser.add_argument(
+        "--eot",
+        choices=["append", "prepend", "both", "none"],
+        default="append",
+        help="where the end-of-text id goes (default: append)",
+    )
     parser.add_argument("--eot-token", metavar="STR", help="the end-of-text token, where it is not obvious")
-    parser.add_argument("--special", choices=["raise", "text", "token"], default="raise", help="what a special token's text means (default: raise)")
-    parser.add_argument("--errors", choices=["strict", "replace"], default="strict", help="what to do about bytes that are not UTF-8 (default: strict)")
-    parser.add_argument("--threads", type=_count, default=0, metavar="N", help="worker threads (default: one less than there are cores)")
+    parser.add_argument(
+        "--special",
+        choices=["raise", "text", "token"],
+        default="raise",
+        help="what a special token's text means (default: raise)",
+    )
+    parser.add_argument(
+        "--errors",
+        choices=["strict", "replace"],
+        default="strict",
+        help="what to do about bytes that are not UTF-8 (default: strict)",
+    )
+    parser.add_argument(
+        "--threads", type=_count, default=0, metavar="N", help="worker threads (default: one less than there are cores)"
+    )
     parser.add_argument("--local", action="store_true", help="work in this process, without a daemon")
     parser.add_argument("--no-wait", action="store_true", help="print the job's id and return at once")
     parser.add_argument("--force", action="store_true", help="replace an existing output")
@@ -101,7 +154,9 @@ def _decode(parser: argparse.ArgumentParser) -> None:
     _tokenizer(parser, default=None)
     parser.add_argument("--start", type=_count, default=0, metavar="N", help="first token (default: 0)")
     parser.add_argument("--count", type=_count, metavar="N", help="number of tokens (default: all)")
-    parser.add_argument("--dtype", choices=["uint16", "uint32"], help="for a file without a manifest (default: the tokenizer's)")
+    parser.add_argument(
+        "--dtype", choices=["uint16", "uint32"], help="for a file without a manifest (default: the tokenizer's)"
+    )
 
 
 def _count(text: str) -> int:

@@ -19,7 +19,9 @@ def text(arguments: argparse.Namespace) -> int:
         try:
             given = data.decode()
         except UnicodeDecodeError as error:
-            raise InputInvalidError(f"stdin: not valid UTF-8 at byte {error.start} (0x{data[error.start]:02x})") from None
+            raise InputInvalidError(
+                f"stdin: not valid UTF-8 at byte {error.start} (0x{data[error.start]:02x})"
+            ) from None
     ids = Tokenizer.load(arguments.tokenizer).encode(given, arguments.special).tolist()
     print(json.dumps(ids) if arguments.json else " ".join(map(str, ids)))
     return 0

@@ -79,7 +79,8 @@ impl Key {
     /// One widening multiplication; both halves take part in both factors' high bits.
     #[inline]
     fn hash(self) -> u64 {
-        let product = u128::from(self.lo ^ 0x9E37_79B9_7F4A_7C15) * u128::from(self.hi ^ 0xD6E8_FEB8_6659_FD93);
+        let product =
+            u128::from(self.lo ^ 0x9E37_79B9_7F4A_7C15) * u128::from(self.hi ^ 0xD6E8_FEB8_6659_FD93);
         (product >> 64) as u64 ^ product as u64
     }
 }

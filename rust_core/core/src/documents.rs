@@ -66,19 +66,20 @@ impl Rules<'_> {
             let text = around(finder.needle().len());
             finder.find(text).is_some()
         });
-        separator || self.specials().is_some_and(|finder| {
-            let reach = finder.max_len();
-            let from = at.saturating_sub(reach);
-            let text = around(reach);
-            let mut next = 0;
-            while let Some(found) = finder.find(text, next) {
-                if from + found.start < at && at < from + found.end {
-                    return true;
+        separator
+            || self.specials().is_some_and(|finder| {
+                let reach = finder.max_len();
+                let from = at.saturating_sub(reach);
+                let text = around(reach);
+                let mut next = 0;
+                while let Some(found) = finder.find(text, next) {
+                    if from + found.start < at && at < from + found.end {
+                        return true;
+                    }
+                    next = found.start + 1;
                 }
-                next = found.start + 1;
-            }
-            false
-        })
+                false
+            })
     }
 
     /// How far around a cut text must be known: the longest separator, special token or character.

@@ -151,7 +151,9 @@ impl Error {
         let path = path.into();
         match source.kind() {
             io::ErrorKind::NotFound => Self::NotFound { path },
-            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Self::NoSpace { path, what: format!("{action}: {source}") },
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+                Self::NoSpace { path, what: format!("{action}: {source}") }
+            }
             _ => Self::Io { path, action, source },
         }
     }

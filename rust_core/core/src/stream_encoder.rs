@@ -51,6 +51,7 @@ impl StreamEncoder {
     }
 
     fn run<L: Lane>(&mut self, end: TextEnd) -> Result<Vec<L>> {
+        self.tokenizer.check_lane::<L>()?;
         let rules = Rules {
             separator: None,
             eot: Eot::None,

@@ -63,8 +63,10 @@ impl Tokenizer {
         &self.vocab
     }
 
-    /// The ids of a text. `L` must hold every id: `u16` unless [`Vocabulary::is_wide`].
+    /// The ids of a text. `L` is the vocabulary's lane: `u16` unless [`Vocabulary::is_wide`], then
+    /// `u32`; any other is an error, because the cache holds values of one width.
     pub fn encode<L: Lane>(&self, text: &str, special: SpecialPolicy) -> Result<Vec<L>> {
+        self.check_lane::<L>()?;
         let mut ids = Vec::with_capacity(text.len() / 3 + 16);
         self.with_encoder(|encoder| {
             encode_segments(encoder, self.finder.as_ref(), special, text, None, 0, &mut ids)
@@ -78,6 +80,7 @@ impl Tokenizer {
         texts: impl IntoIterator<Item = &'t str>,
         special: SpecialPolicy,
     ) -> Result<(Vec<L>, Vec<u64>)> {
+        self.check_lane::<L>()?;
         let (mut ids, mut ends) = (Vec::new(), Vec::new());
         self.with_encoder(|encoder| {
             for text in texts {
@@ -87,6 +90,24 @@ impl Tokenizer {
             Ok(())
         })?;
         Ok((ids, ends))
+    }
+
+    /// How many ids a text has.
+    pub fn count(&self, text: &str, special: SpecialPolicy) -> Result<usize> {
+        if self.vocab.is_wide() {
+            Ok(self.encode::<u32>(text, special)?.len())
+        } else {
+            Ok(self.encode::<u16>(text, special)?.len())
+        }
+    }
+
+    /// Refuses a lane that is not the vocabulary's.
+    pub(crate) fn check_lane<L: Lane>(&self) -> Result<()> {
+        if (L::BYTES == 4) == self.vocab.is_wide() {
+            return Ok(());
+        }
+        let what = format!("this vocabulary's ids are not {} bytes wide", L::BYTES);
+        Err(Error::BadOption { option: "lane", what })
     }
 
     /// The bytes of ids.

@@ -44,7 +44,10 @@ fn utf8(bytes: &[u8], at: usize) -> Result<&str, CoreError> {
 type IdsAndEnds = (Py<PyAny>, Py<PyAny>);
 
 impl Tokenizer {
-    fn build(py: Python<'_>, load: impl FnOnce() -> tokend_core::Result<Vocabulary> + Send) -> PyResult<Self> {
+    fn build(
+        py: Python<'_>,
+        load: impl FnOnce() -> tokend_core::Result<Vocabulary> + Send,
+    ) -> PyResult<Self> {
         let inner = py.detach(|| tokend_core::Tokenizer::new(load()?)).map_err(CoreError::from)?;
         Ok(Self { inner: Arc::new(inner) })
     }
@@ -199,8 +202,7 @@ impl Tokenizer {
 
     fn count_utf8(&self, py: Python<'_>, data: &[u8], special: &str) -> PyResult<usize> {
         let (text, special) = (utf8(data, 0)?, special_policy(special)?);
-        let ids = py.detach(|| self.inner.encode::<u32>(text, special)).map_err(CoreError::from)?;
-        Ok(ids.len())
+        Ok(py.detach(|| self.inner.count(text, special)).map_err(CoreError::from)?)
     }
 
     fn decode_bytes<'py>(

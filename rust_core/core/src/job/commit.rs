@@ -111,7 +111,13 @@ impl<'a, L: Lane> Committer<'a, L> {
             sources: vec![SourceTotals::default(); n_sources],
             parked: BTreeMap::new(),
         };
-        Self { output, control, state: Mutex::new(state), turn: Condvar::new(), stopped: AtomicBool::new(false) }
+        Self {
+            output,
+            control,
+            state: Mutex::new(state),
+            turn: Condvar::new(),
+            stopped: AtomicBool::new(false),
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, State<L>> {
@@ -150,7 +156,10 @@ impl<'a, L: Lane> Committer<'a, L> {
     /// Ends the present turn and takes the parked blocks that follow.
     fn advance(&self, state: &mut State<L>, writes: &mut Vec<Write<L>>) {
         state.next += 1;
-        while let Some(block) = { let next = state.next; state.parked.remove(&next) } {
+        while let Some(block) = {
+            let next = state.next;
+            state.parked.remove(&next)
+        } {
             writes.push(state.take(block));
             state.next += 1;
         }
@@ -223,7 +232,8 @@ impl<L: Lane> State<L> {
                 None => self.hash_source(share.index, &text),
             }
         }
-        let write = Write { first_token: self.n_tokens, first_document: self.n_documents, n_bytes, ids, ends };
+        let write =
+            Write { first_token: self.n_tokens, first_document: self.n_documents, n_bytes, ids, ends };
         self.n_tokens += write.ids.len() as u64;
         self.n_documents += write.ends.len() as u64;
         write

@@ -43,15 +43,14 @@ impl Shared<'_> {
         self.control.check()?;
         match work {
             Work::Batch(range) => committer.commit(sequence, self.batch(range)?),
-            Work::Piece { index, source, range } => committer.commit(sequence, self.piece(index, &source, range)?),
+            Work::Piece { index, source, range } => {
+                committer.commit(sequence, self.piece(index, &source, range)?)
+            }
             Work::Stream { index, source } => self.stream(sequence, index, &source, committer),
         }
     }
 
-    fn documents<L: Lane, T>(
-        &self,
-        run: impl FnOnce(&mut DocumentEncoder<'_, L>) -> Result<T>,
-    ) -> Result<T> {
+    fn documents<L: Lane, T>(&self, run: impl FnOnce(&mut DocumentEncoder<'_, L>) -> Result<T>) -> Result<T> {
         self.tokenizer.with_encoder(|encoder| run(&mut DocumentEncoder::new(encoder.reborrow(), self.rules)))
     }
 
@@ -139,7 +138,8 @@ impl Shared<'_> {
                 }
                 waiting.push_str(&self.text(&bytes, path, start)?);
                 let text_end = if last { TextEnd::Source } else { TextEnd::More };
-                let used = documents.push(&waiting, offset, text_end).map_err(|error| in_source(error, path))?;
+                let used =
+                    documents.push(&waiting, offset, text_end).map_err(|error| in_source(error, path))?;
                 waiting.drain(..used);
                 offset += used as u64;
                 step = STREAM_BYTES.max(waiting.len() as u64);

@@ -253,7 +253,9 @@ mod tests {
     #[test]
     fn the_end_of_the_text_is_noticed() {
         let scanner = Gpt2::new(classes(Reference::Tiktoken));
-        for (text, hit_end) in [("ab", true), ("ab ", false), ("  ", true), ("'", true), ("'l", true), ("'s", false)] {
+        for (text, hit_end) in
+            [("ab", true), ("ab ", false), ("  ", true), ("'", true), ("'l", true), ("'s", false)]
+        {
             assert_eq!(scanner.pretoken(text.as_bytes(), 0).1, hit_end, "{text:?}");
         }
     }

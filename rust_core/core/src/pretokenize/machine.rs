@@ -24,14 +24,24 @@ enum Op {
     /// One character of a set.
     Set(usize),
     /// A run of one set's characters.
-    Run { set: usize, min: usize, max: usize, mode: Mode },
+    Run {
+        set: usize,
+        min: usize,
+        max: usize,
+        mode: Mode,
+    },
     /// Go on at the first, and if that fails at the second.
     Split(usize, usize),
     Jump(usize),
     /// The sub-program that follows, up to its `Accept`, matched once and for all; then `next`.
-    Atomic { next: usize },
+    Atomic {
+        next: usize,
+    },
     /// The sub-program that follows must match, or must not; then `next`, where it began.
-    Look { negative: bool, next: usize },
+    Look {
+        negative: bool,
+        next: usize,
+    },
     End,
     Accept,
 }
@@ -51,11 +61,23 @@ pub struct Machine {
 
 /// Where to go on when a way fails.
 enum Retry {
-    At { op: usize, at: usize },
+    At {
+        op: usize,
+        at: usize,
+    },
     /// A greedy run that can still give characters back, down to `least`.
-    Shrink { op: usize, least: usize, at: usize },
+    Shrink {
+        op: usize,
+        least: usize,
+        at: usize,
+    },
     /// A lazy run that can still take up to `more` characters.
-    Grow { op: usize, set: usize, more: usize, at: usize },
+    Grow {
+        op: usize,
+        set: usize,
+        more: usize,
+        at: usize,
+    },
 }
 
 impl Machine {
@@ -138,8 +160,7 @@ impl Machine {
             return;
         }
         if mode == Mode::Possessive {
-            let greedy =
-                Node::Repeat { node: Box::new(node.clone()), min, max, mode: Mode::Greedy };
+            let greedy = Node::Repeat { node: Box::new(node.clone()), min, max, mode: Mode::Greedy };
             return self.compile(&Node::Atomic(Box::new(greedy)));
         }
         for _ in 0..min {
@@ -378,8 +399,8 @@ mod tests {
     /// The machine looks further than it must in some places; there any continuation gives the same.
     fn more_text_is_harmless(text: &str, at: usize, end: usize) -> bool {
         let scanner = Gpt2::new(classes(Reference::Tiktoken));
-        ["s", "e", "l", " ", "\n", "1", "!", "'"].iter().all(|more| {
-            scanner.pretoken((text.to_owned() + more).as_bytes(), at).0 == end
-        })
+        ["s", "e", "l", " ", "\n", "1", "!", "'"]
+            .iter()
+            .all(|more| scanner.pretoken((text.to_owned() + more).as_bytes(), at).0 == end)
     }
 }

@@ -8,7 +8,7 @@
 use std::iter::Peekable;
 use std::str::CharIndices;
 
-use super::unicode::{Classes, CategorySet, classes};
+use super::unicode::{CategorySet, Classes, classes};
 use crate::error::{Error, Result};
 use crate::vocab::Reference;
 
@@ -20,11 +20,19 @@ pub enum Node {
     Sequence(Vec<Node>),
     /// The first that matches, in this order.
     Choice(Vec<Node>),
-    Repeat { node: Box<Node>, min: u32, max: Option<u32>, mode: Mode },
+    Repeat {
+        node: Box<Node>,
+        min: u32,
+        max: Option<u32>,
+        mode: Mode,
+    },
     /// Matched without ever giving anything back.
     Atomic(Box<Node>),
     /// Look-ahead.
-    Look { node: Box<Node>, negative: bool },
+    Look {
+        node: Box<Node>,
+        negative: bool,
+    },
     /// The end of the text.
     End,
 }
@@ -238,7 +246,8 @@ impl Parser<'_> {
             (min, if max.is_empty() { None } else { Some(max) })
         });
         let number = |text: &str| text.parse::<u32>().ok().filter(|&n| n <= 1000);
-        let (Some(min), Some(max)) = (number(min), max.map_or(Some(None), |max| number(max).map(Some))) else {
+        let (Some(min), Some(max)) = (number(min), max.map_or(Some(None), |max| number(max).map(Some)))
+        else {
             return self.refuse("a repetition count outside 0..1000");
         };
         if max.is_some_and(|max| max < min) {

@@ -173,9 +173,11 @@ impl Manifest {
         let same_way = manifest.tokenizer.fingerprint == tokenizer.fingerprint
             && manifest.options == *options
             && manifest.sources.len() == sources.len()
-            && manifest.sources.iter().zip(sources).all(|(then, now)| {
-                then.path == now.path && then.size_bytes == now.identity.size_bytes
-            });
+            && manifest
+                .sources
+                .iter()
+                .zip(sources)
+                .all(|(then, now)| then.path == now.path && then.size_bytes == now.identity.size_bytes);
         let exists = || Err(Error::OutputExists { path: spec.output.clone() });
         if !same_way {
             return exists();

@@ -58,7 +58,9 @@ impl OutputSet {
             let path = with_suffix(&spec.output, suffix);
             let Some((device, inode)) = there else { continue };
             if spec.inputs.contains(&path)
-                || sources.iter().any(|source| (source.identity.device, source.identity.inode) == (device, inode))
+                || sources
+                    .iter()
+                    .any(|source| (source.identity.device, source.identity.inode) == (device, inode))
             {
                 return Err(Error::OutputIsInput { path });
             }
@@ -67,11 +69,13 @@ impl OutputSet {
                 return Err(Error::OutputExists { path });
             }
         }
-        let space = rustix::fs::fstatvfs(&directory).map_err(|errno| failed(&spec.output, "statvfs", errno))?;
+        let space =
+            rustix::fs::fstatvfs(&directory).map_err(|errno| failed(&spec.output, "statvfs", errno))?;
         let free = space.f_bavail.saturating_mul(space.f_frsize);
         let needed = (total_bytes as f64 * FREE_PER_INPUT_BYTE) as u64;
         if data.is_none() && free < needed {
-            let what = format!("about {needed} bytes are needed for {total_bytes} bytes of input, {free} are free");
+            let what =
+                format!("about {needed} bytes are needed for {total_bytes} bytes of input, {free} are free");
             return Err(Error::NoSpace { path: spec.output.clone(), what });
         }
         Ok(())
@@ -81,9 +85,10 @@ impl OutputSet {
     pub(crate) fn create(spec: &JobSpec) -> Result<Self> {
         let (directory, name) = open_parent(spec)?;
         let data = Partial::create(&directory, &name, &spec.output)?;
-        let ends = Partial::create(&directory, &suffixed(&name, ".ends"), &spec.output).inspect_err(|_| {
-            data.remove(&directory);
-        })?;
+        let ends =
+            Partial::create(&directory, &suffixed(&name, ".ends"), &spec.output).inspect_err(|_| {
+                data.remove(&directory);
+            })?;
         Ok(Self { path: spec.output.clone(), directory, data, ends, published: false })
     }
 
@@ -143,7 +148,8 @@ impl OutputSet {
     }
 
     fn sync_directory(&self) -> Result<()> {
-        rustix::fs::fsync(&self.directory).map_err(|errno| failed(&self.path, "fsync of the directory", errno))
+        rustix::fs::fsync(&self.directory)
+            .map_err(|errno| failed(&self.path, "fsync of the directory", errno))
     }
 }
 
@@ -174,12 +180,12 @@ impl Partial {
 
     fn rename(&self, directory: &OwnedFd, replace: bool, path: &Path) -> Result<()> {
         let flags = if replace { RenameFlags::empty() } else { RenameFlags::NOREPLACE };
-        let renamed = match rustix::fs::renameat_with(directory, &self.partial, directory, &self.name, flags) {
+        let renamed = match rustix::fs::renameat_with(directory, &self.partial, directory, &self.name, flags)
+        {
             // A file system without NOREPLACE: a link does not replace either.
             Err(Errno::INVAL | Errno::NOSYS) => {
-                rustix::fs::linkat(directory, &self.partial, directory, &self.name, AtFlags::empty()).inspect(
-                    |()| self.remove(directory),
-                )
+                rustix::fs::linkat(directory, &self.partial, directory, &self.name, AtFlags::empty())
+                    .inspect(|()| self.remove(directory))
             }
             other => other,
         };

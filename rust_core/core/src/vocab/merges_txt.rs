@@ -82,7 +82,8 @@ fn merges(path: &Path, entries: &BTreeMap<String, u32>) -> Result<Vec<(u32, u32,
         if (at == 0 && line.starts_with("#version")) || (line.is_empty() && at > 0) {
             continue;
         }
-        let Some((left, right)) = line.split_once(' ').filter(|(l, r)| !l.is_empty() && !r.is_empty() && !r.contains(' '))
+        let Some((left, right)) =
+            line.split_once(' ').filter(|(l, r)| !l.is_empty() && !r.is_empty() && !r.contains(' '))
         else {
             return refuse(format!("expected two parts with one space between, found {line:?}"));
         };

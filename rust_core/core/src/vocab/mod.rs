@@ -16,7 +16,7 @@
 //! tokens               u32 count, then for each ordinary token, by id: u32 id, bytes
 //! merges               u32 count, then for each: u32 left, u32 right, u32 result   (0 for ranks)
 //! order of specials    u8   0 as listed, 1 longest first
-//! special tokens       u32 count, then for each, in match order: text, u32 id
+//! special tokens       u32 count, then for each, as listed (longest first: by id): text, u32 id
 //! ```
 //!
 //! Names and paths are not in it: the same tokenizer from another file has the same fingerprint.
@@ -97,7 +97,10 @@ struct Parts {
 }
 
 /// Ids from here on would make tables of gigabytes; no tokenizer has them by intent.
-const ID_MAX: u32 = 1 << 28;
+const ID_MAX: u32 = 1 << 24;
+
+/// Longer tokens only come from models made to exhaust memory: forty merges can double that often.
+const TOKEN_MAX_BYTES: usize = 65_535;
 
 impl Parts {
     fn build(self) -> Result<Vocabulary> {
@@ -109,13 +112,15 @@ impl Parts {
         }
         let mut tokens = vec![None; largest as usize + 1];
         let mut bytes = Box::new([None; 256]);
-        let mut ids: FxHashMap<&[u8], u32> = FxHashMap::default();
         for (&id, token) in &self.tokens {
             if token.is_empty() {
                 return refuse(format!("token {id} is empty"));
             }
-            if let Some(other) = ids.insert(token, id) {
-                return refuse(format!("ids {other} and {id} stand for the same bytes {}", show(token)));
+            if token.len() > TOKEN_MAX_BYTES {
+                return refuse(format!(
+                    "token {id} has {} bytes (the limit is {TOKEN_MAX_BYTES})",
+                    token.len()
+                ));
             }
             if let [byte] = token[..] {
                 bytes[usize::from(byte)] = Some(id);
@@ -127,19 +132,27 @@ impl Parts {
                 return refuse(format!("special token {} is empty", special.id));
             }
             if let Some(twin) = self.specials[..at].iter().find(|other| other.text == special.text) {
-                return refuse(format!("special token {:?} is given twice ({} and {})", twin.text, twin.id, special.id));
+                return refuse(format!(
+                    "special token {:?} is given twice ({} and {})",
+                    twin.text, twin.id, special.id
+                ));
             }
             if let Some(other) = self.specials[..at].iter().find(|other| other.id == special.id) {
-                return refuse(format!("special tokens {:?} and {:?} share id {}", other.text, special.text, other.id));
+                return refuse(format!(
+                    "special tokens {:?} and {:?} share id {}",
+                    other.text, special.text, other.id
+                ));
             }
             // An ordinary token of that id is tolerated where it has the same bytes: the special
             // token then is that token under permission.
             let slot = &mut tokens[special.id as usize];
             if slot.as_ref().is_some_and(|token| **token != *special.text.as_bytes()) {
-                return refuse(format!("special token {:?} takes id {} of another token", special.text, special.id));
+                return refuse(format!(
+                    "special token {:?} takes id {} of another token",
+                    special.text, special.id
+                ));
             }
         }
-        drop(ids);
         let n_tokens = tokens.iter().flatten().count()
             + self.specials.iter().filter(|special| tokens[special.id as usize].is_none()).count();
         let mut vocab = Vocabulary {
@@ -186,7 +199,8 @@ impl Vocabulary {
         if name_or_path.contains('/') && !path.exists() {
             return Err(Error::NotFound { path: path.to_owned() });
         }
-        let what = "unknown tokenizer; give `gpt2`, a .model file, or a folder with vocab.json and merges.txt";
+        let what =
+            "unknown tokenizer; give `gpt2`, a .model file, or a folder with vocab.json and merges.txt";
         Err(Error::BadTokenizer { name: name_or_path.to_owned(), what: what.to_owned() })
     }
 
@@ -200,7 +214,12 @@ impl Vocabulary {
     ///
     /// # Errors
     /// [`Error::BadLine`] for a line that is broken or repeats a token or a rank.
-    pub fn from_tiktoken(path: &Path, pattern: &str, specials: Vec<SpecialToken>, name: &str) -> Result<Self> {
+    pub fn from_tiktoken(
+        path: &Path,
+        pattern: &str,
+        specials: Vec<SpecialToken>,
+        name: &str,
+    ) -> Result<Self> {
         rank_file::load(path, pattern, specials, name)
     }
 
@@ -217,7 +236,12 @@ impl Vocabulary {
     ) -> Result<Self> {
         let name = "custom".to_owned();
         let refuse = |what: String| Err(Error::BadTokenizer { name: name.clone(), what });
-        let ids: FxHashMap<&[u8], u32> = vocab.iter().map(|(&id, token)| (&**token, id)).collect();
+        let mut ids: FxHashMap<&[u8], u32> = FxHashMap::default();
+        for (&id, token) in &vocab {
+            if let Some(other) = ids.insert(token, id) {
+                return refuse(format!("ids {other} and {id} stand for the same bytes {}", show(token)));
+            }
+        }
         let mut list = Vec::with_capacity(merges.len());
         let mut seen = FxHashMap::default();
         for (at, (left, right)) in merges.iter().enumerate() {
@@ -238,7 +262,10 @@ impl Vocabulary {
         let mut tokens = vocab.clone();
         for special in &specials {
             let made = list.iter().any(|merge| merge.2 == special.id);
-            if !made && tokens.get(&special.id).is_some_and(|token| token[..] == *special.text.as_bytes()) {
+            if !made
+                && special.text.len() > 1
+                && tokens.get(&special.id).is_some_and(|token| token[..] == *special.text.as_bytes())
+            {
                 tokens.remove(&special.id);
             }
         }
@@ -325,9 +352,8 @@ impl Vocabulary {
     /// The end-of-text id: that of `<|endoftext|>`, or of the only special token that looks like one.
     #[must_use]
     pub fn eot_id(&self) -> Option<u32> {
-        const NAMES: [&str; 8] = [
-            "</s>", "<|end_of_text|>", "<|eot|>", "<eos>", "<|eos|>", "<|im_end|>", "<|end|>", "<|eot_id|>",
-        ];
+        const NAMES: [&str; 8] =
+            ["</s>", "<|end_of_text|>", "<|eot|>", "<eos>", "<|eos|>", "<|im_end|>", "<|end|>", "<|eot_id|>"];
         let find = |text: &str| self.specials.iter().find(|special| special.text == text);
         if let Some(special) = find("<|endoftext|>") {
             return Some(special.id);
@@ -371,7 +397,12 @@ impl Vocabulary {
         }
         hash.0.update([u8::from(self.special_order == SpecialOrder::Longest)]);
         hash.number(self.specials.len() as u32);
-        for special in &self.specials {
+        let mut specials: Vec<_> = self.specials.iter().collect();
+        if self.special_order == SpecialOrder::Longest {
+            // Where length decides, the order of the list does not.
+            specials.sort_by_key(|special| special.id);
+        }
+        for special in specials {
             hash.bytes(special.text.as_bytes());
             hash.number(special.id);
         }

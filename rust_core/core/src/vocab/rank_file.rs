@@ -11,12 +11,18 @@ use rustc_hash::FxHashMap;
 use super::{Merges, Parts, Reference, SpecialOrder, SpecialToken, Vocabulary};
 use crate::error::{Error, Result};
 
-pub(super) fn load(path: &Path, pattern: &str, specials: Vec<SpecialToken>, name: &str) -> Result<Vocabulary> {
+pub(super) fn load(
+    path: &Path,
+    pattern: &str,
+    specials: Vec<SpecialToken>,
+    name: &str,
+) -> Result<Vocabulary> {
     let text = std::fs::read(path).map_err(|error| Error::io(path, "reading", error))?;
     let mut tokens = BTreeMap::new();
     let mut lines: FxHashMap<Vec<u8>, usize> = FxHashMap::default();
     for (at, line) in text.split(|&byte| byte == b'\n').enumerate() {
-        let refuse = |what: &str| Err(Error::BadLine { path: path.to_owned(), line: at + 1, what: what.to_owned() });
+        let refuse =
+            |what: &str| Err(Error::BadLine { path: path.to_owned(), line: at + 1, what: what.to_owned() });
         let line = line.trim_ascii();
         if line.is_empty() {
             continue;
@@ -63,7 +69,11 @@ fn decode_base64(text: &[u8]) -> Option<Vec<u8>> {
     let (groups, rest) = text.as_chunks::<4>();
     let mut bytes = Vec::with_capacity(groups.len() * 3);
     for (at, group) in groups.iter().enumerate() {
-        let padding = if at + 1 == groups.len() { group.iter().rev().take_while(|&&byte| byte == b'=').count() } else { 0 };
+        let padding = if at + 1 == groups.len() {
+            group.iter().rev().take_while(|&&byte| byte == b'=').count()
+        } else {
+            0
+        };
         let mut bits = 0_u32;
         for &byte in &group[..4 - padding] {
             bits = bits << 6 | u32::from(value(byte)?);
@@ -94,7 +104,9 @@ mod tests {
     fn broken_lines_are_named() {
         let dir = tempfile::tempdir().expect("a directory");
         let path = dir.path().join("x.tiktoken");
-        for (text, line) in [("YQ== 0\nYg==\n", 2), ("YQ== 0\nYQ== 1\n", 2), ("YQ== 0\n\nYg== 0\n", 3), ("YQ= 0\n", 1)] {
+        for (text, line) in
+            [("YQ== 0\nYg==\n", 2), ("YQ== 0\nYQ== 1\n", 2), ("YQ== 0\n\nYg== 0\n", 3), ("YQ= 0\n", 1)]
+        {
             std::fs::write(&path, text).expect("write");
             let error = load(&path, "a", Vec::new(), "x").expect_err("broken");
             assert!(matches!(error, Error::BadLine { line: at, .. } if at == line), "{error}");

@@ -16,7 +16,9 @@ use std::path::Path;
 
 use rustc_hash::FxHashMap;
 
-use super::{Merges, Parts, Reference, SpecialOrder, SpecialToken, Vocabulary, name_of, read_text};
+use super::{
+    Merges, Parts, Reference, SpecialOrder, SpecialToken, TOKEN_MAX_BYTES, Vocabulary, name_of, read_text,
+};
 use crate::error::{Error, Result};
 
 pub(super) fn load(path: &Path) -> Result<Vocabulary> {
@@ -25,7 +27,12 @@ pub(super) fn load(path: &Path) -> Result<Vocabulary> {
     let refuse = |line: usize, what: String| Err(Error::BadLine { path: path.to_owned(), line, what });
     match lines.next() {
         Some(("simple-bpe v1", _)) => {}
-        other => return refuse(1, format!("expected `simple-bpe v1`, found {:?}", other.map_or("", |line| line.0))),
+        other => {
+            return refuse(
+                1,
+                format!("expected `simple-bpe v1`, found {:?}", other.map_or("", |line| line.0)),
+            );
+        }
     }
     let Some((pattern, _)) = lines.next().filter(|(pattern, _)| !pattern.is_empty()) else {
         return refuse(2, "the split pattern is missing".into());
@@ -43,7 +50,10 @@ pub(super) fn load(path: &Path) -> Result<Vocabulary> {
         specials.push(SpecialToken { text: text.to_owned(), id });
     }
     if specials.len() < n_specials {
-        return refuse(4 + specials.len(), format!("the file ends before special token {}", specials.len() + 1));
+        return refuse(
+            4 + specials.len(),
+            format!("the file ends before special token {}", specials.len() + 1),
+        );
     }
     let mut tokens: Vec<Vec<u8>> = (0..=255_u8).map(|byte| vec![byte]).collect();
     let mut list = Vec::new();
@@ -53,22 +63,34 @@ pub(super) fn load(path: &Path) -> Result<Vocabulary> {
             continue;
         }
         let mut numbers = line.split_ascii_whitespace().map(|number| number.parse::<u32>().ok());
-        let (Some(Some(left)), Some(Some(right)), None) = (numbers.next(), numbers.next(), numbers.next()) else {
+        let (Some(Some(left)), Some(Some(right)), None) = (numbers.next(), numbers.next(), numbers.next())
+        else {
             return refuse(at, format!("expected a merge of two ids, found {line:?}"));
         };
         let id = tokens.len() as u32;
         let (Some(first), Some(second)) = (tokens.get(left as usize), tokens.get(right as usize)) else {
-            return refuse(at, format!("the merge that makes id {id} uses id {}, which is not made yet", left.max(right)));
+            return refuse(
+                at,
+                format!("the merge that makes id {id} uses id {}, which is not made yet", left.max(right)),
+            );
         };
         if let Some(before) = seen.insert((left, right), at) {
             return refuse(at, format!("repeats the merge of line {before}"));
+        }
+        if first.len() + second.len() > TOKEN_MAX_BYTES {
+            return refuse(at, format!("the token that it makes is longer than {TOKEN_MAX_BYTES} bytes"));
         }
         let joined = [&first[..], second].concat();
         tokens.push(joined);
         list.push((left, right, id));
     }
-    if let Some((at, special)) = specials.iter().enumerate().find(|(_, special)| (special.id as usize) < tokens.len()) {
-        return refuse(4 + at, format!("special token {:?} takes id {} of a merge or byte", special.text, special.id));
+    if let Some((at, special)) =
+        specials.iter().enumerate().find(|(_, special)| (special.id as usize) < tokens.len())
+    {
+        return refuse(
+            4 + at,
+            format!("special token {:?} takes id {} of a merge or byte", special.text, special.id),
+        );
     }
     let parts = Parts {
         name: name_of(path),

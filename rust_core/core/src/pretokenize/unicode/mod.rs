@@ -133,7 +133,9 @@ impl Classes {
     /// What `(?i:letter)` matches, for an ASCII letter in lower case.
     pub fn fold(&self, letter: char) -> impl Iterator<Item = char> + '_ {
         let others = self.folds.iter().filter(move |fold| fold.0 == letter);
-        [letter, letter.to_ascii_uppercase()].into_iter().chain(others.filter_map(|fold| char::from_u32(fold.1)))
+        [letter, letter.to_ascii_uppercase()]
+            .into_iter()
+            .chain(others.filter_map(|fold| char::from_u32(fold.1)))
     }
 
     /// SHA-256 of the whole table, in hexadecimal digits.
@@ -148,8 +150,9 @@ pub fn classes(reference: Reference) -> &'static Classes {
     static TIKTOKEN: OnceLock<Classes> = OnceLock::new();
     static PYTHON_REGEX: OnceLock<Classes> = OnceLock::new();
     match reference {
-        Reference::Tiktoken => TIKTOKEN
-            .get_or_init(|| Classes::new(tiktoken::CATEGORIES, tiktoken::SPACES, tiktoken::FOLDS)),
+        Reference::Tiktoken => {
+            TIKTOKEN.get_or_init(|| Classes::new(tiktoken::CATEGORIES, tiktoken::SPACES, tiktoken::FOLDS))
+        }
         Reference::PythonRegex => PYTHON_REGEX.get_or_init(|| {
             Classes::new(python_regex::CATEGORIES, python_regex::SPACES, python_regex::FOLDS)
         }),

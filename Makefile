@@ -1,0 +1,46 @@
+# Each target sets up what it needs in .venv; nothing else on the machine is touched.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+STAMP  := $(VENV)/.installed
+SOURCES := Cargo.toml Cargo.lock pyproject.toml client/pyproject.toml \
+           $(shell find rust_core -name '*.rs' -o -name 'Cargo.toml' -o -name '*.u16' | grep -v /target/)
+
+.PHONY: demo test bench bench-seed lint tools clean
+
+# Runs the main job on real text: a daemon, a corpus, progress, and the result read back.
+demo: $(STAMP)
+	$(BIN)/python tests/demo/demo.py
+
+test: $(STAMP)
+	cargo test --workspace --exclude tokend-py --release --quiet
+	$(BIN)/python -m pytest
+
+bench: $(STAMP)
+	$(BIN)/python tests/bench/floor.py
+
+bench-seed: $(STAMP)
+	$(BIN)/python tests/bench/seed.py
+
+lint: $(STAMP)
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets --quiet -- -D warnings
+	$(BIN)/ruff check client daemon tests rust_core
+	$(BIN)/mypy
+	$(BIN)/python -m mypy.stubtest tokend._core --ignore-disjoint-bases
+
+tools:
+	@command -v cargo >/dev/null || { echo "tokend: cargo is missing; install a Rust toolchain (1.90 or newer) with rustup or your package manager" >&2; exit 1; }
+	@command -v cc >/dev/null || { echo "tokend: a C compiler (linker) is missing; install gcc or build-essential" >&2; exit 1; }
+	@command -v $(PYTHON) >/dev/null || { echo "tokend: $(PYTHON) is missing; install Python 3.11 or newer, or set PYTHON=..." >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "tokend: $(PYTHON) is older than 3.11; set PYTHON=/path/to/a/newer/one" >&2; exit 1; }
+	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || { echo "tokend: $(PYTHON) cannot make virtual environments; install python3-venv" >&2; exit 1; }
+
+$(STAMP): $(SOURCES) | tools
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ./client
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[test]'
+	@touch $(STAMP)
+
+clean:
+	rm -rf $(VENV) target
