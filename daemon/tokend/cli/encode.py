@@ -14,7 +14,7 @@ from tokend_client import Client, paths
 from tokend_client.errors import BadRequestError, TokendError
 
 from .. import spawn
-from .output import duration, progress_bar, size
+from .output import duration, plural, progress_bar, size
 
 
 def encode(arguments: argparse.Namespace) -> int:
@@ -114,9 +114,10 @@ def _report(manifest: dict[str, Any], output: str, seconds: float, as_json: bool
         print(json.dumps(manifest))
         return
     n_bytes = sum(source["size_bytes"] for source in manifest["sources"])
-    what = f"{manifest['n_tokens']:,} tokens, {manifest['n_documents']:,} documents"
+    what = f"{plural(manifest['n_tokens'], 'token')}, {plural(manifest['n_documents'], 'document')}"
     if manifest["up_to_date"]:
         print(f"{output} is up to date: {what}", file=sys.stderr)
         return
-    rate = f", {size(n_bytes / seconds)}/s" if seconds > 0.05 else ""
+    # The rate of a small job is that of starting it, which tells nobody anything.
+    rate = f", {size(n_bytes / seconds)}/s" if n_bytes > 10_000_000 and seconds > 0 else ""
     print(f"{output}: {what} from {size(n_bytes)} in {duration(seconds)}{rate}", file=sys.stderr)

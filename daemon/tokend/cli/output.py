@@ -19,6 +19,11 @@ def size(n_bytes: float) -> str:
     return f"{n_bytes:.2f} TB"
 
 
+def plural(number: int, noun: str) -> str:
+    """A number of things."""
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+
+
 def duration(seconds: float) -> str:
     """A time that is over."""
     if seconds < 60:

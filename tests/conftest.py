@@ -1,0 +1,88 @@
+"""What all tests share: tokenizers, references, a daemon of their own."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import tiktoken
+from tokend import GPT2_PATTERN, Tokenizer
+from tokend_client import Client
+
+
+@pytest.fixture(scope="session")
+def gpt2() -> Tokenizer:
+    return Tokenizer.load("gpt2")
+
+
+@pytest.fixture(scope="session")
+def tiktoken_gpt2(gpt2: Tokenizer) -> tiktoken.Encoding:
+    """The real tiktoken over the bundled vocabulary's tokens, with GPT-2's ranks."""
+    ranks = {gpt2.decode_bytes([id]): id for id in range(50256)}
+    return tiktoken.Encoding(
+        "gpt2", pat_str=GPT2_PATTERN, mergeable_ranks=ranks, special_tokens={"<|endoftext|>": 50256}
+    )
+
+
+@pytest.fixture(scope="session")
+def shared_models() -> list[Path]:
+    """`simple-bpe` models that are not part of the project."""
+    folder = Path(os.environ.get("TOKEND_SHARED", Path(__file__).parents[2] / "shared")) / "data" / "simple_bpe"
+    models = sorted(folder.glob("*.model"))
+    if not models:
+        pytest.skip("no simple-bpe models beside the project (TOKEND_SHARED)")
+    return models
+
+
+class Daemon:
+    """A daemon process of the tests' own."""
+
+    def __init__(self, folder: Path, *options: str) -> None:
+        self.endpoint = f"ipc://{folder}/run/tokend.sock"
+        self.folder = folder
+        self.options = options
+        self.start()
+
+    def start(self) -> None:
+        command = [sys.executable, "-m", "tokend", "serve", "--endpoint", self.endpoint, *self.options]
+        self.log = (self.folder / "daemon.log").open("ab")
+        self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=self.log, stderr=self.log)
+        deadline = time.monotonic() + 20
+        with Client(self.endpoint, connect_timeout=20.0) as client:
+            client.ping(timeout=deadline - time.monotonic())
+
+    def stop(self) -> None:
+        if self.process.poll() is None:
+            self.process.terminate()
+            try:
+                self.process.wait(20)
+            except subprocess.TimeoutExpired:
+                self.process.kill()
+                self.process.wait()
+        self.log.close()
+
+
+@pytest.fixture
+def run_folder() -> Iterator[Path]:
+    """A folder with a short path, as sockets need."""
+    with tempfile.TemporaryDirectory(prefix="tkd-") as folder:
+        yield Path(folder)
+
+
+@pytest.fixture
+def daemon(run_folder: Path) -> Iterator[Daemon]:
+    running = Daemon(run_folder)
+    yield running
+    running.stop()
+
+
+@pytest.fixture
+def client(daemon: Daemon) -> Iterator[Client]:
+    with Client(daemon.endpoint) as connected:
+        yield connected

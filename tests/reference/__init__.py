@@ -1,0 +1,1 @@
+"""Plain implementations that the tests and benchmarks compare with."""
