@@ -51,8 +51,8 @@ class Daemon:
 
     def start(self) -> None:
         command = [sys.executable, "-m", "tokend", "serve", "--endpoint", self.endpoint, *self.options]
-        self.log = (self.folder / "daemon.log").open("ab")
-        self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=self.log, stderr=self.log)
+        with (self.folder / "daemon.log").open("ab") as log:
+            self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
         deadline = time.monotonic() + 20
         with Client(self.endpoint, connect_timeout=20.0) as client:
             client.ping(timeout=deadline - time.monotonic())
@@ -65,7 +65,6 @@ class Daemon:
             except subprocess.TimeoutExpired:
                 self.process.kill()
                 self.process.wait()
-        self.log.close()
 
 
 @pytest.fixture

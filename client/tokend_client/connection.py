@@ -98,6 +98,7 @@ class _Thread(threading.Thread):
         self._ids = itertools.count(1)
         self._waiting: dict[int, _Request] = {}
         self._unsent: deque[int] = deque()
+        self._sent: set[int] = set()
         self._client_id = str(uuid.uuid4())
         self._hello_id = 0
         self._ready = False
@@ -175,6 +176,7 @@ class _Thread(threading.Thread):
         self._ready = False
         self._hello_id = next(self._ids)
         self._unsent = deque([self._hello_id])
+        self._sent.clear()
 
     def _send(self, socket: zmq.Socket[bytes]) -> None:
         while self._unsent:
@@ -184,7 +186,7 @@ class _Thread(threading.Thread):
                     versions=[protocol.VERSION], client_id=self._client_id, client=CLIENT_NAME, pid=os.getpid()
                 )
                 frames = protocol.pack(Op.HELLO, 0, request_id, header)
-            elif not self._ready:
+            elif not self._ready or len(self._sent) >= self._max_inflight():
                 return
             else:
                 request = self._waiting.get(request_id)
@@ -197,6 +199,12 @@ class _Thread(threading.Thread):
             except zmq.Again:
                 return
             self._unsent.popleft()
+            if request_id != self._hello_id:
+                self._sent.add(request_id)
+
+    def _max_inflight(self) -> int:
+        """What the daemon takes from one client at a time; more would be refused, so it waits here."""
+        return self.hello.limits.max_inflight if self.hello is not None else 1
 
     def _receive(self, socket: zmq.Socket[bytes]) -> None:
         while True:
@@ -230,6 +238,7 @@ class _Thread(threading.Thread):
         if isinstance(error, HelloRequiredError):
             self._greet()
             return
+        self._sent.discard(message.request_id)
         if message.request_id not in self._waiting:
             return
         request = self._waiting.pop(message.request_id)
@@ -244,6 +253,7 @@ class _Thread(threading.Thread):
         gone = not self._ready and now - self._lost_at > self.connect_timeout_s
         for request_id, request in list(self._waiting.items()):
             if request.future.cancelled():
+                # Its reply, if it was sent, still comes and frees its place among the sent ones.
                 del self._waiting[request_id]
             elif now > request.deadline:
                 del self._waiting[request_id]

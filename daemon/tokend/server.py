@@ -24,7 +24,6 @@ import msgspec
 import zmq
 from tokend_client import paths, protocol
 from tokend_client.errors import (
-    BadRequestError,
     BusyError,
     DeadlineExceededError,
     HelloRequiredError,
@@ -45,7 +44,7 @@ from .registry import Registry
 log = logging.getLogger("tokend.server")
 
 _TICK_MS = 100
-_PEER_SILENCE_S = 3600.0
+_PEER_SILENCE_S = 60.0
 """A peer that said nothing for so long is forgotten; it says hello again if it is still there."""
 
 
@@ -170,8 +169,9 @@ class Server:
         if idle is not None and now - self._last_activity > idle and jobs.is_idle():
             log.info("idle for %g s", idle)
             return True
+        waiting = {waiter.peer for waiter in self._waiters}
         for identity, peer in list(self._peers.items()):
-            if now - peer.last_seen > _PEER_SILENCE_S and not peer.inflight:
+            if now - peer.last_seen > _PEER_SILENCE_S and not peer.inflight and identity not in waiting:
                 del self._peers[identity]
         self.handlers.n_clients = len(self._peers)
         return False
@@ -227,8 +227,9 @@ class Server:
             return
         if peer.inflight >= self.config.max_inflight:
             raise BusyError(f"{peer.inflight} requests of this client are waiting", retry_after_s=0.05)
+        deadline = time.monotonic() + _deadline_s(message)
         peer.inflight += 1
-        self._workers.submit(self._work, identity, message, time.monotonic() + _deadline_s(message))
+        self._workers.submit(self._work, identity, message, deadline)
 
     def _work(self, identity: bytes, message: Message, deadline: float) -> None:
         reply: Reply | TokendError
@@ -319,13 +320,12 @@ class Server:
 
 def _deadline_s(message: Message) -> float:
     """The deadline in a request's header, seconds from now; an hour where it names none."""
-    fields = msgspec.msgpack.decode(message.header)
-    deadline = fields.get("deadline_ms") if isinstance(fields, dict) else None
-    if deadline is None:
-        return 3600.0
-    if not isinstance(deadline, int) or deadline < 0:
-        raise BadRequestError(f"deadline_ms is {deadline!r}, not a number of milliseconds")
-    return deadline / 1000
+    deadline_ms = None
+    if message.op in (Op.ENCODE, Op.COUNT):
+        deadline_ms = protocol.decode_header(message.header, protocol.Encode).deadline_ms
+    elif message.op == Op.ENCODE_BATCH:
+        deadline_ms = protocol.decode_header(message.header, protocol.EncodeBatch).deadline_ms
+    return 3600.0 if deadline_ms is None else max(0.0, deadline_ms / 1000)
 
 
 def serve(config: ServerConfig) -> int:

@@ -57,7 +57,7 @@ def test_requests(client: Client, gpt2: Tokenizer) -> None:
         client.encode("x" * (protocol.FRAME_MAX_BYTES + 1))
     assert client.ping() < 5
     status = client.status()
-    assert status.pid != os.getpid() and status.n_clients == 1
+    assert status.pid != os.getpid() and status.n_clients >= 1
     assert client.cache_stats()["gpt2"]["hits"] > 0
     client.cache_clear()
 
@@ -140,40 +140,39 @@ def test_roots(run_folder: Path, tmp_path: Path) -> None:
 
 
 def test_malformed_messages_are_answered_and_survived(daemon: Daemon) -> None:
-    context = zmq.Context()
-    raw = context.socket(zmq.DEALER)
-    raw.linger = 0
-    raw.rcvtimeo = 5000
-    raw.connect(daemon.endpoint)
+    with zmq.Context() as context, context.socket(zmq.DEALER) as raw:
+        raw.linger = 0
+        raw.rcvtimeo = 5000
+        raw.connect(daemon.endpoint)
 
-    def ask(*frames: bytes) -> protocol.ErrorReply:
-        raw.send_multipart(frames)
-        reply = protocol.unpack(raw.recv_multipart())
-        assert reply.flags == protocol.FLAG_ERROR
-        return protocol.decode_header(reply.header, protocol.ErrorReply)
+        def ask(*frames: bytes) -> protocol.ErrorReply:
+            raw.send_multipart(frames)
+            reply = protocol.unpack(raw.recv_multipart())
+            assert reply.flags == protocol.FLAG_ERROR
+            return protocol.decode_header(reply.header, protocol.ErrorReply)
 
-    fixed = struct.Struct("<BBQ")
-    empty = msgspec.msgpack.encode({})
-    assert ask(b"junk").code == "BAD_REQUEST"
-    assert ask(protocol.MAGIC, b"short", empty).code == "BAD_REQUEST"
-    assert ask(protocol.MAGIC, fixed.pack(200, 0, 1), empty).code == "UNKNOWN_OP"
-    assert ask(protocol.MAGIC, fixed.pack(Op.PING, 0, 1), empty).code == "HELLO_REQUIRED"
-    hello = {"versions": [99], "client_id": "x", "client": "x", "pid": 1}
-    assert ask(protocol.MAGIC, fixed.pack(Op.HELLO, 0, 1), msgspec.msgpack.encode(hello)).code == "UNSUPPORTED_VERSION"
-    hello["versions"] = [1]
-    raw.send_multipart([protocol.MAGIC, fixed.pack(Op.HELLO, 0, 2), msgspec.msgpack.encode(hello)])
-    assert protocol.unpack(raw.recv_multipart()).flags == protocol.FLAG_OK
-    for op in Op:
-        if op in (Op.HELLO, Op.PING, Op.STATUS, Op.JOB_LIST):
-            continue
-        for header in (b"\xc1", b"\x93\x01\x02\x03", b"\x80" * 70_000, msgspec.msgpack.encode({"x": 1})):
-            assert ask(protocol.MAGIC, fixed.pack(op, 0, 7), header).code == "BAD_REQUEST", (op, header[:8])
-    encode = msgspec.msgpack.encode({"tokenizer": "gpt2"})
-    assert ask(protocol.MAGIC, fixed.pack(Op.ENCODE, 0, 8), encode, b"\xff").code == "INPUT_INVALID"
-    assert ask(protocol.MAGIC, fixed.pack(Op.ENCODE, 0, 8), encode).code == "BAD_REQUEST"
-    assert ask(protocol.MAGIC, fixed.pack(Op.ENCODE, 0, 8), encode, *[b""] * 17).code == "BAD_REQUEST"
-    raw.close()
-    context.term()
+        fixed = struct.Struct("<BBQ")
+        empty = msgspec.msgpack.encode({})
+        assert ask(b"junk").code == "BAD_REQUEST"
+        assert ask(protocol.MAGIC, b"short", empty).code == "BAD_REQUEST"
+        assert ask(protocol.MAGIC, fixed.pack(200, 0, 1), empty).code == "UNKNOWN_OP"
+        assert ask(protocol.MAGIC, fixed.pack(Op.PING, 0, 1), empty).code == "HELLO_REQUIRED"
+        hello = {"versions": [99], "client_id": "x", "client": "x", "pid": 1}
+        assert (
+            ask(protocol.MAGIC, fixed.pack(Op.HELLO, 0, 1), msgspec.msgpack.encode(hello)).code == "UNSUPPORTED_VERSION"
+        )
+        hello["versions"] = [1]
+        raw.send_multipart([protocol.MAGIC, fixed.pack(Op.HELLO, 0, 2), msgspec.msgpack.encode(hello)])
+        assert protocol.unpack(raw.recv_multipart()).flags == protocol.FLAG_OK
+        for op in Op:
+            if op in (Op.HELLO, Op.PING, Op.STATUS, Op.JOB_LIST):
+                continue
+            for header in (b"\xc1", b"\x93\x01\x02\x03", b"\x80" * 70_000, msgspec.msgpack.encode({"x": 1})):
+                assert ask(protocol.MAGIC, fixed.pack(op, 0, 7), header).code == "BAD_REQUEST", (op, header[:8])
+        encode = msgspec.msgpack.encode({"tokenizer": "gpt2"})
+        assert ask(protocol.MAGIC, fixed.pack(Op.ENCODE, 0, 8), encode, b"\xff").code == "INPUT_INVALID"
+        assert ask(protocol.MAGIC, fixed.pack(Op.ENCODE, 0, 8), encode).code == "BAD_REQUEST"
+        assert ask(protocol.MAGIC, fixed.pack(Op.ENCODE, 0, 8), encode, *[b""] * 17).code == "BAD_REQUEST"
     # Garbage below the protocol.
     with socket.socket(socket.AF_UNIX) as plain:
         plain.connect(daemon.endpoint.removeprefix("ipc://"))

@@ -4,9 +4,25 @@ from __future__ import annotations
 
 import random
 
-_NAMES = ["Lily", "Tom", "Mia", "Ben", "Sara", "Max", "Anna", "Sam", "Lucy", "Jack", "Emma", "Leo", "Zoe", "Finn", "Ruby", "Otto"]
+_NAMES = [
+    "Lily",
+    "Tom",
+    "Mia",
+    "Ben",
+    "Sara",
+    "Max",
+    "Anna",
+    "Sam",
+    "Lucy",
+    "Jack",
+    "Emma",
+    "Leo",
+    "Zoe",
+    "Ruby",
+    "Otto",
+]
 _ANIMALS = ["cat", "dog", "bird", "bunny", "bear", "frog", "mouse", "duck", "horse", "turtle", "fox", "owl", "squirrel"]
-_THINGS = ["ball", "box", "cake", "boat", "kite", "hat", "flower", "stone", "book", "drum", "star", "cookie", "blanket", "puzzle"]
+_THINGS = ["ball", "box", "cake", "boat", "kite", "hat", "flower", "stone", "book", "drum", "star", "cookie", "puzzle"]
 _PLACES = ["park", "garden", "forest", "house", "river", "beach", "hill", "school", "barn", "market", "kitchen"]
 _MOODS = ["happy", "sad", "brave", "tired", "proud", "scared", "excited", "curious", "gentle", "grumpy"]
 _VERBS = ["found", "lost", "hugged", "painted", "carried", "dropped", "shared", "fixed", "hid", "washed"]

@@ -6,6 +6,7 @@ until none is left. The tests take it as the truth, the benchmark as the startin
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 
 import regex
@@ -33,7 +34,7 @@ class NaiveBpe:
 
     def merge(self, ids: list[int]) -> list[int]:
         while len(ids) > 1:
-            pairs = zip(ids, ids[1:], strict=False)
+            pairs = itertools.pairwise(ids)
             lowest = min(pairs, key=lambda pair: self.merges.get(pair, 1 << 40))
             if lowest not in self.merges:
                 break
