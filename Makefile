@@ -30,7 +30,7 @@ lint: $(STAMP)
 	$(BIN)/python -m mypy.stubtest tokend._core --ignore-disjoint-bases
 
 tools:
-	@command -v cargo >/dev/null || { echo "tokend: cargo is missing; install a Rust toolchain (1.90 or newer) with rustup or your package manager" >&2; exit 1; }
+	@command -v cargo >/dev/null || { echo "tokend: cargo is missing; install a Rust toolchain (1.91 or newer) with rustup or your package manager" >&2; exit 1; }
 	@command -v cc >/dev/null || { echo "tokend: a C compiler (linker) is missing; install gcc or build-essential" >&2; exit 1; }
 	@command -v $(PYTHON) >/dev/null || { echo "tokend: $(PYTHON) is missing; install Python 3.11 or newer, or set PYTHON=..." >&2; exit 1; }
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "tokend: $(PYTHON) is older than 3.11; set PYTHON=/path/to/a/newer/one" >&2; exit 1; }

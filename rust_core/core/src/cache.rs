@@ -58,6 +58,9 @@ const PAD: [u128; 16] = {
 };
 
 impl Key {
+    /// A key that no way ever has: its last byte is not 0xFF, and it is neither 0 nor [`CLAIMED`].
+    pub const NONE: Self = Self { lo: 0, hi: 2 };
+
     /// The key of `text[start..start + len]`, `len <= KEY_MAX`; the text is UTF-8.
     #[inline]
     #[must_use]
@@ -115,10 +118,12 @@ impl Table {
 
     #[inline]
     fn lines(&self) -> &[Line] {
+        #[expect(clippy::cast_ptr_alignment, reason = "a mapping is page-aligned")]
+        let first = self.memory.as_ptr().cast::<Line>();
         // SAFETY: the mapping is page-aligned (Line needs 64), holds `mask + 1` lines, lives as long
         // as `self`, and is only ever accessed through the atomics of this view; zeroed memory is a
         // valid Line.
-        unsafe { std::slice::from_raw_parts(self.memory.as_ptr().cast::<Line>(), self.mask as usize + 1) }
+        unsafe { std::slice::from_raw_parts(first, self.mask as usize + 1) }
     }
 
     /// The line of a key.
@@ -206,9 +211,9 @@ impl WordCache {
         Self::with_lines(N_LINES)
     }
 
-    /// An empty cache of `n_lines` lines, a power of two.
+    /// An empty cache of `n_lines` lines, rounded up to a power of two: lines are found by masking.
     pub fn with_lines(n_lines: usize) -> std::io::Result<Self> {
-        assert!(n_lines.is_power_of_two(), "lines are found by masking");
+        let n_lines = n_lines.next_power_of_two();
         Ok(Self {
             table: RwLock::new(Arc::new(Table::new(n_lines)?)),
             n_lines,

@@ -28,7 +28,7 @@ const BATCH: usize = 256;
 
 /// How pretokens are found.
 pub(crate) enum Splitter {
-    Gpt2(Gpt2),
+    Gpt2(Box<Gpt2>),
     Machine(Machine),
 }
 
@@ -101,6 +101,7 @@ struct Span {
     start: usize,
     end: usize,
     slot: u32,
+    key: Key,
 }
 
 /// Encodes text through one generation of the cache.
@@ -162,12 +163,13 @@ impl Encoder<'_> {
             }
             *at = end;
             if matched {
-                let mut slot = 0;
+                let mut span = Span { start, end, slot: 0, key: Key::NONE };
                 if end - start <= KEY_MAX {
-                    slot = self.table.slot(Key::new(bytes, start, end - start));
-                    self.table.prefetch(slot);
+                    span.key = Key::new(bytes, start, end - start);
+                    span.slot = self.table.slot(span.key);
+                    self.table.prefetch(span.slot);
                 }
-                self.scratch.spans.push(Span { start, end, slot });
+                self.scratch.spans.push(span);
             }
         }
         Ok(true)
@@ -179,15 +181,12 @@ impl Encoder<'_> {
         out.reserve(last.end - self.scratch.spans[0].start + 8);
         let spans = std::mem::take(&mut self.scratch.spans);
         let mut result = Ok(());
-        for &Span { start, end, slot } in &spans {
-            let len = end - start;
-            if len <= KEY_MAX {
-                let key = Key::new(text, start, len);
-                if let Some(value) = self.table.get(slot, key) {
-                    self.scratch.hits += 1;
-                    push_value(value, out);
-                    continue;
-                }
+        for &Span { start, end, slot, key } in &spans {
+            // A pretoken that is too long for a key has one that no way has.
+            if let Some(value) = self.table.get(slot, key) {
+                self.scratch.hits += 1;
+                push_value(value, out);
+                continue;
             }
             result = self.miss(&text[start..end], offset + start as u64, out);
             if result.is_err() {

@@ -44,7 +44,7 @@ impl Tokenizer {
     /// there is no memory for the cache.
     pub fn new(vocab: Vocabulary) -> Result<Self> {
         let splitter = if Gpt2::accepts(vocab.pattern()) {
-            Splitter::Gpt2(Gpt2::new(classes(vocab.reference())))
+            Splitter::Gpt2(Box::new(Gpt2::new(classes(vocab.reference()))))
         } else {
             Splitter::Machine(Machine::new(vocab.pattern(), vocab.reference())?)
         };

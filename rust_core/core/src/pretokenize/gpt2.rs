@@ -23,7 +23,7 @@ use crate::error::Result;
 /// The pattern, as tiktoken and the model files spell it.
 pub const PATTERN: &str = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+";
 
-/// Spellings that split every text the same way: OpenAI's first one, and tiktoken's present one.
+/// Spellings that split every text the same way: `OpenAI`'s first one, and tiktoken's present one.
 const SPELLINGS: [&str; 3] = [
     PATTERN,
     r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+",

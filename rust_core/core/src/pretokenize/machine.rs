@@ -320,12 +320,11 @@ impl Pretokenizer for Machine {
         let mut attempt = Attempt { machine: self, text, hit_end: false, steps_left };
         let found = attempt.run(0, start)?;
         let hit_end = attempt.hit_end;
-        Ok(match found {
-            Some(end) => Split { end, matched: true, hit_end },
-            None => {
-                let len = text[start..].chars().next().map_or(1, char::len_utf8);
-                Split { end: start + len, matched: false, hit_end }
-            }
+        Ok(if let Some(end) = found {
+            Split { end, matched: true, hit_end }
+        } else {
+            let len = text[start..].chars().next().map_or(1, char::len_utf8);
+            Split { end: start + len, matched: false, hit_end }
         })
     }
 }

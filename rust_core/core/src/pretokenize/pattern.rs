@@ -332,13 +332,13 @@ impl Parser<'_> {
     fn code_point(&mut self, set: &mut Set, fold: bool, kind: char) -> Result<char> {
         self.skip(1);
         let rest = self.rest().to_owned();
-        let (digits, n_chars) = match rest.strip_prefix('{').and_then(|rest| rest.split_once('}')) {
-            Some((digits, _)) => (digits, digits.chars().count() + 2),
-            None => {
+        let (digits, n_chars) =
+            if let Some((digits, _)) = rest.strip_prefix('{').and_then(|rest| rest.split_once('}')) {
+                (digits, digits.chars().count() + 2)
+            } else {
                 let n = if kind == 'x' { 2 } else { 4 };
                 (rest.get(..n).unwrap_or(""), n)
-            }
-        };
+            };
         let Some(c) = u32::from_str_radix(digits, 16).ok().and_then(char::from_u32) else {
             return self.refuse("this code point");
         };

@@ -41,7 +41,7 @@ pub struct OutputSet {
 /// A file under its temporary name.
 struct Partial {
     file: File,
-    partial: OsString,
+    temporary: OsString,
     name: OsString,
 }
 
@@ -171,7 +171,7 @@ impl Partial {
         let flags = OFlags::CREATE | OFlags::EXCL | OFlags::RDWR | OFlags::CLOEXEC | OFlags::NOFOLLOW;
         let file = rustix::fs::openat(directory, &partial, flags, Mode::from_raw_mode(0o644))
             .map_err(|errno| failed(path, "creating a file beside it", errno))?;
-        Ok(Self { file: File::from(file), partial, name: name.clone() })
+        Ok(Self { file: File::from(file), temporary: partial, name: name.clone() })
     }
 
     fn write(&self, bytes: &[u8], offset_bytes: u64, path: &Path) -> Result<()> {
@@ -180,15 +180,15 @@ impl Partial {
 
     fn rename(&self, directory: &OwnedFd, replace: bool, path: &Path) -> Result<()> {
         let flags = if replace { RenameFlags::empty() } else { RenameFlags::NOREPLACE };
-        let renamed = match rustix::fs::renameat_with(directory, &self.partial, directory, &self.name, flags)
-        {
-            // A file system without NOREPLACE: a link does not replace either.
-            Err(Errno::INVAL | Errno::NOSYS) => {
-                rustix::fs::linkat(directory, &self.partial, directory, &self.name, AtFlags::empty())
-                    .inspect(|()| self.remove(directory))
-            }
-            other => other,
-        };
+        let renamed =
+            match rustix::fs::renameat_with(directory, &self.temporary, directory, &self.name, flags) {
+                // A file system without NOREPLACE: a link does not replace either.
+                Err(Errno::INVAL | Errno::NOSYS) => {
+                    rustix::fs::linkat(directory, &self.temporary, directory, &self.name, AtFlags::empty())
+                        .inspect(|()| self.remove(directory))
+                }
+                other => other,
+            };
         renamed.map_err(|errno| match errno {
             Errno::EXIST => Error::OutputExists { path: path.with_file_name(&self.name) },
             _ => failed(path, "publishing", errno),
@@ -197,7 +197,7 @@ impl Partial {
 
     /// Removes the partial file; an error is not reported, the job's own is the one that counts.
     fn remove(&self, directory: &OwnedFd) {
-        let _ = rustix::fs::unlinkat(directory, &self.partial, AtFlags::empty());
+        let _ = rustix::fs::unlinkat(directory, &self.temporary, AtFlags::empty());
     }
 
     /// Takes back a file that was published a moment ago by this very set.

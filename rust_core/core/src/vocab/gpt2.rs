@@ -1,7 +1,7 @@
 //! GPT-2's vocabulary, carried as its merge list: 50,000 pairs of little-endian uint16 ids.
 //!
 //! Ids 0..255 are the bytes in the order of GPT-2's printable alphabet, the k-th merge makes id
-//! 256 + k, and `<|endoftext|>` is 50256. tools/pack_gpt2.py made the file and checked all of that
+//! 256 + k, and `<|endoftext|>` is 50256. `tools/pack_gpt2.py` made the file and checked all of that
 //! against the published vocabulary. Its merge list and its ranks give the same ids (the tests
 //! compare with tiktoken), so it is kept as a list, which needs no work at load.
 

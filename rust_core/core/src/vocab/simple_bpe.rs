@@ -37,9 +37,8 @@ pub(super) fn load(path: &Path) -> Result<Vocabulary> {
     let Some((pattern, _)) = lines.next().filter(|(pattern, _)| !pattern.is_empty()) else {
         return refuse(2, "the split pattern is missing".into());
     };
-    let n_specials = match lines.next().map(|(line, _)| line.trim().parse::<usize>()) {
-        Some(Ok(count)) => count,
-        _ => return refuse(3, "expected the number of special tokens".into()),
+    let Some(Ok(n_specials)) = lines.next().map(|(line, _)| line.trim().parse::<usize>()) else {
+        return refuse(3, "expected the number of special tokens".into());
     };
     let mut specials = Vec::new();
     for (line, at) in lines.by_ref().take(n_specials) {

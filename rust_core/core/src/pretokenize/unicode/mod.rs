@@ -2,7 +2,7 @@
 //!
 //! Engines freeze different versions of Unicode: tiktoken's and Python's `regex` disagree on
 //! thousands of code points. A class table therefore belongs to the reference whose ids are to be
-//! matched; it is generated from that engine itself (tools/gen_unicode.py) and enters the
+//! matched; it is generated from that engine itself (`tools/gen_unicode.py`) and enters the
 //! tokenizer's fingerprint.
 
 mod python_regex;
