@@ -3,6 +3,8 @@ from typing import Any, final
 import numpy as np
 from numpy.typing import NDArray
 
+__all__ = ["JobControl", "StreamEncoder", "Tokenizer", "check_paths", "default_threads", "encode_files"]
+
 @final
 class Tokenizer:
     @staticmethod

@@ -20,7 +20,7 @@ OUTPUT = Path(__file__).parent.parent / "data" / "gpt2_merges.u16"
 
 def alphabet() -> list[str]:
     """The 256 characters of the byte-level alphabet in the order of GPT-2's ids."""
-    printable = [b for b in range(N_BYTES) if 0x21 <= b <= 0x7E or 0xA1 <= b <= 0xAC or 0xAE <= b]
+    printable = [b for b in range(N_BYTES) if 0x21 <= b <= 0x7E or 0xA1 <= b <= 0xAC or b >= 0xAE]
     n_others = N_BYTES - len(printable)
     return [chr(b) for b in printable] + [chr(0x100 + k) for k in range(n_others)]
 
