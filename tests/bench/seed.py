@@ -2,7 +2,8 @@
 
 A 2,048-token `simple-bpe` model over generated children's stories: a plain Python encoder, Hugging Face
 tokenizers, tiktoken, and tokend as the drop-in call and from file to file. All ids are compared. The
-model is the one given by TOKEND_SEED_MODEL, or one that Hugging Face tokenizers trains here on a slice.
+model is the one given by TOKEND_SEED_MODEL, else the 2,048-token one beside the project, else one that
+Hugging Face tokenizers trains here on a slice.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from tokend import GPT2_PATTERN, Tokenizer
 from tokend.compat import BpeTokenizer
 
 N_BYTES = 20_000_000
+SHARED_MODEL = Path(__file__).parents[3] / "shared/data/simple_bpe/tinystoriesv2-gpt4-train-2048.model"
 
 
 def train(path: Path, text: str) -> None:
@@ -76,8 +78,9 @@ def main() -> None:
     text = stories(N_BYTES)
     print(f"corpus: {len(text.encode()) / 1e6:.1f} MB of generated stories")
     with tempfile.TemporaryDirectory(dir=".") as folder:
-        model = Path(os.environ.get("TOKEND_SEED_MODEL", Path(folder, "seed.model")))
+        model = Path(os.environ.get("TOKEND_SEED_MODEL", SHARED_MODEL))
         if not model.exists():
+            model = Path(folder, "seed.model")
             train(model, text[:1_000_000])
         naive, drop_in = NaiveBpe(), BpeTokenizer()
         naive.load(model)
