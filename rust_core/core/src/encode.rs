@@ -37,8 +37,9 @@ pub(crate) struct Model {
     pub(crate) splitter: Splitter,
     pub(crate) pairs: PairTable,
     bridges: Bridges,
-    /// tiktoken looks a whole pretoken up before it merges; only needed where merging would not
-    /// arrive at the same id (a table that is not ordered).
+    /// Rank vocabularies: tokens that merging their bytes does not arrive at. A pretoken that is one
+    /// of them is that token, because tiktoken looks a whole pretoken up before it merges; the same
+    /// bytes as a part of a longer pretoken are not.
     whole: FxHashMap<Box<[u8]>, u32>,
     token_lens: Vec<u32>,
 }
@@ -46,11 +47,17 @@ pub(crate) struct Model {
 impl Model {
     pub(crate) fn new(vocab: &Vocabulary, splitter: Splitter) -> Self {
         let pairs = PairTable::new(vocab);
-        let whole = if matches!(vocab.merges(), Merges::Ranks) && !pairs.is_canonical() {
-            vocab.ordinary().map(|(id, token)| (token.into(), id)).collect()
-        } else {
-            FxHashMap::default()
-        };
+        let mut whole = FxHashMap::default();
+        if matches!(vocab.merges(), Merges::Ranks) && !pairs.is_canonical() {
+            let (mut scratch, mut ids) = (MergeScratch::default(), Vec::new());
+            for (id, token) in vocab.ordinary() {
+                ids.clear();
+                merge(&pairs, token, &mut scratch, &mut ids);
+                if ids != [id] {
+                    whole.insert(token.into(), id);
+                }
+            }
+        }
         let mut token_lens = vec![0; vocab.len_ids() as usize];
         for (id, token) in vocab.ordinary() {
             token_lens[id as usize] = token.len() as u32;
@@ -65,6 +72,13 @@ impl Model {
             Some(&id) => ids.push(id),
             None => merge(&self.pairs, piece, scratch, ids),
         }
+    }
+
+    /// Refuses ids that stand for bytes without a token; `offset` is where their text starts.
+    fn check(&self, ids: &[u32], offset: u64) -> Result<()> {
+        let Some(at) = ids.iter().position(|&id| id >= MISSING) else { return Ok(()) };
+        let before: u64 = ids[..at].iter().map(|&id| u64::from(self.token_lens[id as usize])).sum();
+        Err(Error::NoToken { path: None, byte: ids[at] as u8, offset: offset + before })
     }
 
     /// Fills a new table with every token of the vocabulary that a text can contain as a pretoken.
@@ -204,15 +218,19 @@ impl Encoder<'_> {
         if piece.len() <= KEY_MAX {
             return self.part(piece, offset, out);
         }
-        if let Some(&id) = self.model.whole.get(piece) {
-            self.scratch.misses += 1;
-            out.push(L::from_id(id));
-            return Ok(());
+        if self.model.whole.contains_key(piece) {
+            return self.part(piece, offset, out);
         }
         let mut start = 0;
         while start < piece.len() {
             let end = self.model.bridges.part_end(piece, start);
-            self.part(&piece[start..end], offset + start as u64, out)?;
+            let part = &piece[start..end];
+            if self.model.whole.contains_key(part) {
+                // What the cache knows of these bytes is true of them as a pretoken only.
+                self.part_of_longer(part, offset + start as u64, out)?;
+            } else {
+                self.part(part, offset + start as u64, out)?;
+            }
             start = end;
         }
         Ok(())
@@ -239,14 +257,22 @@ impl Encoder<'_> {
         self.scratch.misses += 1;
         let Scratch { merge, ids, long, .. } = &mut *self.scratch;
         self.model.merge(part, merge, ids);
-        if let Some(at) = ids.iter().position(|&id| id >= MISSING) {
-            let before: u64 = ids[..at].iter().map(|&id| u64::from(self.model.token_lens[id as usize])).sum();
-            return Err(Error::NoToken { path: None, byte: ids[at] as u8, offset: offset + before });
-        }
+        self.model.check(ids, offset)?;
         match (short, L::pack(ids)) {
             (Some((slot, key)), Some(value)) => self.table.insert(slot, key, value),
             _ => long.insert(part, ids),
         }
+        out.extend(ids.iter().map(|&id| L::from_id(id)));
+        Ok(())
+    }
+
+    /// A part whose bytes mean something else when they are a pretoken: merged, not remembered.
+    fn part_of_longer<L: Lane>(&mut self, part: &[u8], offset: u64, out: &mut Vec<L>) -> Result<()> {
+        self.scratch.misses += 1;
+        let Scratch { merge: scratch, ids, .. } = &mut *self.scratch;
+        ids.clear();
+        merge(&self.model.pairs, part, scratch, ids);
+        self.model.check(ids, offset)?;
         out.extend(ids.iter().map(|&id| L::from_id(id)));
         Ok(())
     }
