@@ -53,6 +53,6 @@ def socket_path(endpoint: str) -> Path:
     if len(os.fsencode(rest)) > IPC_PATH_MAX_BYTES:
         raise BadRequestError(
             f"the socket path {rest} has {len(os.fsencode(rest))} bytes; {IPC_PATH_MAX_BYTES} are the limit",
-            "set TOKEND_ENDPOINT to a shorter one, for instance ipc:///tmp/tokend.sock",
+            "set TOKEND_ENDPOINT to a shorter one, for instance ipc:///tmp/tokend/tokend.sock",
         )
     return Path(rest)

@@ -49,10 +49,20 @@ class TokenStream:
             raise StreamError(f"{manifest_path}: no manifest", hint) from None
         except ValueError as error:
             raise StreamError(f"{manifest_path}: not valid JSON: {error}") from None
+        if not isinstance(manifest, dict):
+            raise StreamError(f"{manifest_path}: not a manifest")
         if manifest.get("format") != _FORMAT or manifest.get("version") != 1:
             found = f"{manifest.get('format')!r} version {manifest.get('version')!r}"
             raise StreamError(f"{manifest_path}: expected {_FORMAT!r} version 1, found {found}")
         self.manifest = manifest
+        try:
+            self._open_set(manifest, fingerprint)
+        except (KeyError, TypeError) as error:
+            raise StreamError(
+                f"{manifest_path}: broken manifest ({type(error).__name__}: {error})", "encode the inputs again"
+            ) from None
+
+    def _open_set(self, manifest: dict[str, Any], fingerprint: str | None) -> None:
         made_by = manifest["tokenizer"]["fingerprint"]
         if fingerprint is not None and fingerprint != made_by:
             raise StreamError(

@@ -33,7 +33,7 @@ def private_dir(path: Path) -> None:
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o077:
         raise UnauthorizedError(
             f"{path}: must be a directory of yours that nobody else can enter",
-            f"run `chmod 700 {path}`, or set TOKEND_ENDPOINT to a socket in a directory of yours",
+            f"set TOKEND_ENDPOINT to a socket in a directory of its own, for instance ipc://{path}/tokend-{os.getuid()}/t.sock",
         )
 
 

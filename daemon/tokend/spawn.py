@@ -18,6 +18,8 @@ from . import __version__, lifecycle
 
 _START_TIMEOUT_S = 15.0
 _IDLE_TIMEOUT_S = 1800
+_DRAIN_TIMEOUT_S = 7 * 24 * 3600.0
+"""How long a drain may take: jobs run for hours, and a shorter limit would cancel them."""
 
 
 def is_listening(endpoint: str) -> bool:
@@ -50,11 +52,19 @@ def ensure(endpoint: str) -> Client:
             client = Client(endpoint)
             if client.status().version == __version__:
                 return client
-            print("tokend: replacing a daemon of another version", file=sys.stderr)
-            client.shutdown(drain=True)
+            n_jobs = drain(client)
             client.close()
-            _await(endpoint, listening=False)
+            waiting = f", once its {n_jobs} unfinished jobs are done" if n_jobs else ""
+            print(f"tokend: replacing a daemon of another version{waiting}", file=sys.stderr)
+            await_end(endpoint)
         return _start(endpoint)
+
+
+def drain(client: Client) -> int:
+    """Tells a daemon to stop after all its jobs; returns how many those are."""
+    jobs = client.status().jobs
+    client.shutdown(drain=True, timeout=_DRAIN_TIMEOUT_S)
+    return jobs.get("queued", 0) + jobs.get("running", 0)
 
 
 def _start(endpoint: str) -> Client:
@@ -63,7 +73,7 @@ def _start(endpoint: str) -> Client:
     log_path = state / "daemon.log"
     command = [sys.executable, "-m", "tokend", "serve", "--endpoint", endpoint, "--idle-timeout", str(_IDLE_TIMEOUT_S)]
     with log_path.open("ab") as log:
-        subprocess.Popen(
+        process = subprocess.Popen(
             command,
             stdin=subprocess.DEVNULL,
             stdout=log,
@@ -72,7 +82,7 @@ def _start(endpoint: str) -> Client:
             start_new_session=True,
             env=_environment(),
         )
-    _await(endpoint, listening=True, log_path=log_path)
+    _await_start(endpoint, process, log_path)
     minutes = _IDLE_TIMEOUT_S // 60
     print(f"tokend: started a daemon (stops when idle for {minutes} minutes; log: {log_path})", file=sys.stderr)
     return Client(endpoint)
@@ -83,12 +93,20 @@ def _environment() -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": os.pathsep.join(os.path.abspath(path) for path in sys.path if path)}
 
 
-def _await(endpoint: str, *, listening: bool, log_path: Path | None = None) -> None:
+def _await_start(endpoint: str, process: subprocess.Popen[bytes], log_path: Path) -> None:
     deadline = time.monotonic() + _START_TIMEOUT_S
-    while is_listening(endpoint) != listening:
+    while not is_listening(endpoint):
+        if process.poll() is not None:
+            raise TokendError(f"the daemon ended as it started, with code {process.returncode}", f"see {log_path}")
         if time.monotonic() > deadline:
-            what = "did not start" if listening else "did not stop"
-            raise TokendError(
-                f"the daemon {what} within {_START_TIMEOUT_S:g} s", f"see {log_path}" if log_path else None
-            )
+            raise TokendError(f"the daemon did not start within {_START_TIMEOUT_S:g} s", f"see {log_path}")
+        time.sleep(0.02)
+
+
+def await_end(endpoint: str, timeout_s: float | None = None) -> None:
+    """Waits until nobody listens at the endpoint: for ever, or raises `TokendError` after `timeout_s`."""
+    deadline = None if timeout_s is None else time.monotonic() + timeout_s
+    while is_listening(endpoint):
+        if deadline is not None and time.monotonic() > deadline:
+            raise TokendError(f"the daemon is still running after {timeout_s:g} s", "try again, or kill its process")
         time.sleep(0.02)

@@ -77,6 +77,10 @@ class Tokenizer:
             >>> Tokenizer.from_merges(vocab, [(b"a", b"b")], ["<|end|>"]).encode("abc").tolist()
             [256, 99]
         """
+        if isinstance(special_tokens, str):
+            raise BadRequestError("special_tokens is one text, not a list of them")
+        if vocab and not 0 <= min(vocab) <= max(vocab) < 1 << 32:
+            raise BadRequestError(f"ids are {min(vocab)} to {max(vocab)}, not within 0 to 2^32 - 1")
         if isinstance(special_tokens, dict):
             specials = list(special_tokens.items())
         else:
@@ -128,6 +132,8 @@ class Tokenizer:
 
     def encode_batch(self, texts: Sequence[str], special: str = "raise") -> tuple[Ids, NDArray[np.uint64]]:
         """Flat ids of many texts, and the cumulative count after each (uint64)."""
+        if isinstance(texts, str):
+            raise BadRequestError("texts is one text, not a list of them; use encode")
         return self._core.encode_batch(list(texts), special)
 
     def encode_iter(self, texts: Iterable[str], special: str = "raise") -> Iterator[int]:
@@ -146,7 +152,10 @@ class Tokenizer:
 
     def decode_bytes(self, ids: Any) -> bytes:
         """The exact bytes of ids (any integer sequence or array); an unknown id raises `UnknownIdError`."""
-        array = np.asarray(ids)
+        try:
+            array = np.asarray(ids)
+        except ValueError as error:
+            raise BadRequestError(f"ids are not one row of integers: {error}") from None
         if array.size == 0:
             return b""
         if array.dtype.kind not in "iu" or array.ndim != 1:
@@ -189,6 +198,10 @@ class Tokenizer:
         leaves one core free. With an error nothing is left behind. See `tokend encode --help` for the
         options, and `tokend_client.TokenStream` for reading the result.
         """
+        if isinstance(inputs, str | bytes):
+            raise BadRequestError(f"inputs is one path, not a list of them; pass [{inputs!r}]")
+        if threads < 0:
+            raise BadRequestError(f"threads is {threads}, below 0")
         report = _core.encode_files(
             self._core,
             [os.path.abspath(path) for path in inputs],

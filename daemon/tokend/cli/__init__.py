@@ -6,9 +6,11 @@ daemon, 130 interrupted. Commands import what they need when they run, so that `
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 
+from .output import check_utf8
 from .parser import build_parser
 
 
@@ -17,7 +19,12 @@ def main(argv: list[str] | None = None) -> int:
     arguments = build_parser().parse_args(argv)
     from tokend_client.errors import BadRequestError, NotConnectedError, TokendError
 
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # A terminal that cannot show a character of the text gets its escape.
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
+        for given in sys.argv[1:] if argv is None else argv:
+            check_utf8(given)
         return int(arguments.run(arguments))
     except KeyboardInterrupt:
         print("tokend: interrupted", file=sys.stderr)
@@ -32,5 +39,6 @@ def main(argv: list[str] | None = None) -> int:
             return 3
         return 2 if isinstance(error, BadRequestError) else 1
     except OSError as error:
-        print(f"tokend: error: {error}", file=sys.stderr)
+        where = f"{error.filename}: {error.strerror}" if error.filename and error.strerror else str(error)
+        print(f"tokend: error: {where}", file=sys.stderr)
         return 1

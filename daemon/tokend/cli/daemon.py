@@ -6,18 +6,19 @@ import argparse
 import json
 import logging
 import os
+import sys
 from dataclasses import replace
 from pathlib import Path
 
 import msgspec
 from tokend_client import Client, paths
-from tokend_client.errors import NotFoundError, TokendError
+from tokend_client.errors import NotFoundError
 from tokend_client.protocol import JobInfo
 
 from .. import spawn
 from ..config import ServerConfig
 from .encode import _report, _wait
-from .output import duration, size
+from .output import duration, plural, size
 
 
 def serve(arguments: argparse.Namespace) -> int:
@@ -116,14 +117,14 @@ def stop(arguments: argparse.Namespace) -> int:
     """Stops the daemon and waits until it has gone."""
     endpoint = arguments.endpoint or paths.default_endpoint()
     with _client(arguments) as client:
-        client.shutdown(drain=not arguments.now)
-    import time
-
-    deadline = time.monotonic() + 40.0
-    while spawn.is_listening(endpoint):
-        if time.monotonic() > deadline:
-            raise TokendError("the daemon is still running", "its jobs take longer; `tokend stop --now` cancels them")
-        time.sleep(0.02)
+        if arguments.now:
+            client.shutdown(drain=False)
+        else:
+            n_jobs = spawn.drain(client)
+            if n_jobs:
+                hint = "Ctrl-C stops waiting, `tokend stop --now` cancels"
+                print(f"tokend: waiting for {plural(n_jobs, 'job')} ({hint})", file=sys.stderr)
+    spawn.await_end(endpoint, timeout_s=40.0 if arguments.now else None)
     if arguments.json:
         print(json.dumps({"stopped": True}))
     return 0

@@ -14,13 +14,14 @@ from tokend_client.errors import BadRequestError, InputInvalidError, NotFoundErr
 from ..tokenizer import Ids, Tokenizer
 
 _BLOCK_TOKENS = 1 << 20
+_ID_MAX = (1 << 32) - 1
 
 
 def decode(arguments: argparse.Namespace) -> int:
     """Writes the bytes of tokens to stdout."""
     if arguments.file is None:
         ids, tokenizer = _from_stdin(), Tokenizer.load(arguments.tokenizer or "gpt2")
-    elif os.path.exists(f"{arguments.file}.json"):
+    elif os.path.exists(f"{arguments.file.removesuffix('.json')}.json"):
         stream = TokenStream(arguments.file)
         tokenizer = Tokenizer.load(arguments.tokenizer or stream.tokenizer)
         if tokenizer.fingerprint != stream.fingerprint:
@@ -44,6 +45,9 @@ def _from_stdin() -> Ids:
     for at, word in enumerate(words):
         if not word.isascii() or not word.isdigit():
             raise BadRequestError(f"{word!r} (number {at + 1} on stdin) is not an id")
+        # The length first: Python refuses to read a number of thousands of digits.
+        if len(word.lstrip("0")) > 10 or int(word) > _ID_MAX:
+            raise BadRequestError(f"{word[:20]} (number {at + 1} on stdin) is above the largest id, {_ID_MAX}")
     return np.array([int(word) for word in words], dtype=np.uint64)
 
 

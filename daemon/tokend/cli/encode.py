@@ -14,7 +14,7 @@ from tokend_client import Client, paths
 from tokend_client.errors import BadRequestError, TokendError
 
 from .. import spawn
-from .output import duration, plural, progress_bar, size
+from .output import check_utf8, duration, plural, progress_bar, size
 
 
 def encode(arguments: argparse.Namespace) -> int:
@@ -55,9 +55,16 @@ def _inputs(arguments: argparse.Namespace) -> list[str]:
             with open(arguments.files_from, "rb") as file:
                 listed = file.read()
         names = listed.split(b"\0" if b"\0" in listed else b"\n")
-        inputs += [os.fsdecode(name) for name in names if name]
+        listing = [os.fsdecode(name) for name in names if name]
+        for name in listing:
+            check_utf8(name)
+        inputs += listing
     if not inputs:
         raise BadRequestError("no input files", "give their paths, or --files-from with a list of them")
+    if not all(inputs):
+        raise BadRequestError("an input path is empty", "is a shell variable unset?")
+    if not arguments.output:
+        raise BadRequestError("the output path is empty", "is a shell variable unset?")
     return inputs
 
 

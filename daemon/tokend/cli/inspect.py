@@ -9,7 +9,7 @@ from tokend_client import TokenStream
 from tokend_client.errors import TokendError
 
 from ..tokenizer import Tokenizer
-from .output import size
+from .output import plural, size
 
 _HEAD_TOKENS = 40
 
@@ -31,7 +31,7 @@ def inspect(arguments: argparse.Namespace) -> int:
             ("tokenizer", f"{stream.tokenizer} ({stream.fingerprint[:12]})"),
             ("end of text", f"{options['eot']} {options['eot_id']}" if options["eot_id"] is not None else "none"),
             ("options", f"special={options['special']} errors={options['errors']} separator={options['separator']!r}"),
-            ("sources", f"{len(sources):,} files, {size(n_bytes)}"),
+            ("sources", f"{plural(len(sources), 'file')}, {size(n_bytes)}"),
         ]
         if stream.n_tokens:
             rows.append(("bytes/token", f"{n_bytes / stream.n_tokens:.2f}"))

@@ -31,6 +31,18 @@ def duration(seconds: float) -> str:
     return f"{int(seconds // 60)} min {int(seconds % 60)} s"
 
 
+def check_utf8(text: str) -> None:
+    """Refuses a text or a path that is not UTF-8: the protocol and the manifest could not hold it."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        from tokend_client.errors import BadRequestError
+
+        raise BadRequestError(
+            f"{text!r} is not valid UTF-8", "rename the file; give other text through stdin, as UTF-8"
+        ) from None
+
+
 @contextlib.contextmanager
 def progress_bar(label: str) -> Iterator[Update]:
     """A bar on stderr if that is a terminal, silence otherwise."""

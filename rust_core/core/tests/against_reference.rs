@@ -113,7 +113,7 @@ fn check(vocab: Vocabulary, text: &str) -> Result<(), TestCaseError> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(300))]
+    #![proptest_config(ProptestConfig::default())]
 
     #[test]
     fn merge_lists((merges, shuffled) in merges(), text in text(), pattern in 0..PATTERNS.len()) {
