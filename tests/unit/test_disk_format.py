@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-
 from tokend import Tokenizer
 from tokend_client import TokenStream
 from tokend_client.errors import StreamError

@@ -1,5 +1,7 @@
 //! The fast path against the naive twin, over vocabularies that no training would give.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on should stop")]
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -16,6 +18,8 @@ const PATTERNS: [&str; 3] = [
     r"[^\r\n\p{L}\p{N}]?+\p{L}++|\p{N}{1,3}+|\s+(?!\S)|\s|[^\s\p{L}\p{N}]+",
 ];
 
+type Merge = (Vec<u8>, Vec<u8>);
+
 /// Texts over few characters, so that merges chain, and sometimes long, so that all three merges run.
 fn text() -> impl Strategy<Value = String> {
     let part = prop_oneof![
@@ -30,7 +34,7 @@ fn text() -> impl Strategy<Value = String> {
 }
 
 /// Tokens made by joining earlier ones at random; merges in the order made, or shuffled.
-fn merges() -> impl Strategy<Value = (Vec<(Vec<u8>, Vec<u8>)>, bool)> {
+fn merges() -> impl Strategy<Value = (Vec<Merge>, bool)> {
     (proptest::collection::vec((any::<u16>(), any::<u16>()), 0..60), any::<bool>()).prop_map(
         |(picks, shuffled)| {
             let mut parts: Vec<Vec<u8>> = "abc 1é中".bytes().map(|byte| vec![byte]).collect();
@@ -48,7 +52,7 @@ fn merges() -> impl Strategy<Value = (Vec<(Vec<u8>, Vec<u8>)>, bool)> {
     )
 }
 
-fn vocabulary(merges: &[(Vec<u8>, Vec<u8>)], shuffled: bool, pattern: &str) -> Vocabulary {
+fn vocabulary(merges: &[Merge], shuffled: bool, pattern: &str) -> Vocabulary {
     let mut tokens: BTreeMap<u32, Vec<u8>> = (0..=255_u8).map(|byte| (u32::from(byte), vec![byte])).collect();
     let joined: BTreeSet<Vec<u8>> = merges.iter().map(|(left, right)| [&left[..], right].concat()).collect();
     for token in joined {
@@ -63,7 +67,7 @@ fn vocabulary(merges: &[(Vec<u8>, Vec<u8>)], shuffled: bool, pattern: &str) -> V
     Vocabulary::from_merges(tokens, merges, vec![special], pattern).unwrap()
 }
 
-fn rank_file(merges: &[(Vec<u8>, Vec<u8>)], extra: &[Vec<u8>]) -> String {
+fn rank_file(merges: &[Merge], extra: &[Vec<u8>]) -> String {
     const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
     let mut tokens: Vec<Vec<u8>> = (0..=255_u8).map(|byte| vec![byte]).collect();
     for token in merges.iter().map(|(left, right)| [&left[..], right].concat()).chain(extra.iter().cloned()) {
@@ -87,7 +91,9 @@ fn rank_file(merges: &[(Vec<u8>, Vec<u8>)], extra: &[Vec<u8>]) -> String {
             })
             .collect()
     };
-    tokens.iter().enumerate().map(|(rank, token)| format!("{} {rank}\n", base64(token))).collect()
+    let lines: Vec<_> =
+        tokens.iter().zip(0..).map(|(token, rank)| format!("{} {rank}", base64(token))).collect();
+    lines.join("\n")
 }
 
 fn check(vocab: Vocabulary, text: &str) -> Result<(), TestCaseError> {

@@ -91,6 +91,8 @@ impl Shared<'_> {
             documents.untouched = range.start == 0;
             let last = range.end == source.size_bytes();
             let end = if last { TextEnd::Source } else { TextEnd::Border };
+            // Most text has fewer ids; growing from nothing would copy them ten times over.
+            documents.ids.reserve(bytes.len() / 3);
             {
                 let text = self.text(&bytes, path, range.start)?;
                 documents.push(&text, range.start, end).map_err(|error| in_source(error, path))?;
