@@ -17,7 +17,7 @@ from tokend_client.protocol import JobInfo
 
 from .. import spawn
 from ..config import ServerConfig
-from .encode import _report, _wait
+from .encode import follow, report
 from .output import duration, plural, size
 
 
@@ -65,13 +65,13 @@ def _job_line(info: JobInfo) -> str:
 
 
 def wait(arguments: argparse.Namespace) -> int:
-    """Waits for a job and reports as `encode` does."""
+    """Waits for a job and reports as `encode` does; interrupting the wait leaves the job alone."""
     with _client(arguments) as client:
         info = client.job(arguments.job).status()
-        manifest = _wait(client, arguments.job, info.output)
+        manifest = follow(client, arguments.job, info.output)
         info = client.job(arguments.job).status()
     seconds = (info.finished_s or 0.0) - (info.started_s or 0.0)
-    _report(manifest, info.output, seconds, arguments.json)
+    report(manifest, info.output, seconds, arguments.json)
     return 0
 
 

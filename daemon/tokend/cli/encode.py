@@ -41,8 +41,8 @@ def encode(arguments: argparse.Namespace) -> int:
             if arguments.no_wait:
                 print(json.dumps({"job_id": job.job_id}) if arguments.json else job.job_id)
                 return 0
-            manifest = _wait(client, job.job_id, arguments.output)
-    _report(manifest, arguments.output, time.monotonic() - start, arguments.json)
+            manifest = _follow_own(client, job.job_id, arguments.output)
+    report(manifest, arguments.output, time.monotonic() - start, arguments.json)
     return 0
 
 
@@ -55,6 +55,9 @@ def _inputs(arguments: argparse.Namespace) -> list[str]:
             with open(arguments.files_from, "rb") as file:
                 listed = file.read()
         names = listed.split(b"\0" if b"\0" in listed else b"\n")
+        if b"\0" not in listed:
+            # A list that was written on Windows.
+            names = [name.removesuffix(b"\r") for name in names]
         listing = [os.fsdecode(name) for name in names if name]
         for name in listing:
             check_utf8(name)
@@ -100,23 +103,30 @@ def _local(arguments: argparse.Namespace, inputs: list[str], options: dict[str, 
     return outcome
 
 
-def _wait(client: Client, job_id: str, output: str) -> dict[str, Any]:
+def follow(client: Client, job_id: str, output: str) -> dict[str, Any]:
+    """Shows a job's progress until it has ended; returns its manifest, or raises its error."""
     job = client.job(job_id)
-    try:
-        with progress_bar(os.path.basename(output)) as update:
-            for moment in job.progress():
-                update(moment.bytes_done, moment.bytes_total, moment.tokens)
-        result = job.wait()
-    except KeyboardInterrupt:
-        try:
-            job.cancel(timeout=2.0)
-        except TokendError as error:
-            print(f"tokend: the job could not be cancelled: {error}", file=sys.stderr)
-        raise
+    with progress_bar(os.path.basename(output)) as update:
+        for moment in job.progress():
+            update(moment.bytes_done, moment.bytes_total, moment.tokens)
+    result = job.wait()
     return {**result.manifest, "up_to_date": result.up_to_date}
 
 
-def _report(manifest: dict[str, Any], output: str, seconds: float, as_json: bool) -> None:
+def _follow_own(client: Client, job_id: str, output: str) -> dict[str, Any]:
+    """Follows the job that this command submitted: who interrupts the command means the job."""
+    try:
+        return follow(client, job_id, output)
+    except KeyboardInterrupt:
+        try:
+            client.job(job_id).cancel(timeout=2.0)
+        except TokendError as error:
+            print(f"tokend: the job could not be cancelled: {error}", file=sys.stderr)
+        raise
+
+
+def report(manifest: dict[str, Any], output: str, seconds: float, as_json: bool) -> None:
+    """Says what a job made: one line for a person, or the manifest as JSON on stdout."""
     if as_json:
         print(json.dumps(manifest))
         return
