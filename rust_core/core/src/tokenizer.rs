@@ -10,8 +10,10 @@ use crate::error::{Error, Result};
 use crate::lane::Lane;
 use crate::pretokenize::gpt2::Gpt2;
 use crate::pretokenize::machine::Machine;
+use crate::pretokenize::scan::ScanTables;
 use crate::pretokenize::unicode::classes;
 use crate::special::{SpecialFinder, SpecialPolicy};
+use crate::tier;
 use crate::vocab::Vocabulary;
 
 /// An exact byte-level BPE tokenizer; shared freely between threads.
@@ -43,13 +45,17 @@ impl Tokenizer {
     /// [`Error::BadPattern`] for a split pattern outside the supported subset, [`Error::Io`] where
     /// there is no memory for the cache.
     pub fn new(vocab: Vocabulary) -> Result<Self> {
-        let splitter = if Gpt2::accepts(vocab.pattern()) {
-            Splitter::Gpt2(Box::new(Gpt2::new(classes(vocab.reference()))))
-        } else {
-            Splitter::Machine(Machine::new(vocab.pattern(), vocab.reference())?)
-        };
-        let model = Model::new(&vocab, splitter);
-        let cache = WordCache::new().map_err(|error| Error::io("merge cache", "mapping memory", error))?;
+        let kernels = tier::kernels()?;
+        let model = Model::new(&vocab, kernels, |bridges| {
+            if !Gpt2::accepts(vocab.pattern()) {
+                return Ok(Splitter::Machine(Machine::new(vocab.pattern(), vocab.reference())?));
+            }
+            let classes = classes(vocab.reference());
+            let scan = Box::new(ScanTables::new(classes, bridges));
+            Ok(Splitter::Gpt2 { scan, plain: Box::new(Gpt2::new(classes)) })
+        })?;
+        let cache =
+            WordCache::new(kernels).map_err(|error| Error::io("merge cache", "mapping memory", error))?;
         let finder = (!vocab.specials().is_empty()).then(|| SpecialFinder::new(&vocab));
         let decoder = Decoder::new(&vocab);
         let tokenizer = Self { vocab, model, finder, cache, idle: Mutex::default(), decoder };
@@ -139,7 +145,7 @@ impl Tokenizer {
     /// The GPT-2 scanner, if the pattern is GPT-2's: it knows where text can be cut.
     pub(crate) fn scanner(&self) -> Option<&Gpt2> {
         match &self.model.splitter {
-            Splitter::Gpt2(scanner) => Some(scanner),
+            Splitter::Gpt2 { plain, .. } => Some(plain),
             Splitter::Machine(_) => None,
         }
     }
@@ -151,7 +157,7 @@ impl Tokenizer {
         let idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
         let mut scratch = idle.unwrap_or_default();
         let result = run(&mut Encoder { model: &self.model, table: &table, scratch: &mut scratch });
-        self.cache.count(std::mem::take(&mut scratch.hits), std::mem::take(&mut scratch.misses));
+        self.cache.count(std::mem::take(&mut scratch.hits), std::mem::take(&mut scratch.misses_seen));
         self.idle.lock().unwrap_or_else(PoisonError::into_inner).push(scratch);
         result
     }
