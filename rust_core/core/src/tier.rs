@@ -28,7 +28,7 @@ pub(crate) struct Kernels {
     /// [`keys::portable`]
     pub(crate) keys: unsafe fn(*const u8, &[u32], Slots, &mut [Key], &mut [u32]),
     /// [`probe::portable`]
-    pub(crate) probe: unsafe fn(Slots, &[Key], &[u32], *mut u8, &mut [probe::Miss]) -> (usize, usize),
+    pub(crate) probe: unsafe fn(Slots, &[Key], &[u32], &[u32], *mut u8, &mut [probe::Miss]) -> (usize, usize),
     /// [`short::portable`]
     pub(crate) merge: unsafe fn(&ShortPairs, &mut [Word]),
     /// The line of a key: part of the tier because the vector tiers hash with AES rounds.
@@ -52,9 +52,13 @@ static AVX2: Kernels = Kernels {
     starts: scan::avx2::starts,
     keys: keys::avx2,
     probe: probe::avx2,
-    merge: short::sse41,
+    merge: short::avx2,
     hash: keys::hash_aes,
 };
+
+/// AVX2 on processors that also do AES rounds on whole registers.
+#[cfg(target_arch = "x86_64")]
+static AVX2_VAES: Kernels = Kernels { keys: keys::vaes, ..AVX2 };
 
 #[cfg(target_arch = "x86_64")]
 static AVX512: Kernels = Kernels {
@@ -89,7 +93,7 @@ pub(crate) fn available() -> Vec<&'static Kernels> {
             tiers.push(&AVX512);
         }
         if avx2 {
-            tiers.push(&AVX2);
+            tiers.push(if is_x86_feature_detected!("vaes") { &AVX2_VAES } else { &AVX2 });
         }
     }
     tiers.push(&PORTABLE);

@@ -72,12 +72,18 @@ impl Tokenizer {
     /// The ids of a text. `L` is the vocabulary's lane: `u16` unless [`Vocabulary::is_wide`], then
     /// `u32`; any other is an error, because the cache holds values of one width.
     pub fn encode<L: Lane>(&self, text: &str, special: SpecialPolicy) -> Result<Vec<L>> {
-        self.check_lane::<L>()?;
         let mut ids = Vec::with_capacity(text.len() / 3 + 16);
-        self.with_encoder(|encoder| {
-            encode_segments(encoder, self.finder.as_ref(), special, text, None, 0, &mut ids)
-        })?;
+        self.encode_into(text, special, &mut ids)?;
         Ok(ids)
+    }
+
+    /// Appends the ids of a text to `ids`; with an error, some of them may have been appended.
+    pub fn encode_into<L: Lane>(&self, text: &str, special: SpecialPolicy, ids: &mut Vec<L>) -> Result<()> {
+        self.check_lane::<L>()?;
+        self.with_encoder(|encoder| {
+            encode_segments(encoder, self.finder.as_ref(), special, text, None, 0, ids)
+        })?;
+        Ok(())
     }
 
     /// The ids of many texts, flat, with the cumulative count after each.

@@ -9,7 +9,7 @@
 //! of each miss's ids there.
 
 use super::long_cache::LongCache;
-use super::{Encoder, Scratch};
+use super::{Batch, Encoder, Scratch};
 use crate::bpe::merge::merge;
 use crate::bpe::short::Word;
 use crate::cache::{KEY_MAX, Key};
@@ -29,14 +29,16 @@ impl Found {
 }
 
 impl Encoder<'_> {
-    /// Finds the ids of the first `n_misses` of `misses`; `offset` is where `text` starts, for errors.
+    /// Finds the ids of the waiting batch's misses; `text` starts at its base, `offset` says where that
+    /// is, for errors.
     pub(super) fn resolve<L: Lane>(&mut self, text: &[u8], n_misses: usize, offset: u64) -> Result<()> {
         self.ask(text, n_misses);
         self.scratch.found.clear();
         self.scratch.words.clear();
         let words_merge = self.model.short.is_some() && self.model.whole.is_empty();
         for number in 0..n_misses {
-            let Scratch { starts, keys, slots, misses, spill, long, words, .. } = &mut *self.scratch;
+            let Scratch { waiting, misses, spill, long, words, .. } = &mut *self.scratch;
+            let Batch { starts, keys, slots, .. } = &**waiting;
             let unit = misses[number].unit as usize;
             let (start, end) = (starts[unit] as usize, starts[unit + 1] as usize);
             let piece = &text[start..end];
@@ -67,7 +69,8 @@ impl Encoder<'_> {
 
     /// Asks the processor for what each miss will be looked up in, so that they arrive together.
     fn ask(&self, text: &[u8], n_misses: usize) {
-        let Scratch { starts, slots, misses, long, .. } = &*self.scratch;
+        let Scratch { waiting, misses, long, .. } = &*self.scratch;
+        let Batch { starts, slots, .. } = &**waiting;
         for miss in &misses[..n_misses] {
             let unit = miss.unit as usize;
             let piece = &text[starts[unit] as usize..starts[unit + 1] as usize];
@@ -81,7 +84,7 @@ impl Encoder<'_> {
 
     /// Merges the words that `resolve` collected, and fills in where their ids are.
     fn merge_words<L: Lane>(&mut self, n_misses: usize) {
-        let Scratch { slots, misses, spill, found, words, long, ids, misses_seen, .. } = &mut *self.scratch;
+        let Scratch { waiting, misses, spill, found, words, long, ids, misses_seen, .. } = &mut *self.scratch;
         let Some(short) = self.model.short.as_ref().filter(|_| !words.is_empty()) else { return };
         // SAFETY: the tier was chosen for this processor; keys of misses have 1 to 15 bytes of text.
         unsafe { (self.model.kernels.merge)(short, words) };
@@ -96,7 +99,7 @@ impl Encoder<'_> {
             ids.extend(word.symbols().iter().map(|&symbol| short.id(symbol)));
             found.at_bytes = spill.len() as u32;
             if let Some(value) = L::pack(ids) {
-                self.table.insert(slots[miss.unit as usize], Key::new(word.text()), value);
+                self.table.insert(waiting.slots[miss.unit as usize], Key::new(word.text()), value);
                 push_value(spill, value);
             } else {
                 let from = spill.len();

@@ -24,7 +24,7 @@ use crate::bpe::inert::Bridges;
 use crate::bpe::merge::{MergeScratch, merge};
 use crate::bpe::pairs::{MISSING, PairTable};
 use crate::bpe::short::{ShortPairs, Word};
-use crate::cache::{KEY_MAX, Key, Table};
+use crate::cache::{KEY_MAX, Key, Slots, Table};
 use crate::error::{Error, Result};
 use crate::lane::Lane;
 use crate::pretokenize::Pretokenizer as _;
@@ -144,12 +144,55 @@ impl Model {
     }
 }
 
+/// Pretokens on their way: `units` of them, from each start to the next, counted from `base`.
+struct Batch {
+    base: usize,
+    units: usize,
+    starts: [u32; 1 + STARTS_ROOM],
+    keys: [Key; UNITS],
+    slots: [u32; UNITS],
+}
+
+impl Batch {
+    fn new() -> Box<Self> {
+        let key = Key::default();
+        Box::new(Self { base: 0, units: 0, starts: [0; _], keys: [key; _], slots: [0; _] })
+    }
+}
+
+impl Batch {
+    /// Makes the keys and slots of `units` pretokens, which stand in `text` from `base` on.
+    fn fill(&mut self, text: &[u8], base: usize, units: usize, table: Slots, kernels: &Kernels) {
+        (self.base, self.units) = (base, units);
+        let Self { starts, keys, slots, .. } = self;
+        let (text, starts) = (&text[base..], &starts[..=units]);
+        // Keys are read 16 bytes at a time; where the text ends before that, from a copy of its end.
+        let whole = |&start: &u32| start as usize + 16 <= text.len();
+        let n_inside = starts[..units].iter().rposition(whole).map_or(0, |at| at + 1);
+        // SAFETY: behind the first `n_inside` starts 16 bytes can be read; arrays have room for UNITS,
+        // which `units` does not exceed; the tier was chosen for this processor.
+        unsafe { (kernels.keys)(text.as_ptr(), &starts[..=n_inside], table, keys, slots) };
+        if n_inside < units {
+            let from = starts[n_inside] as usize;
+            let mut end = [0; 32];
+            end[..text.len() - from].copy_from_slice(&text[from..]);
+            // SAFETY: the remaining starts are less than 16 bytes before the end of the text, so 16 can
+            // be read behind each of them in the copy, which stands for the text from `from` on.
+            unsafe {
+                let base = end.as_ptr().wrapping_sub(from);
+                let (keys, slots) = (&mut keys[n_inside..], &mut slots[n_inside..]);
+                (kernels.keys)(base, &starts[n_inside..], table, keys, slots);
+            }
+        }
+    }
+}
+
 /// A worker's own memory; reused from job to job.
 pub(crate) struct Scratch {
     scan: Scan,
-    starts: Box<[u32; 1 + STARTS_ROOM]>,
-    keys: Box<[Key; UNITS]>,
-    slots: Box<[u32; UNITS]>,
+    /// The batch that is being filled, and the one before it, whose lines are on their way.
+    filling: Box<Batch>,
+    waiting: Box<Batch>,
     misses: Box<[Miss; UNITS]>,
     /// Values of a batch's hits, one after the other.
     staged: Box<[u8; STAGED]>,
@@ -168,9 +211,8 @@ impl Default for Scratch {
     fn default() -> Self {
         Self {
             scan: Scan::default(),
-            starts: Box::new([0; _]),
-            keys: Box::new([Key::default(); _]),
-            slots: Box::new([0; _]),
+            filling: Batch::new(),
+            waiting: Batch::new(),
             misses: Box::new([Miss::default(); _]),
             staged: Box::new([0; _]),
             spill: Vec::new(),
@@ -210,13 +252,15 @@ impl Encoder<'_> {
         offset: u64,
         out: &mut Vec<L>,
     ) -> Result<usize> {
+        // An error may have left a batch behind.
+        self.scratch.waiting.units = 0;
         match &self.model.splitter {
             Splitter::Gpt2 { scan, .. } => self.scanned(scan, text.as_bytes(), complete, offset, out),
             Splitter::Machine(machine) => self.matched(machine, text, complete, offset, out),
         }
     }
 
-    /// With the scanner. `starts` holds the starts of the pretokens under way, from `base` on.
+    /// With the scanner.
     fn scanned<L: Lane>(
         &mut self,
         tables: &ScanTables,
@@ -228,11 +272,12 @@ impl Encoder<'_> {
         let (mut base, mut n) = (0, 0);
         self.scratch.scan.begin();
         while self.scratch.scan.at() < text.len() {
-            let Scratch { scan, starts, .. } = &mut *self.scratch;
+            let Scratch { scan, filling, .. } = &mut *self.scratch;
             if scan.at() - base > i32::MAX as usize {
                 return Err(Error::TooLong { offset: offset + base as u64 });
             }
-            n = scan.batch(tables, self.model.kernels, text, base, &mut starts[..], n);
+            let starts = &mut filling.starts;
+            n = scan.batch(tables, self.model.kernels, text, base, starts, n);
             let units = if scan.at() < text.len() {
                 // The last start's pretoken goes on in the next batch.
                 n - 1
@@ -244,11 +289,13 @@ impl Encoder<'_> {
                 starts[..n].iter().rposition(certain).unwrap_or(0)
             };
             if units > 0 {
-                self.emit(&text[base..], units, offset + base as u64, out)?;
-                base += self.scratch.starts[units] as usize;
-                (self.scratch.starts[0], n) = (0, 1);
+                let used = starts[units] as usize;
+                self.advance(text, base, units, offset, out)?;
+                base += used;
+                (self.scratch.filling.starts[0], n) = (0, 1);
             }
         }
+        self.finish(text, offset, out)?;
         Ok(base)
     }
 
@@ -270,11 +317,11 @@ impl Encoder<'_> {
             let split = split.filter(|split| complete || !split.hit_end);
             let far = at - base > i32::MAX as usize;
             if n == BATCH || n > 0 && (far || split.is_none_or(|split| !split.matched)) {
-                self.scratch.starts[n] = (at - base) as u32;
-                self.emit(&text.as_bytes()[base..], n, offset + base as u64, out)?;
+                self.scratch.filling.starts[n] = (at - base) as u32;
+                self.advance(text.as_bytes(), base, n, offset, out)?;
                 n = 0;
             }
-            let Some(split) = split else { return Ok(at) };
+            let Some(split) = split else { break };
             if split.end - at > i32::MAX as usize {
                 return Err(Error::TooLong { offset: offset + at as u64 });
             }
@@ -282,46 +329,56 @@ impl Encoder<'_> {
                 if n == 0 {
                     base = at;
                 }
-                self.scratch.starts[n] = (at - base) as u32;
+                self.scratch.filling.starts[n] = (at - base) as u32;
                 n += 1;
             }
             at = split.end;
         }
+        self.finish(text.as_bytes(), offset, out)?;
+        Ok(at)
     }
 
-    /// Appends the ids of `units` pretokens, which stand in `text` from each of `starts` to the next.
-    fn emit<L: Lane>(&mut self, text: &[u8], units: usize, offset: u64, out: &mut Vec<L>) -> Result<()> {
-        let Scratch { starts, keys, slots, misses, staged, .. } = &mut *self.scratch;
-        let starts = &starts[..=units];
-        let kernels = self.model.kernels;
+    /// Takes the batch that was filled, and emits the one before it; `offset` is where `text` starts.
+    fn advance<L: Lane>(
+        &mut self,
+        text: &[u8],
+        base: usize,
+        units: usize,
+        offset: u64,
+        out: &mut Vec<L>,
+    ) -> Result<()> {
         let table = self.table.slots();
-        // Keys are read 16 bytes at a time; where the text ends before that, from a copy of its end.
-        let whole = |&start: &u32| start as usize + 16 <= text.len();
-        let n_inside = starts[..units].iter().rposition(whole).map_or(0, |at| at + 1);
-        // SAFETY: behind the first `n_inside` starts 16 bytes can be read; arrays have room for UNITS,
-        // which `units` does not exceed; the tier was chosen for this processor.
-        unsafe {
-            (kernels.keys)(text.as_ptr(), &starts[..=n_inside], table, &mut keys[..], &mut slots[..]);
-        }
-        if n_inside < units {
-            let from = starts[n_inside] as usize;
-            let mut end = [0; 32];
-            end[..text.len() - from].copy_from_slice(&text[from..]);
-            // SAFETY: the remaining starts are less than 16 bytes before the end of the text, so 16 can
-            // be read behind each of them in the copy, which stands for the text from `from` on.
-            unsafe {
-                let base = end.as_ptr().wrapping_sub(from);
-                let (keys, slots) = (&mut keys[n_inside..], &mut slots[n_inside..]);
-                (kernels.keys)(base, &starts[n_inside..], table, keys, slots);
-            }
-        }
-        // SAFETY: the slots were made for this table; `staged` has room for UNITS.
+        self.scratch.filling.fill(text, base, units, table, self.model.kernels);
+        // What the probe of the waiting batch will not ask for.
+        let asked = self.scratch.waiting.units.min(units);
+        keys::prefetch(table, &self.scratch.filling.slots[asked..units]);
+        let result = self.emit(text, offset, out);
+        let Scratch { filling, waiting, .. } = &mut *self.scratch;
+        std::mem::swap(filling, waiting);
+        result
+    }
+
+    /// Emits the last batch of a text.
+    fn finish<L: Lane>(&mut self, text: &[u8], offset: u64, out: &mut Vec<L>) -> Result<()> {
+        let result = self.emit(text, offset, out);
+        self.scratch.waiting.units = 0;
+        result
+    }
+
+    /// Appends the ids of the waiting batch, and asks for the lines of the one that was filled.
+    fn emit<L: Lane>(&mut self, text: &[u8], offset: u64, out: &mut Vec<L>) -> Result<()> {
+        let Scratch { filling, waiting, misses, staged, .. } = &mut *self.scratch;
+        let Batch { base, units, keys, slots, .. } = &**waiting;
+        let (base, units, table) = (*base, *units, self.table.slots());
+        // SAFETY: the slots were made for this table; `staged` has room for UNITS; the tier was chosen
+        // for this processor.
         let (n_bytes, n_misses) = unsafe {
-            (kernels.probe)(table, &keys[..units], &slots[..units], staged.as_mut_ptr(), &mut misses[..])
+            let (keys, slots, next) = (&keys[..units], &slots[..units], &filling.slots[..units]);
+            (self.model.kernels.probe)(table, keys, slots, next, staged.as_mut_ptr(), &mut misses[..])
         };
         self.scratch.hits += (units - n_misses) as u64;
         if n_misses > 0 {
-            self.resolve::<L>(text, n_misses, offset)?;
+            self.resolve::<L>(&text[base..], n_misses, offset + base as u64)?;
         }
         self.splice(n_bytes, n_misses, out);
         Ok(())

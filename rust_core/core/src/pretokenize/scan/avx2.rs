@@ -7,7 +7,6 @@
 
 use std::arch::x86_64::*;
 
-use super::portable::flatten;
 use super::repair::{contractions, wide_spaces};
 use super::tables::Table64;
 use super::{APOSTROPHE, BLOCK, GLUES, NIBBLE, SPACE, ScanTables, WIDE_SPACE};
@@ -200,6 +199,46 @@ pub(crate) unsafe fn starts(
             }
             n += flatten(bits, rel + (block * BLOCK) as u32, out.add(n));
         }
+    }
+    n
+}
+
+/// Positions of the set bits of each byte value, lowest first.
+static POSITIONS: [u64; 256] = {
+    let mut table = [0; 256];
+    let mut byte = 0;
+    while byte < 256 {
+        let (mut bit, mut n) = (0, 0);
+        while bit < 8 {
+            if byte >> bit & 1 == 1 {
+                table[byte] |= bit << (8 * n);
+                n += 1;
+            }
+            bit += 1;
+        }
+        byte += 1;
+    }
+    table
+};
+
+/// Writes the positions of the set bits, plus `base`; returns how many.
+///
+/// Eight bits at a time, from a table, with one store of eight whether there are eight or not. (Taking
+/// bit by bit off the mask, even eight without a branch, was a third slower.)
+///
+/// # Safety
+/// `out` has room for them, and for seven more.
+#[inline]
+#[target_feature(enable = "avx2,bmi1,bmi2,lzcnt,popcnt")]
+unsafe fn flatten(bits: u64, base: u32, out: *mut u32) -> usize {
+    let mut n = 0;
+    for at in 0..8 {
+        let byte = bits >> (8 * at) & 0xFF;
+        let positions = _mm256_cvtepu8_epi32(_mm_cvtsi64_si128(POSITIONS[byte as usize] as i64));
+        let positions = _mm256_add_epi32(positions, _mm256_set1_epi32((base + 8 * at) as i32));
+        // SAFETY: n <= 8 * at, and eight are stored.
+        unsafe { _mm256_storeu_si256(out.add(n).cast(), positions) };
+        n += byte.count_ones() as usize;
     }
     n
 }
