@@ -8,10 +8,11 @@
 //!
 //! A tier is a table of function pointers, one per stage; each is called once per batch of a
 //! kilobyte, so that the call costs nothing. All tiers give identical ids. Another processor family
-//! (NEON) gets a tier by implementing the same five functions.
+//! (NEON) gets a tier by implementing the same functions.
 
 use std::sync::OnceLock;
 
+use crate::bpe::medium::{self, Symbols};
 use crate::bpe::short::{self, ShortPairs, Word};
 use crate::cache::{Key, Slots};
 use crate::encode::{keys, probe};
@@ -31,6 +32,8 @@ pub(crate) struct Kernels {
     pub(crate) probe: unsafe fn(Slots, &[Key], &[u32], &[u32], *mut u8, &mut [probe::Miss]) -> (usize, usize),
     /// [`short::portable`]
     pub(crate) merge: unsafe fn(&ShortPairs, &mut [Word]),
+    /// [`medium::portable`]
+    pub(crate) medium: unsafe fn(&ShortPairs, &[u8]) -> Symbols,
     /// The line of a key: part of the tier because the vector tiers hash with AES rounds.
     pub(crate) hash: fn(Key) -> u32,
 }
@@ -42,6 +45,7 @@ static PORTABLE: Kernels = Kernels {
     keys: keys::portable,
     probe: probe::portable,
     merge: short::portable,
+    medium: medium::portable,
     hash: keys::hash_portable,
 };
 
@@ -53,6 +57,7 @@ static AVX2: Kernels = Kernels {
     keys: keys::avx2,
     probe: probe::avx2,
     merge: short::avx2,
+    medium: medium::avx2,
     hash: keys::hash_aes,
 };
 
@@ -68,6 +73,7 @@ static AVX512: Kernels = Kernels {
     keys: keys::avx512,
     probe: probe::avx512,
     merge: short::avx512,
+    medium: medium::avx2,
     hash: keys::hash_aes,
 };
 

@@ -21,6 +21,7 @@ mod misses;
 pub(crate) mod probe;
 
 use crate::bpe::inert::Bridges;
+use crate::bpe::medium::MEDIUM_MAX;
 use crate::bpe::merge::{MergeScratch, merge};
 use crate::bpe::pairs::{MISSING, PairTable};
 use crate::bpe::short::{ShortPairs, Word};
@@ -100,9 +101,14 @@ impl Model {
     /// The ids of one pretoken or part of one; symbols of bytes without a token stay above [`MISSING`].
     fn merge(&self, piece: &[u8], scratch: &mut MergeScratch, ids: &mut Vec<u32>) {
         ids.clear();
-        match self.whole.get(piece) {
-            Some(&id) => ids.push(id),
-            None => merge(&self.pairs, piece, scratch, ids),
+        if let Some(&id) = self.whole.get(piece) {
+            ids.push(id);
+        } else if let Some(short) = self.short.as_ref().filter(|_| piece.len() <= MEDIUM_MAX) {
+            // SAFETY: the tier was chosen for this processor.
+            let merged = unsafe { (self.kernels.medium)(short, piece) };
+            ids.extend(merged.symbols[..merged.n].iter().map(|&symbol| short.id(symbol)));
+        } else {
+            merge(&self.pairs, piece, scratch, ids);
         }
     }
 
