@@ -18,6 +18,8 @@ pub mod job;
 pub mod lane;
 pub mod pretokenize;
 pub mod special;
+#[doc(hidden)]
+pub mod stages;
 pub mod stream;
 mod stream_encoder;
 mod tier;
