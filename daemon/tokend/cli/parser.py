@@ -117,7 +117,11 @@ def _encode(parser: argparse.ArgumentParser) -> None:
         "--files-from", metavar="FILE|-", help="read the input paths from FILE, one per line (or NUL-separated)"
     )
     parser.add_argument(
-        "-o", "--output", required=True, metavar="OUT", help="the data file (OUT.ends and OUT.json are made beside it), or a stream's directory"
+        "-o",
+        "--output",
+        required=True,
+        metavar="OUT",
+        help="the data file (OUT.ends and OUT.json are made beside it), or a stream's directory",
     )
     _tokenizer(parser)
     parser.add_argument(
@@ -155,7 +159,7 @@ def _encode(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--no-wait", action="store_true", help="print the job's id and return at once")
     parser.add_argument("--force", action="store_true", help="replace an existing output")
     parser.add_argument(
-        "--resume", action="store_true", help="with --local: go on from what an interrupted run left, if it left anything"
+        "--resume", action="store_true", help="with --local: go on from what an interrupted run left, if anything"
     )
     _client(parser)
 

@@ -55,7 +55,8 @@ pub struct Identity {
 impl Identity {
     fn of(metadata: &Metadata) -> Self {
         let mtime_ns = i128::from(metadata.mtime()) * 1_000_000_000 + i128::from(metadata.mtime_nsec());
-        let now_ns = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |now| now.as_nanos() as i128);
+        let now_ns =
+            SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |now| now.as_nanos().cast_signed());
         Self {
             device: metadata.dev(),
             inode: metadata.ino(),

@@ -158,7 +158,7 @@ impl Header {
         let sources = sources.iter().map(|source| SourceIdentity {
             path: source.path.clone(),
             size_bytes: source.identity.size_bytes,
-            mtime_ns: source.identity.mtime_ns as i64,
+            mtime_ns: i64::try_from(source.identity.mtime_ns).unwrap_or(i64::MAX),
             inode: source.identity.inode,
         });
         Self {
@@ -333,7 +333,9 @@ pub(crate) fn replay(
         let resumable = record.next.is_some();
         waiting.push(record);
         if resumable {
-            waiting.drain(..).for_each(|record| progress.apply(&record));
+            for record in waiting.drain(..) {
+                progress.apply(&record);
+            }
             good = (at, reader.order.clone());
         }
     }

@@ -361,10 +361,15 @@ fn make<L: Lane>(
         let workers: Vec<_> = (0..threads.min(planner.n_chunks_at_most()))
             .map(|_| scope.spawn(|| guarded(&|| work::run::<L>(&shared, &planner, &committer))))
             .collect();
-        workers.into_iter().for_each(|worker| drop(worker.join()));
+        // Panics were caught and noted.
+        for worker in workers {
+            drop(worker.join());
+        }
         committer.finish();
         leases.stop();
-        helpers.into_iter().for_each(|helper| drop(helper.join()));
+        for helper in helpers {
+            drop(helper.join());
+        }
     });
     match failure.into_inner().unwrap_or_else(PoisonError::into_inner) {
         Some((_, error)) => Err(error),

@@ -45,18 +45,16 @@ fn look(spec: &JobSpec) -> Result<There> {
         return Ok(There::Other);
     }
     let folder = Folder::open(&spec.roots, &spec.output)?;
-    match read_manifest(&spec.output)? {
-        Some(manifest) => Ok(There::Stream(Box::new(manifest))),
-        None => {
-            let names = folder.names()?;
-            let key = spec.key()?;
-            let first = segment_names(0).map(OsString::from);
-            let ours = [temporary(key), checkpoint_name(key)];
-            let fresh = names.contains(&ours[1]);
-            let known = |name: &OsString| ours.contains(name) || (fresh && first.contains(name));
-            Ok(if names.iter().all(known) { There::Empty } else { There::Other })
-        }
+    if let Some(manifest) = read_manifest(&spec.output)? {
+        return Ok(There::Stream(Box::new(manifest)));
     }
+    let names = folder.names()?;
+    let key = spec.key()?;
+    let first = segment_names(0).map(OsString::from);
+    let ours = [temporary(key), checkpoint_name(key)];
+    let fresh = names.contains(&ours[1]);
+    let known = |name: &OsString| ours.contains(name) || (fresh && first.contains(name));
+    Ok(if names.iter().all(known) { There::Empty } else { There::Other })
 }
 
 /// Reads a stream's manifest; `None` where there is none that is one.
