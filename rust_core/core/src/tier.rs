@@ -77,7 +77,7 @@ static AVX512: Kernels = Kernels {
     hash: keys::hash_aes,
 };
 
-/// The tiers that this processor can run, the fastest first.
+/// The tiers that this processor can run, the fastest first; of two with one name the first is used.
 pub(crate) fn available() -> Vec<&'static Kernels> {
     let mut tiers = Vec::new();
     #[cfg(target_arch = "x86_64")]
@@ -99,7 +99,10 @@ pub(crate) fn available() -> Vec<&'static Kernels> {
             tiers.push(&AVX512);
         }
         if avx2 {
-            tiers.push(if is_x86_feature_detected!("vaes") { &AVX2_VAES } else { &AVX2 });
+            if is_x86_feature_detected!("vaes") {
+                tiers.push(&AVX2_VAES);
+            }
+            tiers.push(&AVX2);
         }
     }
     tiers.push(&PORTABLE);

@@ -445,3 +445,6 @@ fn at_offset(error: Error, base: u64) -> Error {
         other => other,
     }
 }
+
+#[cfg(test)]
+mod tests;
