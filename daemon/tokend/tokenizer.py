@@ -5,16 +5,19 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
-import numpy as np
-from numpy.typing import NDArray
 from tokend_client.errors import BadRequestError, UnknownIdError
 
 from . import GPT2_PATTERN, _core
 from .registry import eot_id
 
-Ids = NDArray[Any]
+if TYPE_CHECKING:
+    # Imported where an array is made: files become token files without it.
+    import numpy as np
+    from numpy.typing import NDArray
+
+    Ids: TypeAlias = NDArray[Any]
 
 
 class Tokenizer:
@@ -104,6 +107,8 @@ class Tokenizer:
     @property
     def dtype(self) -> np.dtype[Any]:
         """uint16 if every id is below 65,536, else uint32."""
+        import numpy as np
+
         return np.dtype(np.uint32 if self._core.is_wide else np.uint16)
 
     @property
@@ -152,6 +157,8 @@ class Tokenizer:
 
     def decode_bytes(self, ids: Any) -> bytes:
         """The exact bytes of ids (any integer sequence or array); an unknown id raises `UnknownIdError`."""
+        import numpy as np
+
         try:
             array = np.asarray(ids)
         except ValueError as error:
