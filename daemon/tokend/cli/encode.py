@@ -83,10 +83,12 @@ def _inputs(arguments: argparse.Namespace) -> list[str]:
 
 
 def _local(arguments: argparse.Namespace, inputs: list[str], options: dict[str, Any]) -> dict[str, Any]:
+    from .. import words
     from .._core import JobControl
     from ..tokenizer import Tokenizer
 
     tokenizer = Tokenizer.load(arguments.tokenizer)
+    words.recall(tokenizer)
     control = JobControl()
     result: list[dict[str, Any] | BaseException] = []
 
@@ -113,6 +115,7 @@ def _local(arguments: argparse.Namespace, inputs: list[str], options: dict[str, 
     outcome = result[0]
     if isinstance(outcome, BaseException):
         raise outcome
+    words.keep(tokenizer)
     return outcome
 
 
