@@ -108,7 +108,7 @@ pub(crate) fn load(table: &Table, owner: &Owner<'_>, path: &Path) -> Option<usiz
     }
     let mut learned = Learned::default();
     insert_all(table, &entries, &mut learned);
-    table.count(learned);
+    table.count_seeded(learned);
     Some(n_entries)
 }
 

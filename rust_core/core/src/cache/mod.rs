@@ -48,6 +48,8 @@ const CLAIMED: u64 = 1;
 /// (and a third after it had been renewed), one of 64 MiB a twentieth faster.
 pub(crate) const CACHE_BYTES: usize = 32 << 20;
 const LINE_BYTES: usize = 64;
+/// A table is not replaced before it has refused so many entries.
+const REFUSED_MIN: u64 = 1 << 16;
 /// From a line to the one beside it.
 const BESIDE: u32 = LINE_BYTES as u32;
 
@@ -202,6 +204,11 @@ impl Table {
         learned.refused += 1;
     }
 
+    /// Adds the entries that a table was seeded with: those that found no place are no sign of wear.
+    pub(crate) fn count_seeded(&self, learned: Learned) {
+        self.count(Learned { refused: 0, ..learned });
+    }
+
     /// Adds what a worker has learned since it last said so.
     pub(crate) fn count(&self, learned: Learned) {
         self.n_entries.fetch_add(learned.entries, Ordering::Relaxed);
@@ -220,9 +227,11 @@ impl Table {
         self.n_entries.load(Ordering::Relaxed)
     }
 
-    /// Whether refused entries have become as many as a quarter of what the table holds at most.
+    /// Whether refused entries have become as many as a quarter of what the table holds at most; a small
+    /// table waits longer, because filling a new one with the vocabulary has its price.
     fn is_worn(&self) -> bool {
-        self.n_refused.load(Ordering::Relaxed) > u64::from(self.mask) / (2 * LINE_BYTES as u64)
+        let quarter = u64::from(self.mask) / (2 * LINE_BYTES as u64);
+        self.n_refused.load(Ordering::Relaxed) > quarter.max(REFUSED_MIN)
     }
 }
 
@@ -407,6 +416,8 @@ mod tests {
             table.insert(table.slot(key(text)), key(text), [id, 0], &mut learned);
         }
         table.count(learned);
+        cache.renew_if_worn(|_| unreachable!("it has refused two entries"));
+        table.count(Learned { entries: 0, refused: REFUSED_MIN });
         assert_eq!(table.get(table.slot(key("d")), key("d")), Some([4, 0]));
         assert_eq!(table.get(table.slot(key("e")), key("e")), None);
         assert_eq!(table.entries().count(), 4);

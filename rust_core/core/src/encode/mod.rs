@@ -166,7 +166,7 @@ impl Model {
         }
         let mut learned = Learned::default();
         image::insert_all(table, &entries, &mut learned);
-        table.count(learned);
+        table.count_seeded(learned);
     }
 }
 
