@@ -199,8 +199,8 @@ class _Plan:
         self._first = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
         spans = np.array([span for row in rows for span in row], np.int64).reshape(-1, 2)
         self._start, self._length = spans[:, 0].copy(), spans[:, 1].copy()
-        before = np.concatenate([[0], np.cumsum(self._length)])[:-1]
-        self._column = before - np.repeat(before[self._first[:-1]] if len(before) else before, lengths)
+        before = np.concatenate([[0], np.cumsum(self._length)])
+        self._column = before[:-1] - np.repeat(before[self._first[:-1]], lengths)
         ends = self._start + self._length
         self._cut = np.array([end in cut_ends for end in ends.tolist()], np.bool_)
         n_tokens, n_cropped, n_rows = counts

@@ -75,49 +75,46 @@ class StreamWriter:
             }
         self._n_tokens: int = self.manifest["n_tokens"]
         self._n_documents: int = self.manifest["n_documents"]
-        self._open: tuple[Any, Any] | None = None
 
     def append(self, ids: ArrayLike, *, end_document: bool = True) -> None:
         """Adds tokens, by default those that end a document. Not there for readers before `commit`."""
         array: NDArray[Any] = np.asarray(ids).astype(self._dtype)
-        tokens, ends = self._files()
-        tokens.write(array.tobytes())
+        entry = self._segment()
         self._n_tokens += len(array)
+        with (self.folder / entry["tokens"]).open("ab") as file:
+            file.write(array.tobytes())
         if end_document:
-            ends.write(self._n_tokens.to_bytes(8, "little"))
             self._n_documents += 1
-        tokens.flush()
-        ends.flush()
+            with (self.folder / entry["ends"]).open("ab") as file:
+                file.write(self._n_tokens.to_bytes(8, "little"))
 
-    def _files(self) -> tuple[Any, Any]:
-        if self._open is None:
-            segments = self.manifest["segments"]
-            if not segments or segments[-1]["n_tokens"] >= self.segment_tokens:
-                number = len(segments)
-                segments.append(
-                    {
-                        "tokens": f"tokens-{number:05d}.bin",
-                        "ends": f"ends-{number:05d}.u64",
-                        "first_token": self.manifest["n_tokens"],
-                        "n_tokens": 0,
-                        "n_documents": 0,
-                        "tokens_xxh3": None,
-                        "ends_xxh3": None,
-                    }
-                )
-            entry = segments[-1]
-            self._open = (self.folder / entry["tokens"]).open("ab"), (self.folder / entry["ends"]).open("ab")
-        return self._open
+    def _segment(self) -> dict[str, Any]:
+        """The segment that is written: a new one after the first commit past `segment_tokens`."""
+        segments: list[dict[str, Any]] = self.manifest["segments"]
+        if not segments or segments[-1]["n_tokens"] >= self.segment_tokens:
+            number = len(segments)
+            segments.append(
+                {
+                    "tokens": f"tokens-{number:05d}.bin",
+                    "ends": f"ends-{number:05d}.u64",
+                    "first_token": self.manifest["n_tokens"],
+                    "n_tokens": 0,
+                    "n_documents": 0,
+                    "tokens_xxh3": None,
+                    "ends_xxh3": None,
+                }
+            )
+            for name in ("tokens", "ends"):
+                (self.folder / segments[-1][name]).write_bytes(b"")
+        return segments[-1]
 
     def commit(self, state: str = "growing", error: dict[str, Any] | None = None) -> None:
         """Publishes what was added, by replacing the manifest."""
         manifest = self.manifest
-        if self._open is not None:
+        if manifest["segments"]:
             entry = manifest["segments"][-1]
             entry["n_tokens"] += self._n_tokens - manifest["n_tokens"]
             entry["n_documents"] += self._n_documents - manifest["n_documents"]
-            if state != "growing" or entry["n_tokens"] >= self.segment_tokens:
-                self.close()
         manifest.update(
             state=state, error=error, commit=manifest["commit"] + 1, n_tokens=self._n_tokens,
             n_documents=self._n_documents, resume=None if state == "sealed" else {},
@@ -133,13 +130,6 @@ class StreamWriter:
     def fail(self, code: str = "INPUT_INVALID", message: str = "not UTF-8", hint: str | None = None) -> None:
         """Publishes what was added, and that no more comes."""
         self.commit("failed", {"code": code, "message": message, "hint": hint})
-
-    def close(self) -> None:
-        """Closes the files; what was not committed stays where no reader looks."""
-        if self._open is not None:
-            for file in self._open:
-                file.close()
-            self._open = None
 
 
 class FakeDaemon:
@@ -198,7 +188,6 @@ class FakeDaemon:
                 if self._stop.is_set():
                     break
             if self._stop.is_set():
-                writer.close()
                 return
             if number == job["fail_after"]:
                 writer.fail()

@@ -344,7 +344,8 @@ class TokenStream:
             return np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0, np.int64)
         found = np.stack([np.concatenate(spans), np.concatenate(positions), np.concatenate(documents)])
         found = found[:, np.lexsort((found[2], found[1], found[0]))]
-        last = np.append((found[:2, 1:] != found[:2, :-1]).any(axis=0), True)
+        last = np.ones(found.shape[1], np.bool_)
+        last[:-1] = (found[:2, 1:] != found[:2, :-1]).any(axis=0)
         return found[0, last], found[1, last], found[2, last]
 
     def explain(self, position: int) -> Origin:
