@@ -7,6 +7,7 @@ not just this rank's rows, so every rank hands out the same number of batches.
 
 from __future__ import annotations
 
+import time
 import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -28,6 +29,8 @@ from .stream import Ids, TokenStream
 from .stream.foreign import EotAt
 
 STATE_VERSION = 1
+REPORT_S = 1.0
+"""Between two reports to the feed."""
 
 
 @dataclass(frozen=True)
@@ -108,7 +111,7 @@ class _Open:
 
 
 class Assembler:
-    """Makes batches: one thread at a time, but `state` and `cursors` may be called from others.
+    """Makes batches: one thread at a time, but `state` and `report` may be called from others.
 
     `feed` is asked to wait, `stopped` whether to give up waiting (`Stopped` is raised).
     """
@@ -129,6 +132,11 @@ class Assembler:
         self._token_bytes = token_bytes
         self._streams: list[_Open] = []
         self._limit: int | None = None
+        self._reported = 0.0
+        self.position = 0
+        """Global samples that training has been given."""
+        self.retained = 0
+        """No state before this sample will be loaded again."""
         self.mix = Mix(list(config.streams), config.stages, config.seed)
 
     def open(self) -> list[TokenStream]:
@@ -173,6 +181,7 @@ class Assembler:
             if limit is not None and end > limit:
                 return False
             before, after = self.mix.counts(k).tolist(), self.mix.counts(end).tolist()
+            self.report(k)
             lacking = next(
                 (
                     (each, need)
@@ -184,7 +193,15 @@ class Assembler:
             if lacking is None:
                 return True
             each, need = lacking
-            wait_for_tokens(each.stream, each.name, need, self.feed, self.stopped, self.config.stall_timeout_s)
+            wait_for_tokens(
+                each.stream,
+                each.name,
+                need,
+                self.feed,
+                self.stopped,
+                self.config.stall_timeout_s,
+                lambda: self.report(k),
+            )
 
     def _wanted(self, each: _Open, n_samples: int) -> int | None:
         """Tokens that must be committed for a stream's first `n_samples`; None if they are, or all is."""
@@ -234,8 +251,8 @@ class Assembler:
 
     @property
     def complete(self) -> bool:
-        """Whether every stream is sealed."""
-        return all(self._n_samples(each) is not None for each in self._streams)
+        """Whether every stream is open and sealed."""
+        return bool(self._streams) and all(self._n_samples(each) is not None for each in self._streams)
 
     def place(self, samples: NDArray[np.int64]) -> tuple[NDArray[np.intp], NDArray[np.int64], NDArray[np.int64]]:
         """For each sample of the run: its stream, epoch, and number in the stream. Must be known already."""
@@ -281,15 +298,18 @@ class Assembler:
         """This rank's rows of the global batch from sample `k` on; None at the end of the run. May wait."""
         if not self.ready(k):
             return None
-        samples = self.rank_samples(k)
+        return self.rows(self.rank_samples(k), k + self.config.global_batch)
+
+    def rows(self, samples: NDArray[np.int64], end: int = 0) -> Batch:
+        """The rows of samples of the run that are known already."""
         of, epochs, numbers = self.place(samples)
         tokens = self.pool.take((len(samples), self.config.seq_len + 1), self.dtype)
         pieces = self.fill(of, numbers, tokens)
-        return self.batch(k, tokens, pieces, samples, of, epochs)
+        return self.batch(end, tokens, pieces, samples, of, epochs)
 
     def batch(
         self,
-        k: int,
+        end: int,
         tokens: Ids,
         pieces: Pieces,
         samples: NDArray[np.int64],
@@ -306,7 +326,7 @@ class Assembler:
             opened=[each.stream for each in self._streams],
             names=list(self.config.streams),
             full=self.config.pack == "concat",
-            end=k + self.config.global_batch,
+            end=end,
             pool=self.pool,
             make_state=self.state,
             token_bytes=self._token_bytes,
@@ -326,8 +346,8 @@ class Assembler:
             "mix": f"{derive(*self.mix.identity):016x}" if len(streams) > 1 else "",
             "streams": ids,
         }
-        if k:
-            state["row"] = self._checksum(k - 1)
+        # Always there: distributed checkpoints read only the keys that a fresh state has.
+        state["row"] = self._checksum(k - 1) if k else -1
         return state
 
     def check(self, state: Mapping[str, Any]) -> int:
@@ -386,12 +406,20 @@ class Assembler:
         self.fill(of, numbers, row)
         return zlib.crc32(row.astype("<u4").tobytes())
 
-    def cursors(self, k: int, retained: int) -> list[Cursor]:
-        """How far a run at sample `k` is in each stream, if states from sample `retained` on may come back."""
-        end = k + self.config.global_batch
-        now, oldest, next_ = (self.mix.counts(n).tolist() for n in (k, max(retained - 1, 0), end))
+    def report(self, k: int) -> None:
+        """Tells the feed, once a second at most, how far the run is, and that it works on the batch from `k` on."""
+        now = time.monotonic()
+        if self.config.follow and now - self._reported >= REPORT_S:
+            self._reported = now
+            self.feed.report(self.cursors(k))
+
+    def cursors(self, k: int) -> list[Cursor]:
+        """How far the run is in each stream, while it works on the batch from `k` on."""
+        oldest = max(min(self.retained, self.position) - 1, 0)
+        ends = (self.position, oldest, k + self.config.global_batch)
+        now, low, want = (self.mix.counts(n).tolist() for n in ends)
         found: list[Cursor] = []
-        for each, j, low, want in zip(self._streams, now, oldest, next_, strict=True):
+        for number, each in enumerate(self._streams):
             again = each.spec.max_epochs != 1 or self.config.pack == "bos" or self.config.shuffle == "global"
             order, packing = each.order, each.packing
             found.append(
@@ -399,9 +427,9 @@ class Assembler:
                     stream=each.name,
                     path=str(each.stream.path),
                     stream_id=each.stream.stream_id,
-                    low_water=0 if again else packing.first_token(order.window_start(low)),
-                    position=packing.first_token(order.window_start(j)),
-                    wanted=packing.tokens_before(order.window_end(max(want - 1, 0))),
+                    low_water=0 if again else packing.first_token(order.window_start(low[number])),
+                    position=packing.first_token(order.window_start(now[number])),
+                    wanted=packing.tokens_before(order.window_end(max(want[number] - 1, 0))),
                 )
             )
         return found

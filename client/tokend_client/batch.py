@@ -81,8 +81,21 @@ class Batch:
         out = self._pool.take((len(self), self.seq_len), np.int64)
         np.copyto(out, self.tokens[:, 1:], casting="unsafe")
         if not self._full:
-            mask_targets(out, self.lengths, self.pieces)
+            out.reshape(-1)[self.masked] = IGNORED
         return out
+
+    @cached_property
+    def masked(self) -> NDArray[np.int64]:
+        """Which of the flat targets are -100: padding, and what follows a piece whose document goes on elsewhere."""
+        if self._full:
+            return np.empty(0, np.int64)
+        width, pieces = self.seq_len, self.pieces
+        first = np.maximum(self.lengths - 1, 0)
+        n = np.maximum(width - first, 0)
+        padding = np.repeat(np.arange(len(self)) * width + first - np.cumsum(n) + n, n) + np.arange(int(n.sum()))
+        last = pieces.column + pieces.length - 1
+        cut = pieces.cut & (last < width)
+        return np.union1d(padding, pieces.row[cut] * width + last[cut])
 
     @cached_property
     def lengths(self) -> NDArray[np.int64]:
@@ -177,13 +190,3 @@ class Batch:
     def __repr__(self) -> str:
         rows, columns = self.tokens.shape
         return f"Batch({rows} x {columns} {self.tokens.dtype}, samples up to {self.end})"
-
-
-def mask_targets(targets: NDArray[np.int64], lengths: NDArray[np.int64], pieces: Pieces) -> None:
-    """Writes -100 over targets that are padding, or follow a piece whose document goes on elsewhere."""
-    width = targets.shape[1]
-    for row in np.flatnonzero(lengths <= width).tolist():
-        targets[row, max(int(lengths[row]) - 1, 0) :] = IGNORED
-    last = pieces.column + pieces.length - 1
-    cut = pieces.cut & (last < width)
-    targets[pieces.row[cut], last[cut]] = IGNORED

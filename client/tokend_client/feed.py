@@ -54,7 +54,7 @@ class Feed(Protocol):
     """The link to a writer; `Polling` is the one that needs none. Called from the loader's threads."""
 
     def report(self, cursors: Sequence[Cursor]) -> None:
-        """Takes how far the loader is; must not block. Called once a second at most, and before waits."""
+        """Takes how far the loader is; must not block. Called once a second at most, in waits as well."""
 
     def wait(self, timeout_s: float) -> None:
         """Returns when more may be there, after `timeout_s` at the latest."""
@@ -97,6 +97,7 @@ def wait_for_tokens(
     feed: Feed,
     stopped: Callable[[], bool],
     stall_timeout_s: float,
+    report: Callable[[], None] = lambda: None,
 ) -> None:
     """Blocks until `n_tokens` of a stream are committed, or it is sealed.
 
@@ -125,6 +126,7 @@ def wait_for_tokens(
         if now - begun > warn_after:
             log.warning("%s", _reason(stream, name, n_tokens, begun_tokens, now - begun, feed))
             warn_after *= 2
+        report()
         feed.wait(POLL_S)
 
 

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 from .assemble import Assembler, Config, Stream
 from .batch import Batch
@@ -26,9 +27,6 @@ from .packing import Pack
 from .stream import Origin, TokenStream
 
 __all__ = ["LoaderStats", "Stream", "TokenLoader"]
-
-_REPORT_S = 1.0
-"""Between two reports to the feed."""
 
 StreamLike = str | os.PathLike[str] | TokenStream | Stream
 
@@ -201,6 +199,21 @@ class TokenLoader:
         places = self._assembler.mix.places[0]
         return dict(zip(self._config.streams, (places / places.sum()).tolist(), strict=True))
 
+    @property
+    def n_samples(self) -> int | None:
+        """Samples in the whole run, or None while that is not known or if there is no end."""
+        return self._assembler.run_end() if self._assembler.complete else None
+
+    def rows(self, samples: NDArray[np.int64]) -> Batch:
+        """The rows of any samples of a run whose streams are sealed, whatever the rank; does not move the loader.
+
+        Raises `IndexError` for a sample that the run does not have.
+        """
+        end = self.n_samples
+        if len(samples) and (int(samples.min()) < 0 or end is None or int(samples.max()) >= end):
+            raise IndexError(f"samples {int(samples.min())} to {int(samples.max())} of a run of {end}")
+        return self._assembler.rows(samples)
+
     def seek(self, sample: int) -> None:
         """Goes to a global sample, a multiple of `global_batch`; the next batch begins there."""
         if sample < 0 or sample % self._config.global_batch:
@@ -211,18 +224,31 @@ class TokenLoader:
 
     def __len__(self) -> int:
         """Batches that are left. Raises `TypeError` if that is not known: streams that grow, or no end."""
-        self._assembler.open()
-        end = self._assembler.run_end() if self._assembler.complete else None
+        # Never waits: list() asks for the length before it begins.
+        end = self.n_samples
         if end is None:
             raise TypeError("the number of batches is not known: a stream still grows, or the run has no end")
-        self._resume()
-        return max(end // self._config.global_batch - self._k // self._config.global_batch, 0)
+        k = self._k if self._pending is None else int(self._pending["k"])
+        return max(end // self._config.global_batch - k // self._config.global_batch, 0)
 
     def __iter__(self) -> Iterator[Batch]:
         self._close_iterator()
         self._resume()
+        self._assembler.position, self._assembler.retained = self._k, self._retained
         self._iterator = _BatchIterator(self)
         return self._iterator
+
+    def every(self, first: int, step: int) -> Iterator[Batch]:
+        """Batches `first`, `first + step`, ... of those that are left, made in the caller's thread.
+
+        For workers of another framework that share a loader's batches; does not move the loader.
+        """
+        self._close_iterator()
+        self._resume()
+        k = self._k + first * self._config.global_batch
+        while (batch := self._assembler.build(k)) is not None:
+            yield batch
+            k += step * self._config.global_batch
 
     def _source(self) -> _Source:
         if self._workers:
@@ -234,7 +260,7 @@ class TokenLoader:
         return _InlineSource(self._assembler, self._k)
 
     def _handed_out(self, batch: Batch, waited_s: float) -> None:
-        self._k = batch.end
+        self._k = self._assembler.position = batch.end
         self._n_batches += 1
         self._wait_s += waited_s
 
@@ -276,7 +302,7 @@ class TokenLoader:
     def retain(self, state: Mapping[str, Any]) -> None:
         """Says that no state older than this one will be loaded again, so a writer may delete what only
         those need. Without it nothing that this loader has read is given up."""
-        self._retained = max(self._retained, int(state["k"]))
+        self._retained = self._assembler.retained = max(self._retained, int(state["k"]))
 
     def explain(self, batch: Batch, row: int, column: int) -> tuple[str, Origin]:
         """The stream's name, and where in it a token of a batch comes from: document and input file.
@@ -353,7 +379,6 @@ class _BatchIterator(Iterator[Batch]):
         self._loader = loader
         self._pid = os.getpid()
         self._source: _Source | None = loader._source()
-        self._reported = 0.0
 
     @property
     def depth(self) -> int:
@@ -364,7 +389,6 @@ class _BatchIterator(Iterator[Batch]):
             raise TokendError("this iterator belongs to the process that made it", "call iter(loader) in this one")
         if self._source is None:
             raise StopIteration
-        self._report()
         begun = time.monotonic()
         try:
             batch = self._source.next()
@@ -376,15 +400,6 @@ class _BatchIterator(Iterator[Batch]):
             raise StopIteration
         self._loader._handed_out(batch, time.monotonic() - begun)
         return batch
-
-    def _report(self) -> None:
-        loader = self._loader
-        if loader._feed is None or not loader._config.follow:
-            return
-        now = time.monotonic()
-        if now - self._reported >= _REPORT_S:
-            self._reported = now
-            loader._feed.report(loader._assembler.cursors(loader._k, loader._retained))
 
     def close(self) -> None:
         source, self._source = self._source, None
@@ -456,14 +471,12 @@ def _produce(
     try:
         while True:
             room.acquire()
-            if stop.is_set():
-                return
-            batch = assembler.build(k)
+            batch = None if stop.is_set() else assembler.build(k)
             ready.put(batch)
             if batch is None:
                 return
             k += assembler.config.global_batch
     except Stopped:
-        return
+        ready.put(None)
     except BaseException as error:
         ready.put(error)

@@ -129,12 +129,13 @@ class WorkerSource:
         self._taken += 1
         self._turn = (number + 1) % len(self._processes)
         self._k += self._config.global_batch
-        return assembler.batch(k, tokens, pieces, samples, of, epochs)
+        return assembler.batch(self._k, tokens, pieces, samples, of, epochs)
 
     def _receive(self, number: int) -> tuple[int, bytes]:
         connection, process = self._connections[number], self._processes[number]
         beat, heard = int(self._beats[number]), time.monotonic()
         while True:
+            self._assembler.report(self._k)
             ready = wait([connection, process.sentinel], 1.0)
             if connection in ready or connection.poll(0):
                 try:
