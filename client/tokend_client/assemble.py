@@ -19,11 +19,11 @@ from numpy.typing import NDArray
 
 from .batch import Batch
 from .buffers import Pool
-from .errors import StateMismatchError, StreamError
+from .errors import BadRequestError, StateMismatchError, StreamError
 from .feed import Cursor, Feed, failure, wait_for_stream, wait_for_tokens
 from .mix import Mix, Stage
 from .order import Shuffle, StreamOrder
-from .packing import Pack, Packing, Pieces, join_pieces
+from .packing import BlockCounts, Pack, Packing, Pieces, join_pieces
 from .permutation import derive
 from .stream import Ids, TokenStream
 from .stream.foreign import EotAt
@@ -331,6 +331,18 @@ class Assembler:
             make_state=self.state,
             token_bytes=self._token_bytes,
         )
+
+    def counts(self, name: str, block: int) -> BlockCounts:
+        """What packing does to a block of a stream."""
+        self.open()
+        each = next((each for each in self._streams if each.name == name), None)
+        if each is None:
+            raise BadRequestError(f"no stream {name!r}; there are {', '.join(self.config.streams)}")
+        self._n_samples(each)
+        stop = (block + 1) * each.packing.block_tokens
+        if block < 0 or (stop > each.stream.n_tokens and each.samples is None) or not each.prepared:
+            raise BadRequestError(f"block {block} of stream {name!r} is not there yet")
+        return each.packing.counts(each.stream, block)
 
     def state(self, k: int) -> dict[str, Any]:
         """The state after `k` samples. Waits for the last of them if it is not there yet."""

@@ -23,7 +23,7 @@ from .errors import BadRequestError, TokendError
 from .feed import Feed, Polling, Stopped
 from .mix import Stage
 from .order import Shuffle
-from .packing import Pack
+from .packing import BlockCounts, Pack
 from .stream import Origin, TokenStream
 
 __all__ = ["LoaderStats", "Stream", "TokenLoader"]
@@ -303,6 +303,13 @@ class TokenLoader:
         """Says that no state older than this one will be loaded again, so a writer may delete what only
         those need. Without it nothing that this loader has read is given up."""
         self._retained = self._assembler.retained = max(self._retained, int(state["k"]))
+
+    def packing_counts(self, stream: str, block: int = 0) -> BlockCounts:
+        """What packing does to a block of a stream: tokens, padding, cropped tokens, cuts.
+
+        For pack="bos" and "bestfit", and blocks that are all there.
+        """
+        return self._assembler.counts(stream, block)
 
     def explain(self, batch: Batch, row: int, column: int) -> tuple[str, Origin]:
         """The stream's name, and where in it a token of a batch comes from: document and input file.

@@ -150,6 +150,8 @@ class Packing:
         """What packing did to a block that is all there."""
         if self.pack == "concat":
             raise BadRequestError("concat has no blocks")
+        if block * self.block_tokens >= stream.n_tokens:
+            raise BadRequestError(f"block {block} begins behind the stream's {stream.n_tokens} tokens")
         return self._plan(stream, block).counts
 
     def _plan(self, stream: TokenStream, block: int) -> _Plan:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokend_client import TokenLoader, TokenStream
-from tokend_client.errors import StreamError
+from tokend_client.errors import BadRequestError, StreamError
 from tokend_client.packing import Pack, Packing, best_fit
 from tokend_client.testing import StreamWriter
 
@@ -120,6 +120,16 @@ def test_rows_are_as_the_pieces_say(tmp_path: Path) -> None:
                     if cut and column + n - 1 < 32:
                         want[column + n - 1] = -100
                 assert np.array_equal(batch.targets[row], want)
+
+
+def test_counts_of_a_block(tmp_path: Path) -> None:
+    stream = write(tmp_path, naive.documents(seed=4, n=400, longest=60))
+    loader = TokenLoader({"web": stream}, seq_len=32, global_batch=8, pack="bos", block_tokens=1000)
+    counts = loader.packing_counts("web", 2)
+    assert counts.n_tokens == 992 and 0 < counts.n_cropped < 500
+    for name, block in (("code", 0), ("web", -1), ("web", 10**6)):
+        with pytest.raises(BadRequestError):
+            loader.packing_counts(name, block)
 
 
 def test_documents_are_needed(tmp_path: Path) -> None:
