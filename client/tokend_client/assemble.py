@@ -453,15 +453,22 @@ def _fill(each: _Open, numbers: NDArray[np.int64], out: Ids) -> Pieces:
     if each.packing.pack == "concat":
         each.stream.gather(pieces.start, width, out)
         return pieces
-    whole = np.flatnonzero(pieces.length == width)
-    if len(whole) == len(out):
+    if len(pieces.row) == len(out) and bool((pieces.length == width).all()):
         each.stream.gather(pieces.start, width, out)
         return pieces
-    out[...] = each.stream.eot_id or 0
-    if len(whole):
-        out[pieces.row[whole]] = each.stream.gather(pieces.start[whole], width)
-    part = np.flatnonzero(pieces.length != width)
-    stream = each.stream
-    for row, column, start, length in zip(*(values[part].tolist() for values in pieces[:4]), strict=True):
-        out[row, column : column + length] = stream[start : start + length]
+    # One copy of all stretches, one after the other; where a row ends early, padding comes between.
+    last = np.append(pieces.row[1:] != pieces.row[:-1], True) if len(pieces.row) else np.empty(0, np.bool_)
+    ends = pieces.column + pieces.length
+    filled = np.zeros(len(out), np.int64)
+    filled[pieces.row[last]] = ends[last]
+    padding = np.full(width, each.stream.eot_id or 0, out.dtype)
+    stretches = each.stream.stretches(pieces.start, pieces.length)
+    short = np.flatnonzero(filled < width)
+    if len(short):
+        # Behind the last piece of its row, or of an earlier row if it has none; from the back, so that
+        # places that are still to come do not move.
+        places = np.searchsorted(pieces.row, short, "right")
+        for place, row in zip(places[::-1].tolist(), short[::-1].tolist(), strict=True):
+            stretches.insert(place, padding[: width - int(filled[row])])
+    np.concatenate(stretches, out=out.reshape(-1))
     return pieces

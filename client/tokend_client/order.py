@@ -63,25 +63,37 @@ class StreamOrder:
             epochs, inside = np.divmod(j, n_samples)
         if self.shuffle == "none" or not len(j):
             return epochs, inside
+        width = self.window_samples
         if self.shuffle == "global":
             assert n_samples is not None
-            windows, places, width = np.zeros(j.shape, np.int64), inside, n_samples
-        else:
-            width = self.window_samples
-            windows, places = np.divmod(inside, width)
+            width = n_samples
+        # A batch mostly falls into one chunk: what holds for the least and the greatest j holds for all.
+        least, greatest = int(inside.min()), int(inside.max())
+        first = least // width * width
+        chunk = (least - first) // _CHUNK
+        if int(epochs.min()) == int(epochs.max()) and greatest < min(first + (chunk + 1) * _CHUNK, first + width):
+            return epochs, self._table(int(epochs[0]), first // width, chunk, width, n_samples)[
+                inside - (first + chunk * _CHUNK)
+            ]
+        windows, places = np.divmod(inside, width)
         chunks = places // _CHUNK
         change = np.flatnonzero((np.diff(chunks) != 0) | (np.diff(windows) != 0) | (np.diff(epochs) != 0)) + 1
         samples = np.empty(j.shape, np.int64)
         for begin, end in zip([0, *change.tolist()], [*change.tolist(), len(j)], strict=True):
-            epoch, window, chunk = int(epochs[begin]), int(windows[begin]), int(chunks[begin])
-            first = window * width
-            size = width if n_samples is None else min(width, n_samples - first)
-            table = _chunk(derive("order", self.seed, self.name, epoch, window), size, chunk)
-            samples[begin:end] = first + table[places[begin:end] - chunk * _CHUNK]
+            chunk = int(chunks[begin])
+            table = self._table(int(epochs[begin]), int(windows[begin]), chunk, width, n_samples)
+            samples[begin:end] = table[places[begin:end] - chunk * _CHUNK]
         return epochs, samples
+
+    def _table(self, epoch: int, window: int, chunk: int, width: int, n_samples: int | None) -> NDArray[np.int64]:
+        """The samples of a chunk of places of a window."""
+        first = window * width
+        size = width if n_samples is None else min(width, n_samples - first)
+        return _chunk(self.seed, self.name, epoch, window, size, first, chunk)
 
 
 @lru_cache(maxsize=64)
-def _chunk(key: int, size: int, chunk: int) -> NDArray[np.int64]:
+def _chunk(seed: int, name: str, epoch: int, window: int, size: int, first: int, chunk: int) -> NDArray[np.int64]:
     """A part of a permutation: at most 64 x 32 KiB are kept."""
-    return permute(np.arange(chunk * _CHUNK, min((chunk + 1) * _CHUNK, size)), size, key)
+    places = np.arange(chunk * _CHUNK, min((chunk + 1) * _CHUNK, size))
+    return first + permute(places, size, derive("order", seed, name, epoch, window))

@@ -142,8 +142,9 @@ class Packing:
             return Pieces(np.arange(n), zeros, samples * self.seq_len, length, np.zeros(n, np.bool_))
         blocks, rows = np.divmod(samples, self.rows_per_block)
         parts = []
-        for number, (block, row) in enumerate(zip(blocks.tolist(), rows.tolist(), strict=True)):
-            parts.append(self._plan(stream, block).row(row, number))
+        for block in np.unique(blocks).tolist():
+            here = np.flatnonzero(blocks == block)
+            parts.append(self._plan(stream, block).rows(rows[here], here))
         return join_pieces(parts)
 
     def counts(self, stream: TokenStream, block: int) -> BlockCounts:
@@ -209,12 +210,12 @@ class _Plan:
         padding = n_rows * width - int(self._length.sum())
         self.counts = BlockCounts(n_tokens, padding, n_cropped, int(self._cut.sum()))
 
-    def row(self, row: int, number: int) -> Pieces:
-        here = slice(int(self._first[row]), int(self._first[row + 1]))
-        n = here.stop - here.start
-        return Pieces(
-            np.full(n, number, np.int64), self._column[here], self._start[here], self._length[here], self._cut[here]
-        )
+    def rows(self, rows: NDArray[np.int64], numbers: NDArray[np.int64]) -> Pieces:
+        """The pieces of some rows, which get other numbers."""
+        first = self._first[rows]
+        n = self._first[rows + 1] - first
+        at = np.repeat(first - np.cumsum(n) + n, n) + np.arange(int(n.sum()))
+        return Pieces(np.repeat(numbers, n), self._column[at], self._start[at], self._length[at], self._cut[at])
 
 
 def _documents(bounds: _Bounds, stop: int) -> list[Span]:

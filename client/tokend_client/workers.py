@@ -278,7 +278,7 @@ def _watch(beats: np.ndarray[Any, np.dtype[np.uint64]], parent: int) -> None:
 
 def _pack_pieces(pieces: Pieces) -> bytes:
     numbers = np.stack([pieces.row, pieces.column, pieces.start, pieces.length, pieces.cut.astype(np.int64)])
-    return numbers.astype("<i8").tobytes()
+    return bytes(numbers.astype("<i8").tobytes())
 
 
 def _unpack_pieces(body: bytes) -> Pieces:

@@ -174,8 +174,8 @@ def tiktoken_loop(_: Path) -> Iterator[int]:
 
 
 def gigatoken_loop(_: Path) -> Iterator[int]:
-    import gigatoken  # type: ignore[import-not-found]
-    from tokend import GPT2_PATTERN, Tokenizer
+    import gigatoken
+    from tokend import Tokenizer
 
     own = Tokenizer.load("gpt2")
     tokens = [(own.decode_bytes([id]), id) for id in range(50256)]
@@ -184,7 +184,7 @@ def gigatoken_loop(_: Path) -> Iterator[int]:
 
         file.writelines(f"{base64.b64encode(token).decode()} {id}\n" for token, id in tokens)
         file.flush()
-        encoding = gigatoken.Tokenizer.from_tiktoken(file.name, GPT2_PATTERN)
+        encoding = gigatoken.Tokenizer.from_tiktoken(file.name, pretokenizer="gpt2")
         return _in_the_loop(lambda text: np.asarray(encoding.encode(text), np.int64))
 
 
@@ -388,10 +388,8 @@ def write_page(say: Callable[..., None], path: Path, folder: Path, cores: set[in
     say()
     versions = f"Python {platform.python_version()}, numpy {np.__version__}"
     say(f"{date.today()}, {cpu()}, {len(cores)} cores (shared), {versions}.")
-    say(
-        f"{path.stat().st_size // 2:,} random uint16 ids in the page cache; seq_len {SEQ_LEN}; medians of {REPEATS} runs"
-    )
-    say("that alternate; tokens per second delivered as int32 inputs and int64 targets (peers: int64 both).")
+    say(f"{path.stat().st_size // 2:,} random uint16 ids in the page cache; seq_len {SEQ_LEN}; medians of {REPEATS}")
+    say("runs that alternate; tokens per second delivered as int32 inputs and int64 targets (peers: int64 both).")
     say()
     say(f"## One thread, one core, batches of {ROWS} rows")
     say()

@@ -269,6 +269,24 @@ class TokenStream:
             out[row] = _span(snapshot, int(starts[row]), int(starts[row]) + length)
         return out
 
+    def stretches(self, starts: NDArray[np.int64], lengths: NDArray[np.int64]) -> list[Ids]:
+        """`stream[start : start + length]` for many at once."""
+        snapshot = self._snapshot
+        which = np.searchsorted(snapshot.firsts, starts, "right") - 1
+        if not len(starts):
+            return []
+        number = int(which[0])
+        segment = snapshot.segments[number]
+        if bool((which == number).all()) and int((starts + lengths).max()) <= int(snapshot.firsts[number + 1]):
+            tokens = segment.tokens
+            begins = starts - segment.first_token
+            ends = begins + lengths
+            return [tokens[begin:end] for begin, end in zip(begins.tolist(), ends.tolist(), strict=True)]
+        return [
+            _span(snapshot, start, start + length)
+            for start, length in zip(starts.tolist(), lengths.tolist(), strict=True)
+        ]
+
     def document(self, index: int) -> Ids:
         """The ids of a document; negative indices count from the end. Raises `IndexError`."""
         start, stop = self.document_bounds(index)

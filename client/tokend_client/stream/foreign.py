@@ -60,7 +60,8 @@ def scan_for(eot_id: int | None, eot_at: EotAt) -> Boundaries | None:
         ends = ends[ends > 0] if eot_at == "start" else ends + 1
         if segment.n_tokens and (not len(ends) or ends[-1] != segment.n_tokens):
             ends = np.append(ends, segment.n_tokens)
-        return ends.astype(np.uint64)
+        typed: NDArray[np.uint64] = ends.astype(np.uint64)
+        return typed
 
     return scan
 

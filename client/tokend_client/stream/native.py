@@ -12,9 +12,11 @@ files may be longer, and what lies beyond is not there yet. Committed bytes neve
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 
 from ..errors import StreamError
@@ -27,8 +29,8 @@ _STATES = ("growing", "sealed", "failed")
 def read_manifest(path: Path, format: str) -> dict[str, Any]:
     """A manifest of the given format, version 1. Raises `StreamError`; `FileNotFoundError` is the caller's."""
     try:
-        manifest = json.loads(path.read_bytes())
-    except ValueError as error:
+        manifest = msgspec.json.decode(path.read_bytes())
+    except msgspec.DecodeError as error:
         raise StreamError(f"{path}: not valid JSON: {error}") from None
     if not isinstance(manifest, dict):
         raise StreamError(f"{path}: not a manifest")
@@ -99,6 +101,8 @@ def open_directory(folder: Path, before: Snapshot | None = None) -> Snapshot:
         if state not in _STATES:
             raise StreamError(f"{path}: state {state!r} is none of {', '.join(_STATES)}")
         dtype = id_dtype(manifest["dtype"], path)
+        # Of thousands of segments only the names are checked here; a length when a file is mapped.
+        there = set(os.listdir(folder)) if before is None else set()
         kept = {segment.path: segment for segment in before.segments} if before else {}
         segments: list[Segment] = []
         n_tokens = n_documents = 0
@@ -109,7 +113,9 @@ def open_directory(folder: Path, before: Snapshot | None = None) -> Snapshot:
             old = kept.get(segment.path)
             if old is not None and old.same_as(segment):
                 segment = old
-            else:
+            elif before is None and not {entry["tokens"], entry["ends"]} <= there:
+                raise StreamError(f"{segment.path}: missing, or its ends are, though the manifest names both")
+            elif before is not None or entry is manifest["segments"][-1]:
                 _check_size(segment.path, segment.n_tokens * dtype.itemsize, exact=False)
                 _check_size(folder / entry["ends"], segment.n_documents * _ENDS.itemsize, exact=False)
             segments.append(segment)
