@@ -28,7 +28,6 @@ from tokend_client.errors import (
     DeadlineExceededError,
     HelloRequiredError,
     InternalError,
-    ShuttingDownError,
     TokendError,
     UnknownOpError,
     UnsupportedVersionError,
@@ -37,13 +36,15 @@ from tokend_client.protocol import TERMINAL_STATES, ErrorReply, Message, Op
 
 from . import __version__, lifecycle
 from .config import ServerConfig
-from .handlers import Handlers, Reply
-from .jobs import Job, JobTable
+from .handlers import Handlers, Reply, job_reply
+from .jobs import Job, JobTable, stopping
 from .registry import Registry
 
 log = logging.getLogger("tokend.server")
 
 _TICK_MS = 100
+_SUSPEND_LIMIT_S = 10.0
+"""How long a job may take to notice that it is suspended."""
 _PEER_SILENCE_S = 60.0
 """A peer that said nothing for so long is forgotten; it says hello again if it is still there."""
 
@@ -59,7 +60,7 @@ class _Peer:
 @dataclass
 class _Waiter:
     peer: bytes
-    request_id: int
+    message: Message
     job: Job
     deadline: float
 
@@ -72,26 +73,31 @@ class Server:
         self.epoch = str(uuid.uuid4())
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._peers: dict[bytes, _Peer] = {}
-        self._finished: deque[tuple[bytes, int, int, Reply | TokendError]] = deque()
+        self._finished: deque[tuple[bytes, int, int, int, Reply | TokendError]] = deque()
         self._strangers: deque[tuple[bytes, list[Any]]] = deque(maxlen=1024)
         self._waiters: list[_Waiter] = []
         self._stop_at: float | None = None
-        registry = Registry(config.roots)
-        jobs = JobTable(config, registry, self.wake)
-        self.handlers = Handlers(config, registry, jobs, self.epoch, time.monotonic())
+        self._finish_queued = True
+        self._request_bytes = 0
         self._workers = ThreadPoolExecutor(max_workers=4, thread_name_prefix="tokend-worker")
+        # Submits wait for the disk: they have threads of their own, so that no long text holds them up.
+        self._submitters = ThreadPoolExecutor(max_workers=4, thread_name_prefix="tokend-submit")
         self._last_activity = time.monotonic()
+        self._watchdog_s = lifecycle.watchdog_s()
+        self._watched = 0.0
 
     def wake(self) -> None:
         """Makes the loop look at what changed."""
         with contextlib.suppress(BlockingIOError, OSError):
             os.eventfd_write(self._wake, 1)
 
-    def stop(self, drain: bool, timeout_s: float | None = None) -> None:
-        """Stops the daemon: after its jobs, at most `timeout_s` later, or at once."""
-        limit = self.config.drain_timeout_s if timeout_s is None else timeout_s
-        at = time.monotonic() + (limit if drain else 0.0)
+    def stop(self, timeout_s: float, finish_queued: bool) -> None:
+        """Stops the daemon once the running job has ended, with `finish_queued` all jobs, at most
+        `timeout_s` later. What has not ended by then goes on at the next start.
+        """
+        at = time.monotonic() + timeout_s
         self._stop_at = at if self._stop_at is None else min(at, self._stop_at)
+        self._finish_queued &= finish_queued
         self.wake()
 
     def run(self) -> int:
@@ -101,6 +107,9 @@ class Server:
         lifecycle.raise_fd_limit()
         info = {"pid": os.getpid(), "epoch": self.epoch, "version": __version__, "endpoint": self.config.endpoint}
         with lifecycle.lock(path, dict(info)):
+            registry = Registry(self.config.roots)
+            jobs = JobTable(self.config, registry, self.wake)
+            self.handlers = Handlers(self.config, registry, jobs, self.epoch, time.monotonic())
             for name in self.config.preload:
                 self.handlers.registry.get(name)
             context = zmq.Context()
@@ -118,16 +127,17 @@ class Server:
             # libzmq takes the descriptor over and closes it.
             router.setsockopt(zmq.USE_FD, lifecycle.listening_socket(path).detach())
             router.bind(self.config.endpoint)
-            lifecycle.notify("READY=1")
+            jobs.start()
+            lifecycle.notify(f"READY=1\nSTATUS={self._status_line()}")
             log.info("serving at %s (pid %d)", self.config.endpoint, os.getpid())
             try:
                 self._loop(router)
             finally:
                 lifecycle.notify("STOPPING=1")
-                self.handlers.jobs.stop_admitting()
-                self.handlers.jobs.cancel_all()
-                self.handlers.jobs.join(5.0)
-                self._workers.shutdown(wait=False, cancel_futures=True)
+                jobs.suspend()
+                jobs.close(5.0)
+                for pool in (self._workers, self._submitters):
+                    pool.shutdown(wait=False, cancel_futures=True)
                 router.close()
                 context.term()
                 with contextlib.suppress(FileNotFoundError):
@@ -147,7 +157,8 @@ class Server:
             if router in events:
                 self._receive(router)
             while self._finished:
-                peer, op, request_id, reply = self._finished.popleft()
+                peer, op, request_id, n_bytes, reply = self._finished.popleft()
+                self._request_bytes -= n_bytes
                 if peer in self._peers:
                     self._peers[peer].inflight -= 1
                 self._reply(peer, op, request_id, reply)
@@ -159,12 +170,18 @@ class Server:
     def _is_over(self) -> bool:
         now = time.monotonic()
         jobs = self.handlers.jobs
+        jobs.expire()
+        if self._watchdog_s is not None and now - self._watched > self._watchdog_s / 3:
+            self._watched = now
+            lifecycle.notify(f"WATCHDOG=1\nSTATUS={self._status_line()}")
         if self._stop_at is not None:
-            jobs.stop_admitting()
-            if now >= self._stop_at and not jobs.is_idle():
-                jobs.cancel_all()
-            quiet = jobs.is_idle() and not self._waiters and not any(p.outbox for p in self._peers.values())
-            return quiet or now >= self._stop_at + 5.0
+            jobs.stop_admitting(self._finish_queued)
+            if now >= self._stop_at:
+                jobs.suspend()
+            if jobs.is_over() or now >= self._stop_at + _SUSPEND_LIMIT_S:
+                self._dismiss_waiters()
+                return not any(peer.outbox for peer in self._peers.values()) or now >= self._stop_at + _SUSPEND_LIMIT_S
+            return False
         idle = self.config.idle_timeout_s
         if idle is not None and now - self._last_activity > idle and jobs.is_idle():
             log.info("idle for %g s", idle)
@@ -175,6 +192,11 @@ class Server:
                 del self._peers[identity]
         self.handlers.n_clients = len(self._peers)
         return False
+
+    def _status_line(self) -> str:
+        jobs = self.handlers.jobs
+        counts = ", ".join(f"{number} {state}" for state, number in sorted(jobs.counts().items())) or "none"
+        return "; ".join([f"jobs: {counts}", *jobs.problems()])
 
     def _receive(self, router: zmq.Socket[bytes]) -> None:
         # Bounded, so that a flood of requests does not keep replies from being sent.
@@ -212,24 +234,49 @@ class Server:
         if message.op == Op.SHUTDOWN:
             header = protocol.decode_header(message.header, protocol.Shutdown)
             self._reply(identity, message.op, message.request_id, (protocol.Empty(), []))
-            self.stop(header.drain, header.timeout_ms / 1000)
+            if not header.drain:
+                self.handlers.jobs.cancel_all()
+            self.stop(header.timeout_ms / 1000 if header.drain else 5.0, finish_queued=True)
             return
         if message.op == Op.JOB_WAIT:
             wait = protocol.decode_header(message.header, protocol.JobWait)
             deadline = time.monotonic() + min(wait.timeout_ms, 3_600_000) / 1000
             job = self.handlers.jobs.get(wait.job_id)
-            self._waiters.append(_Waiter(identity, message.request_id, job, deadline))
+            self._waiters.append(_Waiter(identity, message, job, deadline))
+            return
+        if message.op == Op.JOB_CANCEL:
+            job, written = self.handlers.cancel(message)
+            if written is None:
+                self._reply(identity, message.op, message.request_id, job_reply(job))
+            else:
+                peer.inflight += 1
+                written.add_done_callback(lambda written: self._cancelled(identity, message, job))
             return
         if message.op == Op.SUBMIT and self._stop_at is not None:
-            raise ShuttingDownError("the daemon is stopping", "submit again to the next one")
+            raise stopping()
         if self.handlers.is_quick(message):
             self._reply(identity, message.op, message.request_id, self.handlers.handle(message))
             return
         if peer.inflight >= self.config.max_inflight:
             raise BusyError(f"{peer.inflight} requests of this client are waiting", retry_after_s=0.05)
-        deadline = time.monotonic() + _deadline_s(message)
+        self._hand_over(identity, peer, message, time.monotonic() + _deadline_s(message))
+
+    def _hand_over(self, identity: bytes, peer: _Peer, message: Message, deadline: float) -> None:
+        n_bytes = sum(len(frame) for frame in message.body)
+        if self._request_bytes and self._request_bytes + n_bytes > self.config.max_request_bytes:
+            raise BusyError(
+                f"requests of {self._request_bytes} bytes are waiting; {n_bytes} more are over the limit",
+                "send less at a time, or submit files",
+                retry_after_s=0.05,
+            )
         peer.inflight += 1
-        self._workers.submit(self._work, identity, message, deadline)
+        self._request_bytes += n_bytes
+        pool = self._submitters if message.op == Op.SUBMIT else self._workers
+        pool.submit(self._work, identity, message, deadline)
+
+    def _cancelled(self, identity: bytes, message: Message, job: Job) -> None:
+        self._finished.append((identity, message.op, message.request_id, 0, job_reply(job)))
+        self.wake()
 
     def _work(self, identity: bytes, message: Message, deadline: float) -> None:
         reply: Reply | TokendError
@@ -242,7 +289,8 @@ class Server:
         except BaseException as error:
             log.exception("operation %d", message.op)
             reply = InternalError(f"{type(error).__name__}: {error}")
-        self._finished.append((identity, message.op, message.request_id, reply))
+        n_bytes = sum(len(frame) for frame in message.body)
+        self._finished.append((identity, message.op, message.request_id, n_bytes, reply))
         self.wake()
 
     def _hello(self, identity: bytes, message: Message) -> Reply:
@@ -268,14 +316,27 @@ class Server:
         now = time.monotonic()
         left = []
         for waiter in self._waiters:
-            if waiter.job.state in TERMINAL_STATES or now >= waiter.deadline or self._is_stopping_hard(now):
-                self._reply(waiter.peer, Op.JOB_WAIT, waiter.request_id, self.handlers.job_reply(waiter.job))
-            elif waiter.peer in self._peers:
+            peer = self._peers.get(waiter.peer)
+            if peer is None:
+                continue
+            if waiter.job.state == "done" and waiter.job.manifest is None:
+                # Its manifest is read from the disk.
+                peer.inflight += 1
+                self._workers.submit(self._work, waiter.peer, waiter.message, now + 3600.0)
+                self._request_bytes += sum(len(frame) for frame in waiter.message.body)
+            elif waiter.job.state in TERMINAL_STATES or now >= waiter.deadline:
+                reply = self.handlers.result_reply(waiter.job)
+                self._reply(waiter.peer, Op.JOB_WAIT, waiter.message.request_id, reply)
+            else:
                 left.append(waiter)
         self._waiters = left
 
-    def _is_stopping_hard(self, now: float) -> bool:
-        return self._stop_at is not None and now >= self._stop_at + 4.0
+    def _dismiss_waiters(self) -> None:
+        """Tells those who wait for jobs that another daemon will finish."""
+        self._answer_waiters()
+        for waiter in self._waiters:
+            self._reply(waiter.peer, Op.JOB_WAIT, waiter.message.request_id, stopping())
+        self._waiters = []
 
     def _reply(self, identity: bytes, op: int, request_id: int, reply: Reply | TokendError) -> None:
         header: msgspec.Struct
@@ -331,5 +392,9 @@ def _deadline_s(message: Message) -> float:
 def serve(config: ServerConfig) -> int:
     """Runs a daemon in this process until it is stopped; returns its exit code."""
     server = Server(config)
-    lifecycle.on_signals(server.stop)
+
+    def stop(first: bool) -> None:
+        server.stop(config.drain_timeout_s if first else 0.0, finish_queued=False)
+
+    lifecycle.on_signals(stop)
     return server.run()

@@ -1,0 +1,469 @@
+"""The journal: every accepted job, on disk before its client hears of it.
+
+    <state directory>/journal-<8 hex digits of the endpoint>.db      SQLite, WAL, synchronous=FULL
+
+    application_id  0x544B444A ("TKDJ")      user_version  1
+    jobs (
+        seq     INTEGER PRIMARY KEY,    order of acceptance
+        job_id  TEXT UNIQUE NOT NULL,
+        record  BLOB NOT NULL,          a `Record` as msgpack
+        digest  BLOB NOT NULL           BLAKE2b-128 of "job_id NUL record"
+    )
+
+SQLite does not notice a bit that flips inside a page, so each record carries its own digest: a record
+is what was written, or the journal is damaged. A damaged journal (also one whose file or log is cut
+short) is set aside under a dated name, the records that still verify go into a new one, and `damage`
+says so until the daemon ends. Whether those jobs did what they say is then looked up on disk, by `jobs`.
+
+One thread touches the database. Writers hand it records and get futures; what is waiting goes into one
+transaction, so that many submits share an fsync. A record that must not be lost (`must`: how a job went)
+is tried again until the disk takes it. When nothing waits the log is folded into the main
+file, which is why a journal at rest is one file whose length SQLite checks. After a failed fsync the
+file is never written again: the kernel may have dropped the pages. It is replaced by a new one, written
+from the records in memory.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import logging
+import os
+import shutil
+import sqlite3
+import struct
+import threading
+import time
+from collections.abc import Iterable
+from concurrent.futures import Future
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+from tokend_client.errors import BadRequestError, BusyError, IoError, NoSpaceError, TokendError
+from tokend_client.protocol import ErrorReply, JobSpec
+
+from .lifecycle import filesystem_of
+
+log = logging.getLogger("tokend.journal")
+
+APPLICATION_ID = 0x544B444A
+VERSION = 1
+_REPLACEMENTS_MAX = 8
+"""How often a journal is replaced after failed writes before it is given up: each leaves a descriptor open."""
+
+_RETRY_S = 1.0
+
+_NETWORK_FILESYSTEMS = frozenset(
+    "9p afs beegfs ceph cifs coda gfs2 glusterfs gpfs lustre nfs nfs4 ocfs2 orangefs smb3 smbfs".split(" ")  # noqa: SIM905
+)
+
+
+class Record(msgspec.Struct, kw_only=True):
+    """What is remembered of a job. Times are seconds since the epoch."""
+
+    job_id: str
+    key: str | None
+    spec: JobSpec
+    tokenizer: str
+    fingerprint: str
+    bytes_total: int
+    state: str
+    submitted_s: float
+    deadline_s: float | None = None
+    started_s: float | None = None
+    finished_s: float | None = None
+    deaths: int = 0
+    """Daemons that died while they ran this job."""
+    pid: int | None = None
+    """The daemon that runs or last ran the job; its partial files carry the number."""
+    cancelled: bool = False
+    """Somebody asked for the job's end; it must not run again."""
+    error: ErrorReply | None = None
+    n_tokens: int = 0
+    n_documents: int = 0
+    up_to_date: bool = False
+
+
+def journal_path(state_dir: Path, endpoint: str) -> Path:
+    """Each endpoint has a journal of its own, so that daemons may share a state directory."""
+    name = hashlib.blake2b(endpoint.encode(), digest_size=4).hexdigest()
+    return state_dir / f"journal-{name}.db"
+
+
+@dataclass(frozen=True)
+class _Change:
+    job_id: str
+    record: bytes | None
+    must: bool
+    future: Future[None]
+
+
+class Journal:
+    """The journal of one daemon; open until `close`. Thread-safe.
+
+    Blocking: opening reads everything. `write` and `forget` return at once with a future that ends when
+    the change is on disk, or with `NoSpaceError` or `IoError` if it could not be brought there.
+
+    Raises at opening: `BadRequestError` for a network file system or a journal of a later version,
+    `BusyError` if another daemon has it, `NoSpaceError`, `IoError`.
+    """
+
+    def __init__(self, state_dir: Path, endpoint: str) -> None:
+        self.path = journal_path(state_dir, endpoint)
+        self.damage: str | None = None
+        """What was wrong with the journal that was found, in words; None if nothing was."""
+        self.trouble: str | None = None
+        """Why records wait to be written; None if none do."""
+        self._waiting: list[_Change] = []
+        self._failed: list[_Change] = []
+        self._condition = threading.Condition()
+        self._closing = False
+        self._rows: dict[str, tuple[int, bytes]] = {}
+        self._next_seq = 1
+        self._abandoned: list[sqlite3.Connection] = []
+        _check_directory(state_dir)
+        try:
+            self._database = self._open()
+        except sqlite3.OperationalError as error:
+            raise _translate(error, self.path) from error
+        self._thread = threading.Thread(target=self._run, name="tokend-journal", daemon=True)
+        self._thread.start()
+
+    @property
+    def records(self) -> list[Record]:
+        """All records, in the order of acceptance."""
+        rows = sorted(self._rows.values())
+        return [msgspec.msgpack.decode(record, type=Record) for _, record in rows]
+
+    def write(self, record: Record, must: bool = False) -> Future[None]:
+        """Adds or replaces a job's record; with `must` until it succeeds."""
+        return self._enqueue(_Change(record.job_id, msgspec.msgpack.encode(record), must, Future()))
+
+    def forget(self, job_id: str) -> Future[None]:
+        """Removes a job's record."""
+        return self._enqueue(_Change(job_id, None, False, Future()))
+
+    def close(self) -> None:
+        """Writes what waits and closes; bounded to some seconds."""
+        with self._condition:
+            self._closing = True
+            self._condition.notify()
+        self._thread.join(5.0)
+
+    def _enqueue(self, change: _Change) -> Future[None]:
+        with self._condition:
+            if self._closing:
+                change.future.set_exception(IoError(f"{self.path}: the journal is closed"))
+            else:
+                self._waiting.append(change)
+                self._condition.notify()
+        return change.future
+
+    # The journal's thread.
+
+    def _run(self) -> None:
+        while True:
+            with self._condition:
+                if not self._waiting and not self._closing:
+                    self._condition.wait(_RETRY_S if self._failed else None)
+                batch = self._failed + self._waiting
+                self._failed, self._waiting, closing = [], [], self._closing
+            if batch:
+                self._commit(batch)
+            if not self._waiting:
+                self._fold()
+            if closing:
+                break
+        for change in self._failed:
+            change.future.set_exception(IoError(f"{self.path}: closed before it could be written"))
+        with contextlib.suppress(sqlite3.Error):
+            self._database.close()
+
+    def _commit(self, batch: list[_Change]) -> None:
+        rows = dict(self._rows)
+        for change in batch:
+            if change.record is None:
+                rows.pop(change.job_id, None)
+                continue
+            if change.job_id in rows:
+                seq = rows[change.job_id][0]
+            else:
+                seq, self._next_seq = self._next_seq, self._next_seq + 1
+            rows[change.job_id] = (seq, change.record)
+        problem: TokendError | None = None
+        try:
+            _transact(self._database, rows, {change.job_id for change in batch})
+        except sqlite3.Error as error:
+            problem = _translate(error, self.path)
+            if problem.message != self.trouble:
+                log.error("%s", problem.message)
+            if _is_torn(error):
+                problem = self._replace(rows, problem)
+        self.trouble = None if problem is None else problem.message
+        if problem is None:
+            self._rows = rows
+        for change in batch:
+            if problem is None:
+                change.future.set_result(None)
+            elif change.must:
+                self._failed.append(change)
+            else:
+                change.future.set_exception(problem)
+
+    def _fold(self) -> None:
+        try:
+            self._database.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+        except sqlite3.Error as error:
+            log.error("%s: folding the log: %s", self.path, error)
+            if _is_torn(error):
+                self._replace(self._rows, _translate(error, self.path))
+
+    def _replace(self, rows: dict[str, tuple[int, bytes]], problem: TokendError) -> TokendError | None:
+        """Puts a new file in the place of one whose fsync failed; returns None if `rows` are in it.
+
+        The old connection is kept: closing it would fsync the descriptor again.
+        """
+        if len(self._abandoned) >= _REPLACEMENTS_MAX:
+            return problem
+        try:
+            self._abandoned.append(self._database)
+            self._database = _create(self.path, rows)
+        except (sqlite3.Error, OSError) as error:
+            self._database = self._abandoned.pop()
+            log.error("%s: cannot be replaced: %s", self.path, error)
+            return problem
+        log.warning("%s: replaced after a failed write", self.path)
+        return None
+
+    # Opening.
+
+    def _open(self) -> sqlite3.Connection:
+        if not self.path.exists():
+            # A log without its database is what is left of one.
+            if _log(self.path).exists():
+                return self._rebuild("its file is missing, its log is there")
+            return _create(self.path, {})
+        torn = _torn_log(_log(self.path))
+        if torn is not None:
+            return self._rebuild(torn)
+        database = None
+        try:
+            database = _connect(self.path)
+            self._load(database)
+        except sqlite3.DatabaseError as error:
+            if "locked" in str(error):
+                raise BusyError(f"{self.path}: in use by another daemon", "give each its own --state-dir") from None
+            if database is not None:
+                database.close()
+            return self._rebuild(str(error))
+        return database
+
+    def _load(self, database: sqlite3.Connection) -> None:
+        version = database.execute("PRAGMA user_version").fetchone()[0]
+        if database.execute("PRAGMA application_id").fetchone()[0] != APPLICATION_ID:
+            raise sqlite3.DatabaseError("it is not a journal of tokend")
+        if version != VERSION:
+            raise BadRequestError(
+                f"{self.path}: journal version {version}, this daemon knows {VERSION}",
+                "start the daemon that wrote it, or move the file away",
+            )
+        for (found,) in database.execute("PRAGMA integrity_check(1)"):
+            if found != "ok":
+                raise sqlite3.DatabaseError(found)
+        for seq, job_id, record, digest in database.execute("SELECT seq, job_id, record, digest FROM jobs"):
+            if not _verifies(job_id, record, digest):
+                raise sqlite3.DatabaseError(f"the record of job {job_id!r} is damaged")
+            self._rows[job_id] = (seq, record)
+            self._next_seq = max(self._next_seq, seq + 1)
+
+    def _rebuild(self, problem: str) -> sqlite3.Connection:
+        aside = self.path.with_name(f"{self.path.name}.damaged-{time.strftime('%Y%m%dT%H%M%S')}")
+        for number in range(1, 1000):
+            if not aside.exists():
+                break
+            aside = aside.with_name(f"{aside.name.split('+')[0]}+{number}")
+        for source, target in ((self.path, aside), (_log(self.path), _log(aside))):
+            with contextlib.suppress(FileNotFoundError):
+                source.rename(target)
+        self._rows = _salvage(aside, _new(self.path))
+        self._next_seq = 1 + max((seq for seq, _ in self._rows.values()), default=0)
+        self.damage = (
+            f"the journal was damaged ({problem}) and set aside as {aside}; {len(self._rows)} jobs were saved, "
+            "others that it held are unknown"
+        )
+        log.error("%s", self.damage)
+        return _create(self.path, self._rows)
+
+
+def _check_directory(state_dir: Path) -> None:
+    try:
+        state_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+    except OSError as error:
+        raise IoError(
+            f"{state_dir}: the state directory cannot be made: {error.strerror}", "choose another with --state-dir"
+        ) from None
+    kind = filesystem_of(state_dir)
+    if kind in _NETWORK_FILESYSTEMS or (kind.startswith("fuse.") and kind != "fuse.fuse-overlayfs"):
+        raise BadRequestError(
+            f"{state_dir}: the state directory is on a network file system ({kind})",
+            "its locks and fsyncs cannot be trusted; choose a local directory with --state-dir or TOKEND_STATE_DIR",
+        )
+
+
+def _log(path: Path) -> Path:
+    return path.with_name(path.name + "-wal")
+
+
+def _new(path: Path) -> Path:
+    return path.with_name(path.name + ".new")
+
+
+def _connect(path: Path) -> sqlite3.Connection:
+    database = sqlite3.connect(path, timeout=0.0, isolation_level=None, check_same_thread=False)
+    # Exclusive: no shared-memory file, and a second daemon is refused.
+    for pragma in ("locking_mode=EXCLUSIVE", "journal_mode=WAL", "synchronous=FULL", "wal_autocheckpoint=0"):
+        database.execute(f"PRAGMA {pragma}").fetchall()
+    return database
+
+
+def _create(path: Path, rows: dict[str, tuple[int, bytes]]) -> sqlite3.Connection:
+    """Makes a journal: complete under another name first, so that a short file is always damage."""
+    fresh = _new(path)
+    for left in (fresh, _log(fresh), fresh.with_name(fresh.name + "-shm")):
+        with contextlib.suppress(FileNotFoundError):
+            left.unlink()
+    database = sqlite3.connect(fresh, isolation_level=None)
+    try:
+        database.execute("PRAGMA journal_mode=MEMORY")
+        database.execute("PRAGMA synchronous=FULL")
+        database.execute(f"PRAGMA application_id={APPLICATION_ID}")
+        database.execute(f"PRAGMA user_version={VERSION}")
+        database.execute(
+            "CREATE TABLE jobs (seq INTEGER PRIMARY KEY, job_id TEXT UNIQUE NOT NULL,"
+            " record BLOB NOT NULL, digest BLOB NOT NULL)"
+        )
+        _transact(database, rows, rows)
+    finally:
+        database.close()
+    with contextlib.suppress(FileNotFoundError):
+        # The log of the file that is being replaced; its content is in `rows`.
+        _log(path).unlink()
+    os.replace(fresh, path)
+    directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)
+    return _connect(path)
+
+
+def _transact(database: sqlite3.Connection, rows: dict[str, tuple[int, bytes]], changed: Iterable[str]) -> None:
+    database.execute("BEGIN IMMEDIATE")
+    try:
+        for job_id in changed:
+            if job_id in rows:
+                seq, record = rows[job_id]
+                values = (seq, job_id, record, _digest(job_id, record))
+                database.execute("INSERT OR REPLACE INTO jobs VALUES (?, ?, ?, ?)", values)
+            else:
+                database.execute("DELETE FROM jobs WHERE job_id = ?", (job_id,))
+        database.execute("COMMIT")
+    except sqlite3.Error:
+        with contextlib.suppress(sqlite3.Error):
+            database.execute("ROLLBACK")
+        raise
+
+
+def _digest(job_id: str, record: bytes) -> bytes:
+    return hashlib.blake2b(job_id.encode() + b"\0" + record, digest_size=16).digest()
+
+
+def _verifies(job_id: object, record: object, digest: object) -> bool:
+    if not (isinstance(job_id, str) and isinstance(record, bytes) and isinstance(digest, bytes)):
+        return False
+    if _digest(job_id, record) != digest:
+        return False
+    try:
+        return msgspec.msgpack.decode(record, type=Record).job_id == job_id
+    except msgspec.DecodeError:
+        return False
+
+
+def _salvage(damaged: Path, scratch: Path) -> dict[str, tuple[int, bytes]]:
+    """The records of a damaged journal that still verify; read from a copy, which SQLite may repair."""
+    for source, copy in ((damaged, scratch), (_log(damaged), _log(scratch))):
+        with contextlib.suppress(FileNotFoundError):
+            shutil.copyfile(source, copy)
+    rows: dict[str, tuple[int, bytes]] = {}
+    with contextlib.suppress(sqlite3.Error), contextlib.closing(sqlite3.connect(scratch, timeout=0.0)) as database:
+        for order in ("ASC", "DESC"):
+            with contextlib.suppress(sqlite3.Error):
+                # Two directions: a damaged page stops a scan.
+                for row in database.execute(f"SELECT seq, job_id, record, digest FROM jobs ORDER BY seq {order}"):
+                    seq, job_id, record, digest = row
+                    if isinstance(seq, int) and _verifies(job_id, record, digest):
+                        rows[job_id] = (seq, record)
+    for copy in (scratch, _log(scratch), scratch.with_name(scratch.name + "-shm")):
+        with contextlib.suppress(FileNotFoundError):
+            copy.unlink()
+    return rows
+
+
+def _torn_log(path: Path) -> str | None:
+    """What is wrong with a write-ahead log, in words; None if nothing is.
+
+    SQLite ends its reading of a log at the first frame that does not check and takes what follows for
+    never written. After a crash that is right for the last transaction. Frames of the same log *behind*
+    a bad one were written after it, so the bad one was good once.
+
+        header 32 bytes: magic, version, page size, checkpoint, salt 1, salt 2, checksum 1, checksum 2
+        frame  24 bytes: page number, database pages (0: no commit), salt 1, salt 2, checksum 1 and 2; page
+    """
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        return None
+    if not data:
+        return None
+    if len(data) < 32:
+        return f"its log is cut short at {len(data)} bytes"
+    magic, _, page_size, _, salt_1, salt_2, sum_1, sum_2 = struct.unpack(">8I", data[:32])
+    if magic not in (0x377F0682, 0x377F0683) or not 512 <= page_size <= 65536:
+        return "its log has a damaged header"
+    order = ">" if magic & 1 else "<"
+    state = _wal_checksum(data[:24], (0, 0), order)
+    if state != (sum_1, sum_2):
+        return "its log has a damaged header"
+    good = True
+    for start in range(32, len(data) - 24 - page_size + 1, 24 + page_size):
+        fields = struct.unpack(">6I", data[start : start + 24])
+        if fields[2:4] != (salt_1, salt_2):
+            break
+        if not good:
+            return "a frame in the middle of its log is damaged"
+        state = _wal_checksum(data[start : start + 8], state, order)
+        state = _wal_checksum(data[start + 24 : start + 24 + page_size], state, order)
+        good = state == fields[4:6]
+    return None
+
+
+def _wal_checksum(data: bytes, state: tuple[int, int], order: str) -> tuple[int, int]:
+    first, second = state
+    words = struct.unpack(f"{order}{len(data) // 4}I", data)
+    for left, right in zip(words[::2], words[1::2], strict=True):
+        first = (first + left + second) & 0xFFFFFFFF
+        second = (second + right + first) & 0xFFFFFFFF
+    return first, second
+
+
+def _is_torn(error: sqlite3.Error) -> bool:
+    """Whether the file may hold something else than what was written to it."""
+    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+    return code in (sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CANTOPEN)
+
+
+def _translate(error: sqlite3.Error, path: Path) -> TokendError:
+    if getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_FULL:
+        return NoSpaceError(f"{path}: the journal cannot be written: no space left", "free some space and try again")
+    return IoError(f"{path}: the journal cannot be written: {error}", "check the disk of the state directory")
