@@ -87,12 +87,11 @@ class AsyncClient:
         inputs: Sequence[str | os.PathLike[str]],
         output: str | os.PathLike[str],
         *,
-        key: str | None = None,
         timeout: float | None = None,
         **options: Any,
     ) -> AsyncJob:
-        """Submits a file job; the options are those of `Client.submit`."""
-        info = await self._call(requests.submit(inputs, output, key=key, **options), timeout)
+        """Submits a file job; the options, `key` and `deadline` among them, are those of `Client.submit`."""
+        info = await self._call(requests.submit(inputs, output, **options), timeout)
         return AsyncJob(self, info.job_id)
 
     def job(self, job_id: str) -> AsyncJob:

@@ -112,17 +112,21 @@ class Client:
         threads: int = 0,
         force: bool = False,
         key: str | None = None,
+        deadline: float | None = None,
         timeout: float | None = None,
     ) -> Job:
-        """Submits a file job and returns at once; see `tokend encode --help` for the options.
+        """Submits a file job and returns as soon as it is accepted: from then on it survives the daemon.
 
-        Relative paths are made absolute here. With a `key`, submitting the same job again gives the
-        same job, and another job under that key raises `ConflictError`.
+        See `tokend encode --help` for the options; relative paths are made absolute here. With a `key`,
+        submitting the same job again gives the same job, also from another process and after a restart,
+        and another job under that key raises `ConflictError`; without one each call is a job of its own.
+        A job that has not ended `deadline` seconds after its acceptance fails.
         """
         call = requests.submit(
             inputs,
             output,
             key=key,
+            deadline=deadline,
             tokenizer=tokenizer,
             separator=separator,
             eot=eot,

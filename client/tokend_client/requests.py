@@ -89,7 +89,12 @@ def count(text: str, tokenizer: str, special: str, timeout_s: float) -> Call[int
 
 
 def submit(
-    inputs: Sequence[str | os.PathLike[str]], output: str | os.PathLike[str], *, key: str | None, **options: Any
+    inputs: Sequence[str | os.PathLike[str]],
+    output: str | os.PathLike[str],
+    *,
+    key: str | None = None,
+    deadline: float | None = None,
+    **options: Any,
 ) -> Call[protocol.JobInfo]:
     if isinstance(inputs, (str, bytes, os.PathLike)):
         raise BadRequestError("inputs is one path; give a list of paths")
@@ -97,7 +102,10 @@ def submit(
     spec = protocol.JobSpec(
         inputs=[os.path.abspath(path) for path in inputs], output=os.path.abspath(output), **options
     )
-    header = protocol.Submit(key=key or str(uuid.uuid4()))
+    if key == "":
+        raise BadRequestError("the key is empty", "give one, or none at all")
+    deadline_ms = None if deadline is None else _ms(deadline)
+    header = protocol.Submit(key=key or str(uuid.uuid4()), deadline_ms=deadline_ms)
     return Call(Op.SUBMIT, header, read_job, [msgspec.msgpack.encode(spec)])
 
 

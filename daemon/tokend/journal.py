@@ -256,7 +256,7 @@ class Journal:
                 raise BusyError(f"{self.path}: in use by another daemon", "give each its own --state-dir") from None
             if database is not None:
                 database.close()
-            return self._rebuild(str(error))
+            return self._rebuild(" ".join(str(error).split()))
         return database
 
     def _load(self, database: sqlite3.Connection) -> None:

@@ -36,6 +36,7 @@ def serve(arguments: argparse.Namespace) -> int:
         threads=arguments.threads,
         preload=tuple(arguments.preload),
         idle_timeout_s=arguments.idle_timeout,
+        drain_timeout_s=arguments.drain_timeout,
     )
     if arguments.state_dir:
         config = replace(config, state_dir=Path(os.path.abspath(arguments.state_dir)))

@@ -33,11 +33,13 @@ def encode(arguments: argparse.Namespace) -> int:
     if arguments.local:
         if arguments.no_wait:
             raise BadRequestError("--no-wait needs a daemon; it does not go with --local")
+        if arguments.key is not None:
+            raise BadRequestError("--key needs a daemon; it does not go with --local")
         manifest = _local(arguments, inputs, options)
     else:
         client = spawn.ensure(arguments.endpoint or paths.default_endpoint())
         with client:
-            job = client.submit(inputs, arguments.output, tokenizer=arguments.tokenizer, **options)
+            job = client.submit(inputs, arguments.output, tokenizer=arguments.tokenizer, key=arguments.key, **options)
             if arguments.no_wait:
                 print(json.dumps({"job_id": job.job_id}) if arguments.json else job.job_id)
                 return 0
