@@ -277,7 +277,7 @@ class Message(NamedTuple):
     flags: int
     request_id: int
     header: bytes
-    body: list[bytes]
+    body: list[Any]
 
 
 T = TypeVar("T")

@@ -37,8 +37,10 @@ class Call(Generic[T]):
 def _array(message: Message, index: int, dtype: str) -> NDArray[Any]:
     if index >= len(message.body):
         raise BadRequestError(f"the reply has {len(message.body)} body frames, {index + 1} are needed")
-    # A copy: frames are read-only, and arrays that a caller cannot write to surprise.
-    return np.frombuffer(message.body[index], dtype=np.dtype(dtype).newbyteorder("<")).astype(dtype)
+    frame = message.body[index]
+    array = np.frombuffer(frame, dtype=np.dtype(dtype).newbyteorder("<"))
+    # Small frames are read-only `bytes`, and arrays that a caller cannot write to surprise.
+    return array.astype(dtype, copy=not isinstance(frame, bytearray))
 
 
 def _read_ids(message: Message) -> Ids:
@@ -76,7 +78,7 @@ def decode(ids: Any, tokenizer: str) -> Call[bytes]:
     if array.size and (int(array.min()) < 0 or int(array.max()) > 0xFFFF_FFFF):
         raise BadRequestError("an id is below 0 or needs more than 32 bits")
     header = protocol.Decode(tokenizer=named(tokenizer), dtype="uint32")
-    return Call(Op.DECODE, header, lambda message: message.body[0], [array.astype("<u4").tobytes()])
+    return Call(Op.DECODE, header, lambda message: bytes(message.body[0]), [array.astype("<u4").tobytes()])
 
 
 def count(text: str, tokenizer: str, special: str, timeout_s: float) -> Call[int]:
