@@ -164,7 +164,9 @@ def shutdown(drain: bool, timeout_s: float) -> Call[None]:
 
 
 def named(tokenizer: str | os.PathLike[str]) -> str:
-    """A tokenizer's name, or its absolute path if it is a path."""
+    """A tokenizer's name, or its absolute path if it is a path. The bundled one's name wins over a file's."""
+    if tokenizer == "gpt2":
+        return tokenizer
     text = os.fspath(tokenizer)
     return os.path.abspath(text) if "/" in text or os.path.exists(text) else text
 

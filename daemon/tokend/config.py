@@ -35,7 +35,7 @@ class ServerConfig:
     max_request_bytes: int = 256 * 1024 * 1024
     """Bytes of requests that wait for a worker or are worked on, of all clients; more get BUSY."""
     outbox_max_bytes: int = 256 * 1024 * 1024
-    """Replies that may wait for one client that does not read; beyond it the client is dropped."""
+    """Replies that may wait for clients that do not read; beyond it the slowest client is dropped."""
     drain_timeout_s: float = 30.0
     """How long SIGTERM lets the running job go on; what is not done by then goes on at the next start."""
     idle_timeout_s: float | None = None

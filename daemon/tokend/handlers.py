@@ -28,6 +28,9 @@ from .registry import Registry
 
 Reply = tuple[msgspec.Struct, list[Any]]
 
+_TEXT_OPS = frozenset({Op.ENCODE, Op.ENCODE_BATCH, Op.DECODE, Op.COUNT})
+_QUICK_OPS = frozenset({Op.PING, Op.JOB_STATUS, Op.JOB_LIST, Op.CACHE_STATS, Op.STATUS})
+
 
 @dataclass
 class Handlers:
@@ -43,10 +46,10 @@ class Handlers:
 
     def is_quick(self, message: Message) -> bool:
         """Whether the request is answered well within a millisecond or two."""
-        if message.op in (Op.ENCODE, Op.ENCODE_BATCH, Op.DECODE, Op.COUNT):
-            n_bytes = sum(len(frame) for frame in message.body)
+        if message.op in _TEXT_OPS:
+            n_bytes = sum([len(frame) for frame in message.body])
             return n_bytes <= self.config.inline_bytes and self.registry.is_loaded(_tokenizer_of(message))
-        return message.op not in (Op.SUBMIT, Op.CACHE_CLEAR, Op.JOB_WAIT)
+        return message.op in _QUICK_OPS
 
     def handle(self, message: Message) -> Reply:
         """Runs one request. Raises `TokendError`."""
@@ -104,7 +107,7 @@ class Handlers:
     def _encode(self, message: Message) -> Reply:
         header = protocol.decode_header(message.header, protocol.Encode)
         ids = self.registry.get(header.tokenizer).encode_utf8(_body(message, 1)[0], header.special)
-        return protocol.EncodeReply(dtype=str(ids.dtype), n_tokens=len(ids)), [ids.data]
+        return protocol.EncodeReply(dtype=_dtype(ids), n_tokens=len(ids)), [ids.data]
 
     def _encode_batch(self, message: Message) -> Reply:
         header = protocol.decode_header(message.header, protocol.EncodeBatch)
@@ -112,9 +115,8 @@ class Handlers:
         if len(ends) != 8 * header.n_texts:
             raise BadRequestError(f"{header.n_texts} texts need {8 * header.n_texts} bytes of ends, not {len(ends)}")
         tokenizer = self.registry.get(header.tokenizer)
-        byte_ends = np.frombuffer(ends, "<u8").tolist()
-        ids, token_ends = tokenizer.encode_batch_utf8(data, byte_ends, header.special)
-        return protocol.EncodeReply(dtype=str(ids.dtype), n_tokens=len(ids)), [ids.data, token_ends.data]
+        ids, token_ends = tokenizer.encode_batch_utf8(data, np.frombuffer(ends, "<u8"), header.special)
+        return protocol.EncodeReply(dtype=_dtype(ids), n_tokens=len(ids)), [ids.data, token_ends.data]
 
     def _decode(self, message: Message) -> Reply:
         header = protocol.decode_header(message.header, protocol.Decode)
@@ -170,6 +172,10 @@ class Handlers:
 def job_reply(job: Job) -> Reply:
     """A job as it is now."""
     return protocol.JobReply(job=job.info()), []
+
+
+def _dtype(ids: Any) -> str:
+    return "uint16" if ids.itemsize == 2 else "uint32"
 
 
 def _tokenizer_of(message: Message) -> str:

@@ -38,6 +38,8 @@ class Registry:
 
         Raises `TokenizerInvalidError` for an unknown name, `NotFoundError`, `PathDeniedError`.
         """
+        if self.is_loaded(name):
+            return self._entries[name].tokenizer
         path = Path(name)
         if path.is_absolute() and self._roots:
             real = path.resolve()
@@ -52,9 +54,8 @@ class Registry:
             return entry.tokenizer
 
     def is_loaded(self, name: str) -> bool:
-        """Whether `get` would return at once."""
-        entry = self._entries.get(name)
-        return entry is not None and not Path(name).is_absolute()
+        """Whether `get` would return at once: a path has to be looked at again each time."""
+        return name in self._entries and not name.startswith("/")
 
     def loaded(self) -> dict[str, Tokenizer]:
         """The tokenizers that were asked for so far, by name."""
