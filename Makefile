@@ -6,7 +6,7 @@ STAMP  := $(VENV)/.installed
 SOURCES := Cargo.toml Cargo.lock pyproject.toml client/pyproject.toml \
            $(shell find rust_core -name '*.rs' -o -name 'Cargo.toml' -o -name '*.u16' | grep -v /target/)
 
-.PHONY: demo test bench bench-seed lint tools clean
+.PHONY: demo test faults bench bench-seed bench-service lint tools clean
 
 # Runs the main job on real text: a daemon, a corpus, progress, and the result read back.
 demo: $(STAMP)
@@ -16,11 +16,18 @@ test: $(STAMP)
 	cargo test --workspace --exclude tokend-py --release --quiet
 	$(BIN)/python -m pytest
 
+# Damage done for real, at length; `make test` runs a short form of each item.
+faults: $(STAMP)
+	$(BIN)/python -m faults $(ITEMS)
+
 bench: $(STAMP)
 	$(BIN)/python tests/bench/floor.py
 
 bench-seed: $(STAMP)
 	$(BIN)/python tests/bench/seed.py
+
+bench-service: $(STAMP)
+	$(BIN)/python tests/bench/service.py
 
 lint: $(STAMP)
 	cargo fmt --all --check
