@@ -8,7 +8,7 @@
 //! For text in memory see [`Tokenizer`]; nothing here knows Python or sockets.
 
 pub mod bpe;
-pub mod cache;
+mod cache;
 pub mod decode;
 mod documents;
 mod encode;
@@ -16,14 +16,15 @@ pub mod error;
 pub mod input;
 pub mod job;
 pub mod lane;
-mod long_cache;
 pub mod pretokenize;
 pub mod special;
 pub mod stream;
 mod stream_encoder;
+mod tier;
 mod tokenizer;
 pub mod vocab;
 
+pub use cache::CacheStats;
 pub use documents::Eot;
 pub use error::{Error, Result};
 pub use job::{Control, JobSpec, encode_files};
