@@ -16,6 +16,7 @@ finds that, by checksums, and is done.
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import os
 import threading
@@ -185,7 +186,7 @@ class JobTable:
             roots = [str(root) for root in self._config.roots]
             total = _core.check_paths(spec.inputs, spec.output, force=spec.force, roots=roots)
             record = Record(
-                job_id=uuid.uuid4().hex[:12],
+                job_id=self._name(key),
                 key=key,
                 spec=spec,
                 tokenizer=tokenizer.name,
@@ -199,6 +200,11 @@ class JobTable:
                 job = self._known(spec, key) or self._admit(record)
         job.accepted.result()
         return job
+
+    def _name(self, key: str | None) -> str:
+        """A job's id; it follows from the key, so that partial files can be told from it too."""
+        name = hashlib.blake2b((key or uuid.uuid4().hex).encode(), digest_size=6).hexdigest()
+        return uuid.uuid4().hex[:12] if name in self._jobs else name
 
     def _known(self, spec: JobSpec, key: str | None) -> Job | None:
         job = self._keys.get(key) if key is not None else None
