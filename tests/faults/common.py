@@ -160,9 +160,7 @@ class Ground:
 
     def check_foreign(self, row: Row) -> None:
         """What others put there is still there."""
-        untouched = (
-            self.foreign.read_bytes() == b"not ours" and self.foreign_partial.read_bytes() == b"not ours either"
-        )
+        untouched = self.foreign.read_bytes() == b"not ours" and self.foreign_partial.read_bytes() == b"not ours either"
         row.demand(untouched, "a foreign file was touched")
 
 
