@@ -13,7 +13,7 @@ use crate::pretokenize::machine::Machine;
 use crate::pretokenize::scan::ScanTables;
 use crate::pretokenize::unicode::classes;
 use crate::special::{SpecialFinder, SpecialPolicy};
-use crate::tier;
+use crate::tier::{self, Kernels};
 use crate::vocab::Vocabulary;
 
 /// An exact byte-level BPE tokenizer; shared freely between threads.
@@ -45,7 +45,11 @@ impl Tokenizer {
     /// [`Error::BadPattern`] for a split pattern outside the supported subset, [`Error::Io`] where
     /// there is no memory for the cache.
     pub fn new(vocab: Vocabulary) -> Result<Self> {
-        let kernels = tier::kernels()?;
+        Self::with_kernels(vocab, tier::kernels()?)
+    }
+
+    /// The same with given kernels, which this processor can run.
+    pub(crate) fn with_kernels(vocab: Vocabulary, kernels: &'static Kernels) -> Result<Self> {
         let model = Model::new(&vocab, kernels, |bridges| {
             if !Gpt2::accepts(vocab.pattern()) {
                 return Ok(Splitter::Machine(Machine::new(vocab.pattern(), vocab.reference())?));
@@ -163,6 +167,7 @@ impl Tokenizer {
         let idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
         let mut scratch = idle.unwrap_or_default();
         let result = run(&mut Encoder { model: &self.model, table: &table, scratch: &mut scratch });
+        table.count(std::mem::take(&mut scratch.learned));
         self.cache.count(std::mem::take(&mut scratch.hits), std::mem::take(&mut scratch.misses_seen));
         self.idle.lock().unwrap_or_else(PoisonError::into_inner).push(scratch);
         result
