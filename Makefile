@@ -18,7 +18,7 @@ test: $(STAMP)
 
 # Damage done for real, at length; `make test` runs a short form of each item.
 faults: $(STAMP)
-	$(BIN)/python -m faults $(ITEMS)
+	PYTHONPATH=tests $(BIN)/python -m faults $(ITEMS)
 
 bench: $(STAMP)
 	$(BIN)/python tests/bench/floor.py

@@ -110,6 +110,7 @@ class Client:
         errors: str = "strict",
         threads: int = 0,
         force: bool = False,
+        format: str = "bin",
         key: str | None = None,
         deadline: float | None = None,
         timeout: float | None = None,
@@ -134,6 +135,7 @@ class Client:
             errors=errors,
             threads=threads,
             force=force,
+            format=format,
         )
         return Job(self, self._call(call, timeout).job_id)
 

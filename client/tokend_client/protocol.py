@@ -142,6 +142,7 @@ class JobSpec(_Struct):
     errors: str = "strict"
     threads: int = 0
     force: bool = False
+    format: str = "bin"
 
 
 class Submit(_Struct):

@@ -155,12 +155,13 @@ class JobTable:
         was_running = record.state == "running"
         job.state = "queued"
         if was_running:
-            discard_partials(record)
             job.record = replace(record, deaths=record.deaths + 1, state="queued")
         if job.record.cancelled:
+            discard_partials(record, self._config)
             self._end(job, "cancelled")
             return False
         if job.record.deaths >= _DEATHS_MAX:
+            discard_partials(record, self._config)
             what = f"the daemon died {job.record.deaths} times while it ran this job"
             self._end(
                 job, "failed", PoisonError(what, "look at the inputs and the daemon's log; submit again to retry")
@@ -183,10 +184,17 @@ class JobTable:
         if job is None:
             tokenizer = self._registry.get(spec.tokenizer)
             eot_id(tokenizer, spec.eot, spec.eot_token)
-            roots = [str(root) for root in self._config.roots]
-            total = _core.check_paths(spec.inputs, spec.output, force=spec.force, roots=roots)
+            job_id = self._name(key)
+            total = _core.check_paths(
+                spec.inputs,
+                spec.output,
+                force=spec.force,
+                roots=[str(root) for root in self._config.roots],
+                format=spec.format,
+                partial_key=job_id,
+            )
             record = Record(
-                job_id=self._name(key),
+                job_id=job_id,
                 key=key,
                 spec=spec,
                 tokenizer=tokenizer.name,
@@ -291,13 +299,28 @@ class JobTable:
             job.control.cancel()
             if job in self._queue:
                 self._unqueue(job)
-                return job, self._end(job, "cancelled")
+                if not job.record.attempts:
+                    return job, self._end(job, "cancelled")
+                self._end_after_discarding(job, "cancelled")
             job.record = replace(job.record, cancelled=True)
             return job, self.journal.write(job.record, must=True)
 
     def _unqueue(self, job: Job) -> None:
         self._queue.remove(job)
         self._queued_bytes -= job.spec_bytes
+
+    def _end_after_discarding(self, job: Job, state: str, error: TokendError | None = None) -> None:
+        """Ends a job that waited to go on, once what it left is removed; not in the thread that answers."""
+        self._unsettled += 1
+
+        def discard() -> None:
+            if job.record.attempts:
+                discard_partials(job.record, self._config)
+            with self._lock:
+                self._unsettled -= 1
+                self._end(job, state, error)
+
+        threading.Thread(target=discard, name="tokend-discard", daemon=True).start()
 
     def expire(self) -> None:
         """Fails the jobs whose deadline has passed. Called every so often."""
@@ -306,7 +329,7 @@ class JobTable:
             late = [job for job in self._queue if job.record.deadline_s is not None and now > job.record.deadline_s]
             for job in late:
                 self._unqueue(job)
-                self._end(job, "failed", _late())
+                self._end_after_discarding(job, "failed", _late())
             running = self._running
             if running is not None and running.record.deadline_s is not None and now > running.record.deadline_s:
                 running.is_expired = True
@@ -351,7 +374,7 @@ class JobTable:
             self._last = None
             if self._running is not None:
                 self._running.is_suspended = True
-                self._running.control.cancel()
+                self._running.control.suspend()
             self._lock.notify_all()
 
     def cancel_all(self) -> None:
@@ -376,8 +399,7 @@ class JobTable:
                 self._attempt(job)
             except BaseException as failure:
                 log.exception("job %s", job.job_id)
-                with self._lock:
-                    self._end(job, "failed", InternalError(f"{type(failure).__name__}: {failure}"))
+                self._fail(job, "failed", InternalError(f"{type(failure).__name__}: {failure}"))
             finally:
                 with self._lock:
                     self._running = None
@@ -403,7 +425,13 @@ class JobTable:
     def _attempt(self, job: Job) -> None:
         with self._lock:
             job.control, job.needed_bytes = _core.JobControl(), 0
-            job.record = replace(job.record, state="running", started_s=time.time(), pid=os.getpid())
+            job.record = replace(
+                job.record,
+                state="running",
+                started_s=time.time(),
+                pid=os.getpid(),
+                attempts=job.record.attempts + 1,
+            )
             written = self.journal.write(job.record, must=True)
         # Before it runs: whatever it does to this process, the next one knows who it was.
         if not self._await(written, job):
@@ -411,8 +439,10 @@ class JobTable:
             return
         with self._lock:
             job.state = "running"
-            if job.record.cancelled or job.is_suspended:
+            if job.record.cancelled:
                 job.control.cancel()
+            elif job.is_suspended:
+                job.control.suspend()
         try:
             summary = run_job(job.record, job.control, self._registry, self._config)
         except CancelledError:
@@ -420,8 +450,7 @@ class JobTable:
         except NoSpaceError as error:
             self._on_no_space(job, error)
         except TokendError as error:
-            with self._lock:
-                self._end(job, "failed", error)
+            self._fail(job, "failed", error)
         else:
             with self._lock:
                 self._end(job, "done", summary=summary)
@@ -439,35 +468,39 @@ class JobTable:
                 return False
 
     def _on_cancelled(self, job: Job) -> None:
+        if job.is_expired and not job.record.cancelled:
+            self._fail(job, "failed", _late())
+        else:
+            self._requeue(job)
+
+    def _fail(self, job: Job, state: str, error: TokendError | None = None) -> None:
+        """Ends a job that made nothing. What it left goes first: once it has ended nobody looks for that."""
+        discard_partials(job.record, self._config)
         with self._lock:
-            if job.record.cancelled:
-                self._end(job, "cancelled")
-            elif job.is_expired:
-                self._end(job, "failed", _late())
-            else:
-                self._requeue(job)
+            self._end(job, state, error)
 
     def _on_no_space(self, job: Job, error: NoSpaceError) -> None:
         """A full disk is nobody's mistake: the job waits until there is more space than there was."""
         free = free_bytes(job.record.spec.output)
+        if job.record.cancelled or free > 2 * job.record.bytes_total + (64 << 20):
+            # There is space: a quota, or a file system that says so of something else.
+            self._fail(job, "failed", error)
+            return
         with self._lock:
-            if job.record.cancelled or free > 2 * job.record.bytes_total + (64 << 20):
-                # There is space: a quota, or a file system that says so of something else.
-                self._end(job, "failed", error)
-                return
             job.needed_bytes = free + max(1 << 20, job.record.bytes_total // 8)
-            log.warning("job %s waits for space: %s", job.job_id, error.message)
-            self._requeue(job)
+        log.warning("job %s waits for space: %s", job.job_id, error.message)
+        self._requeue(job)
 
     def _requeue(self, job: Job) -> None:
+        """Puts a job back that is to go on later."""
         with self._lock:
-            if job.record.cancelled:
-                self._end(job, "cancelled")
+            if not job.record.cancelled:
+                job.state = "queued"
+                job.record = replace(job.record, state="queued")
+                self.journal.write(job.record, must=True)
+                self._enqueue(job)
                 return
-            job.state = "queued"
-            job.record = replace(job.record, state="queued")
-            self.journal.write(job.record, must=True)
-            self._enqueue(job)
+        self._fail(job, "cancelled")
 
     def _end(
         self, job: Job, state: str, error: TokendError | None = None, summary: Summary | None = None

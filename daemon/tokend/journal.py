@@ -73,10 +73,12 @@ class Record(msgspec.Struct, kw_only=True):
     deadline_s: float | None = None
     started_s: float | None = None
     finished_s: float | None = None
+    attempts: int = 0
+    """How often it was begun; more than once, and there may be something to go on from."""
     deaths: int = 0
     """Daemons that died while they ran this job."""
     pid: int | None = None
-    """The daemon that runs or last ran the job; its partial files carry the number."""
+    """The daemon that runs or last ran the job."""
     cancelled: bool = False
     """Somebody asked for the job's end; it must not run again."""
     error: ErrorReply | None = None

@@ -62,6 +62,30 @@ def test_accepted_jobs_are_done_by_the_next_daemon(daemon: Daemon, tmp_path: Pat
         assert stream[:-1].tolist() == gpt2.encode(source.read_text()).tolist()
 
 
+def test_a_job_goes_on_inside_its_file(daemon: Daemon, tmp_path: Path, gpt2: Tokenizer) -> None:
+    source = big(tmp_path / "big.txt", 200_000_000)
+    for format, output in (("bin", tmp_path / "big.bin"), ("stream", tmp_path / "stream")):
+        with Client(daemon.endpoint) as client:
+            job = client.submit([source], output, threads=1, format=format)
+            while job.status().bytes_done < 50_000_000:
+                time.sleep(0.005)
+        kill(daemon)
+        daemon.start()
+        with Client(daemon.endpoint) as client:
+            await_state(client, job.job_id, "running")
+            first = 0
+            while not first:
+                first = client.job(job.job_id).status().bytes_done
+            assert first > 30_000_000
+            result = client.job(job.job_id).wait(timeout=120)
+        assert result.n_documents == 1
+    data = (tmp_path / "big.bin").read_bytes()
+    assert b"".join(path.read_bytes() for path in sorted((tmp_path / "stream").glob("tokens-*.bin"))) == data
+    n_tokens = len(gpt2.encode(WORDS * 1000)) // 1000 * (200_000_000 // len(WORDS)) + 1
+    assert len(data) == 2 * n_tokens
+    assert [name for name in names(tmp_path) if "partial" in name] == []
+
+
 def test_what_is_done_is_remembered(daemon: Daemon, tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("a b c")
     (tmp_path / "bad.txt").write_bytes(b"\xff")

@@ -28,6 +28,7 @@ def encode(arguments: argparse.Namespace) -> int:
         "errors": arguments.errors,
         "threads": arguments.threads,
         "force": arguments.force,
+        "format": arguments.format,
     }
     start = time.monotonic()
     if arguments.local:
@@ -35,13 +36,11 @@ def encode(arguments: argparse.Namespace) -> int:
             raise BadRequestError("--no-wait needs a daemon; it does not go with --local")
         if arguments.key is not None:
             raise BadRequestError("--key needs a daemon; it does not go with --local")
-        options |= {"format": arguments.format, "resume": arguments.resume}
+        options["resume"] = arguments.resume
         manifest = _local(arguments, inputs, options)
     else:
         if arguments.resume:
             raise BadRequestError("--resume goes with --local", "a daemon resumes its jobs by itself")
-        if arguments.format != "bin":
-            raise BadRequestError(f"--format {arguments.format} goes with --local, for now")
         client = spawn.ensure(arguments.endpoint or paths.default_endpoint())
         with client:
             job = client.submit(inputs, arguments.output, tokenizer=arguments.tokenizer, key=arguments.key, **options)
