@@ -8,13 +8,14 @@ import os
 import sys
 import threading
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from tokend_client import Client, paths
 from tokend_client.errors import BadRequestError, TokendError
 
-from .. import spawn
 from .output import check_utf8, duration, plural, progress_bar, size
+
+if TYPE_CHECKING:
+    from tokend_client import Client
 
 
 def encode(arguments: argparse.Namespace) -> int:
@@ -41,6 +42,11 @@ def encode(arguments: argparse.Namespace) -> int:
     else:
         if arguments.resume:
             raise BadRequestError("--resume goes with --local", "a daemon resumes its jobs by itself")
+        # Sockets are not needed with --local, and take longer to import than a small file to encode.
+        from tokend_client import paths
+
+        from .. import spawn
+
         client = spawn.ensure(arguments.endpoint or paths.default_endpoint())
         with client:
             job = client.submit(inputs, arguments.output, tokenizer=arguments.tokenizer, key=arguments.key, **options)
@@ -78,10 +84,12 @@ def _inputs(arguments: argparse.Namespace) -> list[str]:
 
 
 def _local(arguments: argparse.Namespace, inputs: list[str], options: dict[str, Any]) -> dict[str, Any]:
+    from .. import words
     from .._core import JobControl
     from ..tokenizer import Tokenizer
 
     tokenizer = Tokenizer.load(arguments.tokenizer)
+    words.recall(tokenizer)
     control = JobControl()
     result: list[dict[str, Any] | BaseException] = []
 
@@ -108,6 +116,7 @@ def _local(arguments: argparse.Namespace, inputs: list[str], options: dict[str, 
     outcome = result[0]
     if isinstance(outcome, BaseException):
         raise outcome
+    words.keep(tokenizer)
     return outcome
 
 

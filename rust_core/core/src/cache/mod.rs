@@ -29,6 +29,8 @@
 //! that grow with the corpus, denser tables with keys of 8 bytes (more instructions per key cost more
 //! than the misses they save).
 
+pub(crate) mod image;
+
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 
@@ -154,11 +156,17 @@ impl Table {
     /// Asks the processor for the second line of a key.
     #[inline]
     pub(crate) fn prefetch_beside(&self, slot: u32) {
+        self.prefetch(slot ^ BESIDE);
+    }
+
+    /// Asks the processor for a line.
+    #[inline]
+    pub(crate) fn prefetch(&self, slot: u32) {
         #[cfg(target_arch = "x86_64")]
         // SAFETY: a prefetch has no effect but on timing.
         unsafe {
             use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
-            _mm_prefetch::<_MM_HINT_T0>(std::ptr::from_ref(self.line(slot ^ BESIDE)).cast());
+            _mm_prefetch::<_MM_HINT_T0>(std::ptr::from_ref(self.line(slot)).cast());
         }
     }
 
