@@ -22,7 +22,8 @@ from tokend_client.protocol import Message, Op
 
 from . import __version__
 from .config import ServerConfig
-from .jobs import Job, JobTable
+from .job import Job
+from .jobs import JobTable
 from .outputs import read_manifest
 from .registry import Registry
 

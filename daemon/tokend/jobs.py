@@ -8,8 +8,8 @@ A job's life, each step in the journal before anybody hears of it:
       ▲          │
       └──────────┘  the daemon stopped or died, or the disk is full: it goes on later
 
-`Job.record` is what stands in the journal or is on its way there; `Job.state` is what clients are told
-and follows it when it is on disk. A daemon that dies leaves `running` behind, so the next one can count
+A job's record is what stands in the journal or is on its way there; its state is what clients are told and
+follows when that is on disk. A daemon that dies leaves `running` behind, so the next one can count
 the deaths. It looks at the disk before it believes anything: running a job whose output is complete
 finds that, by checksums, and is done.
 """
@@ -25,7 +25,6 @@ import uuid
 from collections import OrderedDict, deque
 from collections.abc import Callable
 from concurrent.futures import Future
-from dataclasses import dataclass, field
 
 import msgspec
 from msgspec.structs import replace
@@ -41,10 +40,11 @@ from tokend_client.errors import (
     TokendError,
     UnknownJobError,
 )
-from tokend_client.protocol import TERMINAL_STATES, ErrorReply, JobInfo, JobSpec
+from tokend_client.protocol import TERMINAL_STATES, ErrorReply, JobSpec
 
 from . import _core
 from .config import ServerConfig
+from .job import Job
 from .journal import Journal, Record
 from .outputs import Summary, discard_partials, free_bytes, read_manifest, run_job
 from .registry import Registry, eot_id
@@ -54,55 +54,6 @@ log = logging.getLogger("tokend.jobs")
 _DEATHS_MAX = 2
 _SPACE_POLL_S = 1.0
 _MANIFESTS_MAX_BYTES = 64 * 1024 * 1024
-
-
-@dataclass
-class Job:
-    """One job. It only changes under the table's lock."""
-
-    record: Record
-    state: str
-    spec_bytes: int = 0
-    accepted: Future[None] = field(default_factory=Future)
-    control: _core.JobControl = field(default_factory=_core.JobControl)
-    manifest: bytes | None = None
-    """The manifest as JSON, of a job that is done, unless it has to be read from the disk."""
-    needed_bytes: int = 0
-    """Free space for which the job waits."""
-    is_suspended: bool = False
-    is_expired: bool = False
-
-    @property
-    def job_id(self) -> str:
-        """Its name."""
-        return self.record.job_id
-
-    def info(self) -> JobInfo:
-        """What clients see."""
-        record = self.record
-        done, total, tokens, documents = self.control.progress()
-        seconds = (record.finished_s or time.time()) - (record.started_s or time.time())
-        if self.state == "done":
-            done = total = record.bytes_total
-            tokens, documents = record.n_tokens, record.n_documents
-        waits = self.needed_bytes > 0 and self.state == "queued"
-        return JobInfo(
-            job_id=record.job_id,
-            state=self.state,
-            output=record.spec.output,
-            tokenizer=record.tokenizer,
-            bytes_done=done,
-            bytes_total=total or record.bytes_total,
-            n_tokens=tokens,
-            n_documents=documents,
-            bytes_per_s=done / seconds if seconds > 0 else 0.0,
-            submitted_s=record.submitted_s,
-            started_s=record.started_s,
-            finished_s=record.finished_s,
-            error=record.error if self.state in TERMINAL_STATES else None,
-            up_to_date=record.up_to_date,
-            note=f"waits for {self.needed_bytes} bytes of free space beside its output" if waits else None,
-        )
 
 
 class JobTable:
@@ -454,6 +405,9 @@ class JobTable:
         else:
             with self._lock:
                 self._end(job, "done", summary=summary)
+                is_last = not self._queue
+            if is_last:
+                self._registry.keep_words()
 
     def _await(self, written: Future[None], job: Job) -> bool:
         """Waits for the journal; False if the daemon stops meanwhile."""

@@ -38,7 +38,8 @@ from tokend_client.protocol import TERMINAL_STATES, ErrorReply, Message, Op
 from . import __version__, lifecycle
 from .config import ServerConfig
 from .handlers import Handlers, Reply, job_reply
-from .jobs import Job, JobTable, stopping
+from .job import Job
+from .jobs import JobTable, stopping
 from .registry import Registry
 
 log = logging.getLogger("tokend.server")
@@ -123,7 +124,7 @@ class Server:
         lifecycle.raise_fd_limit()
         info = {"pid": os.getpid(), "epoch": self.epoch, "version": __version__, "endpoint": self.config.endpoint}
         with lifecycle.lock(path, dict(info)):
-            registry = Registry(self.config.roots)
+            registry = Registry(self.config.roots, self.config.state_dir)
             jobs = JobTable(self.config, registry, self.wake)
             self.handlers = Handlers(self.config, registry, jobs, self.epoch, time.monotonic())
             for name in self.config.preload:
@@ -152,6 +153,7 @@ class Server:
                 lifecycle.notify("STOPPING=1")
                 jobs.suspend()
                 jobs.close(5.0)
+                registry.keep_words()
                 for pool in (self._workers, self._submitters):
                     pool.shutdown(wait=False, cancel_futures=True)
                 router.close()
