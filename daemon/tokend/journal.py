@@ -1,6 +1,6 @@
 """The journal: every accepted job, on disk before its client hears of it.
 
-    <state directory>/journal-<8 hex digits of the endpoint>.db      SQLite, WAL, synchronous=FULL
+    <state directory>/journal-<8 hex digits of the endpoint>[.<generation>].db   SQLite, WAL, synchronous=FULL
 
     application_id  0x544B444A ("TKDJ")      user_version  1
     jobs (
@@ -19,8 +19,8 @@ One thread touches the database. Writers hand it records and get futures; what i
 transaction, so that many submits share an fsync. A record that must not be lost (`must`: how a job went)
 is tried again until the disk takes it. When nothing waits the log is folded into the main
 file, which is why a journal at rest is one file whose length SQLite checks. After a failed fsync the
-file is never written again: the kernel may have dropped the pages. It is replaced by a new one, written
-from the records in memory.
+file is never written again: the kernel may have dropped the pages. A new one, the next generation, is
+written from the records in memory; it has its name only once it is complete, so the highest is the one.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ import contextlib
 import hashlib
 import logging
 import os
+import re
 import shutil
 import sqlite3
 import threading
@@ -36,6 +37,7 @@ import time
 from collections.abc import Iterable
 from concurrent.futures import Future
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -49,10 +51,12 @@ log = logging.getLogger("tokend.journal")
 
 APPLICATION_ID = 0x544B444A
 VERSION = 1
-_REPLACEMENTS_MAX = 8
-"""How often a journal is replaced after failed writes before it is given up: each leaves a descriptor open."""
 
 _RETRY_S = 1.0
+
+_SPOILING = (sqlite3.SQLITE_IOERR_FSYNC, sqlite3.SQLITE_IOERR_DIR_FSYNC, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+_NOT_DAMAGE = (sqlite3.SQLITE_FULL, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_NOMEM)
+"""Errors at opening that say nothing about the content."""
 
 _NETWORK_FILESYSTEMS = frozenset(
     "9p afs beegfs ceph cifs coda gfs2 glusterfs gpfs lustre nfs nfs4 ocfs2 orangefs smb3 smbfs".split(" ")  # noqa: SIM905
@@ -87,10 +91,10 @@ class Record(msgspec.Struct, kw_only=True):
     up_to_date: bool = False
 
 
-def journal_path(state_dir: Path, endpoint: str) -> Path:
+def journal_path(state_dir: Path, endpoint: str, generation: int = 0) -> Path:
     """Each endpoint has a journal of its own, so that daemons may share a state directory."""
     name = hashlib.blake2b(endpoint.encode(), digest_size=4).hexdigest()
-    return state_dir / f"journal-{name}.db"
+    return state_dir / (f"journal-{name}.{generation}.db" if generation else f"journal-{name}.db")
 
 
 @dataclass(frozen=True)
@@ -112,7 +116,9 @@ class Journal:
     """
 
     def __init__(self, state_dir: Path, endpoint: str) -> None:
-        self.path = journal_path(state_dir, endpoint)
+        self._path_of = partial(journal_path, state_dir, endpoint)
+        self._generation = max(_generations(self._path_of(), state_dir), default=0)
+        self.path = self._path_of(self._generation)
         self.damage: str | None = None
         """What was wrong with the journal that was found, in words; None if nothing was."""
         self.trouble: str | None = None
@@ -123,7 +129,8 @@ class Journal:
         self._closing = False
         self._rows: dict[str, tuple[int, bytes]] = {}
         self._next_seq = 1
-        self._abandoned: list[sqlite3.Connection] = []
+        self._is_spoilt = False
+        """An fsync of the present file has failed."""
         _check_directory(state_dir)
         try:
             self._database = self._open()
@@ -195,13 +202,12 @@ class Journal:
             rows[change.job_id] = (seq, change.record)
         problem: TokendError | None = None
         try:
-            _transact(self._database, rows, {change.job_id for change in batch})
+            if not self._is_spoilt:
+                _transact(self._database, rows, {change.job_id for change in batch})
         except sqlite3.Error as error:
-            problem = _translate(error, self.path)
-            if problem.message != self.trouble:
-                log.error("%s", problem.message)
-            if _is_torn(error):
-                problem = self._replace(rows, problem)
+            problem = self._note(error)
+        if self._is_spoilt:
+            problem = self._replace(rows)
         self.trouble = None if problem is None else problem.message
         if problem is None:
             self._rows = rows
@@ -217,25 +223,34 @@ class Journal:
         try:
             self._database.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
         except sqlite3.Error as error:
-            log.error("%s: folding the log: %s", self.path, error)
-            if _is_torn(error):
-                self._replace(self._rows, _translate(error, self.path))
+            self._note(error)
+            if self._is_spoilt:
+                self._replace(self._rows)
 
-    def _replace(self, rows: dict[str, tuple[int, bytes]], problem: TokendError) -> TokendError | None:
-        """Puts a new file in the place of one whose fsync failed; returns None if `rows` are in it.
+    def _note(self, error: sqlite3.Error) -> TokendError:
+        problem = _translate(error, self.path)
+        if problem.message != self.trouble:
+            log.error("%s", problem.message)
+        # A write that failed was taken back by SQLite; of a failed fsync nobody knows.
+        self._is_spoilt |= getattr(error, "sqlite_errorcode", 0) in _SPOILING
+        return problem
 
-        The old connection is kept: closing it would fsync the descriptor again.
-        """
-        if len(self._abandoned) >= _REPLACEMENTS_MAX:
-            return problem
+    def _replace(self, rows: dict[str, tuple[int, bytes]]) -> TokendError | None:
+        """Puts the next generation in the place of a spoilt file; returns None if `rows` are in it."""
+        path = self._path_of(self._generation + 1)
         try:
-            self._abandoned.append(self._database)
-            self._database = _create(self.path, rows)
+            database = _create(path, rows)
         except (sqlite3.Error, OSError) as error:
-            self._database = self._abandoned.pop()
             log.error("%s: cannot be replaced: %s", self.path, error)
-            return problem
-        log.warning("%s: replaced after a failed write", self.path)
+            return _translate(error, path)
+        spoilt, old = self._database, self.path
+        self._database, self.path, self._generation, self._is_spoilt = database, path, self._generation + 1, False
+        log.warning("%s: replaced by %s after a failed fsync", old, path.name)
+        with contextlib.suppress(sqlite3.Error):
+            # Closing would fsync the descriptor again.
+            spoilt.execute("PRAGMA synchronous=OFF")
+            spoilt.close()
+        _remove(old)
         return None
 
     # Opening.
@@ -254,11 +269,16 @@ class Journal:
             database = _connect(self.path)
             self._load(database)
         except sqlite3.DatabaseError as error:
-            if "locked" in str(error):
-                raise BusyError(f"{self.path}: in use by another daemon", "give each its own --state-dir") from None
             if database is not None:
                 database.close()
+            if "locked" in str(error):
+                raise BusyError(f"{self.path}: in use by another daemon", "give each its own --state-dir") from None
+            if getattr(error, "sqlite_errorcode", 0) & 0xFF in _NOT_DAMAGE:
+                raise
             return self._rebuild(" ".join(str(error).split()))
+        for generation in range(self._generation):
+            # A daemon died right after it had made the present one.
+            _remove(self._path_of(generation))
         return database
 
     def _load(self, database: sqlite3.Connection) -> None:
@@ -280,22 +300,26 @@ class Journal:
             self._next_seq = max(self._next_seq, seq + 1)
 
     def _rebuild(self, problem: str) -> sqlite3.Connection:
-        aside = self.path.with_name(f"{self.path.name}.damaged-{time.strftime('%Y%m%dT%H%M%S')}")
+        damaged = self.path
+        aside = damaged.with_name(f"{damaged.name}.damaged-{time.strftime('%Y%m%dT%H%M%S')}")
         for number in range(1, 1000):
             if not aside.exists():
                 break
             aside = aside.with_name(f"{aside.name.split('+')[0]}+{number}")
-        for source, target in ((self.path, aside), (_log(self.path), _log(aside))):
+        self._rows = _salvage(damaged, _new(damaged))
+        self._next_seq = 1 + max((seq for seq, _ in self._rows.values()), default=0)
+        self._generation += 1
+        self.path = self._path_of(self._generation)
+        database = _create(self.path, self._rows)
+        for source, target in ((damaged, aside), (_log(damaged), _log(aside))):
             with contextlib.suppress(FileNotFoundError):
                 source.rename(target)
-        self._rows = _salvage(aside, _new(self.path))
-        self._next_seq = 1 + max((seq for seq, _ in self._rows.values()), default=0)
         self.damage = (
             f"the journal was damaged ({problem}) and set aside as {aside}; {len(self._rows)} jobs were saved, "
             "others that it held are unknown"
         )
         log.error("%s", self.damage)
-        return _create(self.path, self._rows)
+        return database
 
 
 def _check_directory(state_dir: Path) -> None:
@@ -321,6 +345,20 @@ def _new(path: Path) -> Path:
     return path.with_name(path.name + ".new")
 
 
+def _remove(path: Path) -> None:
+    """Removes a journal and what SQLite may have put beside it."""
+    for file in (path, _log(path), path.with_name(path.name + "-shm")):
+        with contextlib.suppress(FileNotFoundError):
+            file.unlink()
+
+
+def _generations(base: Path, state_dir: Path) -> list[int]:
+    """The generations of a journal that are there, be it only their log."""
+    pattern = re.compile(rf"{re.escape(base.stem)}(?:\.([1-9][0-9]{{0,8}}))?\.db(?:-wal)?")
+    found = [pattern.fullmatch(name) for name in (os.listdir(state_dir) if state_dir.is_dir() else [])]
+    return [int(match[1] or 0) for match in found if match is not None]
+
+
 def _connect(path: Path) -> sqlite3.Connection:
     database = sqlite3.connect(path, timeout=0.0, isolation_level=None, check_same_thread=False)
     # Exclusive: no shared-memory file, and a second daemon is refused.
@@ -330,11 +368,9 @@ def _connect(path: Path) -> sqlite3.Connection:
 
 
 def _create(path: Path, rows: dict[str, tuple[int, bytes]]) -> sqlite3.Connection:
-    """Makes a journal: complete under another name first, so that a short file is always damage."""
+    """Makes a journal where none is: complete under another name first, so that a short file is always damage."""
     fresh = _new(path)
-    for left in (fresh, _log(fresh), fresh.with_name(fresh.name + "-shm")):
-        with contextlib.suppress(FileNotFoundError):
-            left.unlink()
+    _remove(fresh)
     database = sqlite3.connect(fresh, isolation_level=None)
     try:
         database.execute("PRAGMA journal_mode=MEMORY")
@@ -348,10 +384,7 @@ def _create(path: Path, rows: dict[str, tuple[int, bytes]]) -> sqlite3.Connectio
         _transact(database, rows, rows)
     finally:
         database.close()
-    with contextlib.suppress(FileNotFoundError):
-        # The log of the file that is being replaced; its content is in `rows`.
-        _log(path).unlink()
-    os.replace(fresh, path)
+    os.rename(fresh, path)
     directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(directory)
@@ -406,19 +439,11 @@ def _salvage(damaged: Path, scratch: Path) -> dict[str, tuple[int, bytes]]:
                     seq, job_id, record, digest = row
                     if isinstance(seq, int) and _verifies(job_id, record, digest):
                         rows[job_id] = (seq, record)
-    for copy in (scratch, _log(scratch), scratch.with_name(scratch.name + "-shm")):
-        with contextlib.suppress(FileNotFoundError):
-            copy.unlink()
+    _remove(scratch)
     return rows
 
 
-def _is_torn(error: sqlite3.Error) -> bool:
-    """Whether the file may hold something else than what was written to it."""
-    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
-    return code in (sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CANTOPEN)
-
-
-def _translate(error: sqlite3.Error, path: Path) -> TokendError:
+def _translate(error: sqlite3.Error | OSError, path: Path) -> TokendError:
     if getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_FULL:
         return NoSpaceError(f"{path}: the journal cannot be written: no space left", "free some space and try again")
     return IoError(f"{path}: the journal cannot be written: {error}", "check the disk of the state directory")

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import os
 import random
+import sqlite3
+import time
 from pathlib import Path
 
+import msgspec
 import pytest
 from tokend import journal as journal_module
 from tokend.journal import Journal, Record, journal_path
@@ -70,6 +73,8 @@ def test_each_flipped_bit_is_harmless_or_said(tmp_path: Path) -> None:
     for _ in range(60):
         damaged = bytearray(whole)
         damaged[chance.randrange(len(whole))] ^= 1 << chance.randrange(8)
+        for left in tmp_path.glob("journal-*.db"):
+            left.unlink()
         path.write_bytes(damaged)
         journal = Journal(tmp_path, ENDPOINT)
         found = journal.records
@@ -99,7 +104,7 @@ def logged(folder: Path) -> tuple[Path, bytes]:
     database = journal_module._create(journal_path(folder, ENDPOINT), {})
     rows: dict[str, tuple[int, bytes]] = {}
     for number in range(5):
-        rows[f"job{number}"] = (number + 1, journal_module.msgspec.msgpack.encode(record(number)))
+        rows[f"job{number}"] = (number + 1, msgspec.msgpack.encode(record(number)))
         journal_module._transact(database, rows, [f"job{number}"])
     log = journal_module._log(journal_path(folder, ENDPOINT))
     content = log.read_bytes()
@@ -141,6 +146,57 @@ def test_a_log_without_its_file_is_said(tmp_path: Path) -> None:
     journal = Journal(tmp_path, ENDPOINT)
     assert journal.damage is not None
     journal.close()
+
+
+class Failing:
+    """A database whose next COMMIT fails as an fsync does."""
+
+    def __init__(self, database: object) -> None:
+        self.database = database
+        self.calls_after: list[str] = []
+        self.has_failed = False
+
+    def execute(self, statement: str, *rest: object) -> object:
+        if self.has_failed:
+            self.calls_after.append(statement)
+        if statement == "COMMIT" and not self.has_failed:
+            self.has_failed = True
+            error = sqlite3.OperationalError("disk I/O error")
+            error.sqlite_errorcode = sqlite3.SQLITE_IOERR_FSYNC
+            raise error
+        return self.database.execute(statement, *rest)  # type: ignore[attr-defined]
+
+    def close(self) -> None:
+        self.database.close()  # type: ignore[attr-defined]
+
+
+def test_a_failed_fsync_is_not_tried_again_but_nothing_is_lost(tmp_path: Path) -> None:
+    journal = Journal(tmp_path, ENDPOINT)
+    for number in range(3):
+        journal.write(record(number)).result(10)
+    time.sleep(0.1)
+    failing = Failing(journal._database)
+    journal._database = failing  # type: ignore[assignment]
+    journal.write(record(3)).result(10)
+    assert failing.calls_after == ["ROLLBACK", "PRAGMA synchronous=OFF"]
+    journal.write(record(4)).result(10)
+    journal.close()
+    assert os.listdir(tmp_path) == [journal_path(tmp_path, ENDPOINT, 1).name]
+    again = Journal(tmp_path, ENDPOINT)
+    assert again.records == [record(number) for number in range(5)] and again.damage is None
+    again.close()
+
+
+def test_of_two_generations_the_later_counts(tmp_path: Path) -> None:
+    """A daemon died between making the next one and removing the one before."""
+    filled(tmp_path, 2)
+    journal_module._create(
+        journal_path(tmp_path, ENDPOINT, 1), {"job9": (7, msgspec.msgpack.encode(record(9)))}
+    ).close()
+    journal = Journal(tmp_path, ENDPOINT)
+    assert journal.records == [record(9)]
+    journal.close()
+    assert os.listdir(tmp_path) == [journal_path(tmp_path, ENDPOINT, 1).name]
 
 
 def test_network_file_systems_are_told_by_their_mount(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -30,7 +30,9 @@ def run(scale: Scale) -> Row:
                 rig.check(row, ground)
                 waiting = [known for known in rig.jobs if known.state not in ("done", "failed")]
                 parked += len([known for known in rig.jobs if known.state == "failed"])
-                rig.jobs = waiting + [known for known in rig.jobs if known.state == "done"][-20:]
+                # Jobs that have ended are asked for as long as they are young: a daemon forgets them in time.
+                done = [known for known in rig.jobs if known.state == "done"]
+                rig.jobs = sorted([*waiting, *done[-20:]], key=lambda known: int(known.output.stem))
                 for _ in range(50 - len(waiting)):
                     n_submitted += 1
                     inputs = [chance.randrange(12) for _ in range(chance.randint(1, 3))]

@@ -51,7 +51,7 @@ def _events(log: Path) -> list[tuple[int, int, str]]:
             continue
         thread, _, text = found.groups()
         if text.endswith("<unfinished ...>"):
-            begun[thread] = (number, text.removesuffix("<unfinished ...>"))
+            begun[thread] = (number, text.removesuffix("<unfinished ...>").rstrip())
         elif text.startswith("<... ") and thread in begun:
             first, head = begun.pop(thread)
             events.append((first, number, head + text.split(" resumed>", 1)[-1]))
