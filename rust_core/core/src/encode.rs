@@ -17,9 +17,11 @@ use crate::cache::{KEY_MAX, Key, Table};
 use crate::error::{Error, Result};
 use crate::lane::Lane;
 use crate::long_cache::LongCache;
-use crate::pretokenize::Pretokenizer as _;
 use crate::pretokenize::gpt2::Gpt2;
-use crate::pretokenize::machine::Machine;
+use crate::pretokenize::steps::{Chain, Piece};
+use crate::pretokenize::unicode::classes;
+use crate::pretokenize::{Matcher, Pretokenizer as _};
+use crate::staged::Stage;
 use crate::vocab::{Merges, Vocabulary};
 use rustc_hash::FxHashMap;
 
@@ -29,12 +31,42 @@ const BATCH: usize = 256;
 /// How pretokens are found.
 pub(crate) enum Splitter {
     Gpt2(Box<Gpt2>),
-    Machine(Machine),
+    Machine(Matcher),
+    Chain(Chain),
+}
+
+impl Splitter {
+    /// The splitter of a vocabulary.
+    pub(crate) fn new(vocab: &Vocabulary) -> Result<Self> {
+        if Gpt2::accepts(vocab.pattern()) {
+            return Ok(Self::Gpt2(Box::new(Gpt2::new(classes(vocab.reference())))));
+        }
+        Ok(match vocab.pipeline() {
+            Some(pipeline) => Self::Chain(Chain::new(&pipeline.steps)?),
+            None => Self::Machine(Matcher::new(vocab.pattern(), vocab.reference())?),
+        })
+    }
+
+    /// Whether there are places that [`Splitter::is_border`] knows.
+    pub(crate) fn has_borders(&self) -> bool {
+        matches!(self, Self::Gpt2(_))
+    }
+
+    /// Whether a pretoken starts at `at` whatever stands further left, and what stands left of it splits
+    /// as if the text ended there.
+    pub(crate) fn is_border(&self, text: &[u8], at: usize) -> bool {
+        match self {
+            Self::Gpt2(scanner) => scanner.is_border(text, at),
+            Self::Machine(_) | Self::Chain(_) => false,
+        }
+    }
 }
 
 /// What a vocabulary needs to encode; immutable, shared by all threads.
 pub(crate) struct Model {
     pub(crate) splitter: Splitter,
+    /// What happens to text before it is split.
+    pub(crate) stage: Option<Stage>,
     pub(crate) pairs: PairTable,
     bridges: Bridges,
     /// Rank vocabularies: tokens that merging their bytes does not arrive at. A pretoken that is one
@@ -45,10 +77,11 @@ pub(crate) struct Model {
 }
 
 impl Model {
-    pub(crate) fn new(vocab: &Vocabulary, splitter: Splitter) -> Self {
+    pub(crate) fn new(vocab: &Vocabulary) -> Result<Self> {
+        let (splitter, stage) = (Splitter::new(vocab)?, Stage::new(vocab)?);
         let pairs = PairTable::new(vocab);
         let mut whole = FxHashMap::default();
-        if matches!(vocab.merges(), Merges::Ranks) && !pairs.is_canonical() {
+        if vocab.is_whole_first() && !(matches!(vocab.merges(), Merges::Ranks) && pairs.is_canonical()) {
             let (mut scratch, mut ids) = (MergeScratch::default(), Vec::new());
             for (id, token) in vocab.ordinary() {
                 ids.clear();
@@ -62,7 +95,7 @@ impl Model {
         for (id, token) in vocab.ordinary() {
             token_lens[id as usize] = token.len() as u32;
         }
-        Self { splitter, pairs, bridges: Bridges::new(vocab), whole, token_lens }
+        Ok(Self { splitter, stage, pairs, bridges: Bridges::new(vocab), whole, token_lens })
     }
 
     /// The ids of one pretoken or part of one; symbols of bytes without a token stay above [`MISSING`].
@@ -103,6 +136,7 @@ impl Model {
 #[derive(Default)]
 pub(crate) struct Scratch {
     spans: Vec<Span>,
+    pieces: Vec<Piece>,
     merge: MergeScratch,
     ids: Vec<u32>,
     long: LongCache,
@@ -143,6 +177,9 @@ impl Encoder<'_> {
         offset: u64,
         out: &mut Vec<L>,
     ) -> Result<usize> {
+        if let Splitter::Chain(chain) = &self.model.splitter {
+            return self.encode_chain(chain, text, complete, offset, out);
+        }
         let mut at = 0;
         loop {
             let more = self.split_batch(text, &mut at, complete, offset)?;
@@ -151,6 +188,43 @@ impl Encoder<'_> {
                 return Ok(at);
             }
         }
+    }
+
+    /// The same with a splitter that knows pretokens only all at once.
+    fn encode_chain<L: Lane>(
+        &mut self,
+        chain: &Chain,
+        text: &str,
+        complete: bool,
+        offset: u64,
+        out: &mut Vec<L>,
+    ) -> Result<usize> {
+        let mut pieces = std::mem::take(&mut self.scratch.pieces);
+        pieces.clear();
+        let used = chain.split(text, complete, &mut pieces).map_err(|error| at_offset(error, offset))?;
+        let mut start = 0;
+        for batch in pieces.chunks(BATCH) {
+            self.scratch.spans.clear();
+            for piece in batch {
+                if piece.kept {
+                    self.push_span(text.as_bytes(), start, piece.end);
+                }
+                start = piece.end;
+            }
+            self.emit_batch(text.as_bytes(), offset, out)?;
+        }
+        self.scratch.pieces = pieces;
+        Ok(used)
+    }
+
+    fn push_span(&mut self, text: &[u8], start: usize, end: usize) {
+        let mut span = Span { start, end, slot: 0, key: Key::NONE };
+        if end - start <= KEY_MAX {
+            span.key = Key::new(text, start, end - start);
+            span.slot = self.table.slot(span.key);
+            self.table.prefetch(span.slot);
+        }
+        self.scratch.spans.push(span);
     }
 
     /// Finds the next pretokens; false when there are no more to be had.
@@ -171,19 +245,15 @@ impl Encoder<'_> {
                     let split = machine.next(text, start).map_err(|error| at_offset(error, offset))?;
                     (split.end, split.matched, split.hit_end)
                 }
+                // See `encode_chain`.
+                Splitter::Chain(_) => return Ok(false),
             };
             if hit_end && !complete {
                 return Ok(false);
             }
             *at = end;
             if matched {
-                let mut span = Span { start, end, slot: 0, key: Key::NONE };
-                if end - start <= KEY_MAX {
-                    span.key = Key::new(bytes, start, end - start);
-                    span.slot = self.table.slot(span.key);
-                    self.table.prefetch(span.slot);
-                }
-                self.scratch.spans.push(span);
+                self.push_span(bytes, start, end);
             }
         }
         Ok(true)

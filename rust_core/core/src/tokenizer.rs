@@ -5,12 +5,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use crate::cache::{CacheStats, Table, WordCache};
 use crate::decode::Decoder;
 use crate::documents::encode_segments;
-use crate::encode::{Encoder, Model, Scratch, Splitter};
+use crate::encode::{Encoder, Model, Scratch};
 use crate::error::{Error, Result};
+use crate::input::border::Cuts;
 use crate::lane::Lane;
-use crate::pretokenize::gpt2::Gpt2;
-use crate::pretokenize::machine::Machine;
-use crate::pretokenize::unicode::classes;
 use crate::special::{SpecialFinder, SpecialPolicy};
 use crate::vocab::Vocabulary;
 
@@ -43,12 +41,7 @@ impl Tokenizer {
     /// [`Error::BadPattern`] for a split pattern outside the supported subset, [`Error::Io`] where
     /// there is no memory for the cache.
     pub fn new(vocab: Vocabulary) -> Result<Self> {
-        let splitter = if Gpt2::accepts(vocab.pattern()) {
-            Splitter::Gpt2(Box::new(Gpt2::new(classes(vocab.reference()))))
-        } else {
-            Splitter::Machine(Machine::new(vocab.pattern(), vocab.reference())?)
-        };
-        let model = Model::new(&vocab, splitter);
+        let model = Model::new(&vocab)?;
         let cache = WordCache::new().map_err(|error| Error::io("merge cache", "mapping memory", error))?;
         let finder = (!vocab.specials().is_empty()).then(|| SpecialFinder::new(&vocab));
         let decoder = Decoder::new(&vocab);
@@ -136,12 +129,9 @@ impl Tokenizer {
         self.finder.as_ref()
     }
 
-    /// The GPT-2 scanner, if the pattern is GPT-2's: it knows where text can be cut.
-    pub(crate) fn scanner(&self) -> Option<&Gpt2> {
-        match &self.model.splitter {
-            Splitter::Gpt2(scanner) => Some(scanner),
-            Splitter::Machine(_) => None,
-        }
+    /// Where text can be cut, if that is known for the vocabulary's splitter.
+    pub(crate) fn cuts(&self) -> Option<Cuts<'_>> {
+        Cuts::new(&self.model.splitter, self.model.stage.as_ref())
     }
 
     /// Lends an encoder over the present table and a worker's memory.

@@ -174,7 +174,7 @@ fn run<L: Lane>(tokenizer: &Tokenizer, spec: &JobSpec, control: &Control) -> Res
         finder: tokenizer.finder(),
     };
     let output = OutputSet::create(spec)?;
-    let planner = plan::Planner::new(&sources, &spec.roots, tokenizer.scanner(), &rules, chunk_bytes());
+    let planner = plan::Planner::new(&sources, &spec.roots, tokenizer.cuts(), &rules, chunk_bytes());
     let committer = commit::Committer::<L>::new(&output, sources.len(), control);
     let threads = if spec.threads == 0 { default_threads() } else { spec.threads };
     let shared = work::Shared { tokenizer, spec, rules: &rules, sources: &sources, control };

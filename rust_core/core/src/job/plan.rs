@@ -10,8 +10,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use crate::documents::Rules;
 use crate::error::{Error, Result};
 use crate::input::access::Roots;
-use crate::input::{Opened, Source, border};
-use crate::pretokenize::gpt2::Gpt2;
+use crate::input::border::{self, Cuts};
+use crate::input::{Opened, Source};
 
 /// Most small sources in one batch: bounds the time between two looks at the off switch.
 const BATCH_SOURCES: usize = 512;
@@ -34,7 +34,7 @@ pub(super) enum Work {
 pub(super) struct Planner<'a> {
     sources: &'a [Source],
     roots: &'a Roots,
-    scanner: Option<&'a Gpt2>,
+    cuts: Option<Cuts<'a>>,
     rules: &'a Rules<'a>,
     chunk_bytes: u64,
     cursor: Mutex<Cursor>,
@@ -51,11 +51,11 @@ impl<'a> Planner<'a> {
     pub(super) fn new(
         sources: &'a [Source],
         roots: &'a Roots,
-        scanner: Option<&'a Gpt2>,
+        cuts: Option<Cuts<'a>>,
         rules: &'a Rules<'a>,
         chunk_bytes: u64,
     ) -> Self {
-        Self { sources, roots, scanner, rules, chunk_bytes, cursor: Mutex::default() }
+        Self { sources, roots, cuts, rules, chunk_bytes, cursor: Mutex::default() }
     }
 
     /// An upper bound of the pieces of work, so that no threads are started for nothing.
@@ -90,7 +90,7 @@ impl<'a> Planner<'a> {
             cursor.index = end;
             return Ok(Some(Work::Batch(index..end)));
         }
-        let Some(scanner) = self.scanner else {
+        let Some(cuts) = self.cuts else {
             cursor.index += 1;
             return Ok(Some(Work::Stream { index, source: Arc::new(source.open(self.roots)?) }));
         };
@@ -98,7 +98,7 @@ impl<'a> Planner<'a> {
             Some(open) => open,
             None => (Arc::new(source.open(self.roots)?), 0),
         };
-        let end = border::chunk_end(&source, scanner, self.rules, start, self.chunk_bytes)?;
+        let end = border::chunk_end(&source, cuts, self.rules, start, self.chunk_bytes)?;
         if end == source.size_bytes() {
             cursor.index += 1;
         } else {

@@ -1,4 +1,4 @@
-//! Character classes of tiktoken 0.14.0; made by `tools/gen_unicode.py`, not by hand.
+//! Character classes of tiktoken 0.14.0; made by tools/gen_unicode.py, not by hand.
 
 /// First and last code point and category (index into `CATEGORIES`).
 pub(super) static CATEGORIES: &[(u32, u32, u8)] = &[
@@ -3387,3 +3387,29 @@ pub(super) static SPACES: &[(u32, u32)] = &[
 
 /// What `(?i:letter)` matches beyond the two ASCII cases of the letter.
 pub(super) static FOLDS: &[(char, u32)] = &[('k', 0x212a), ('s', 0x17f)];
+
+/// `\p{Han}`.
+pub(super) static HAN: &[(u32, u32)] = &[
+    (0x2e80, 0x2e99),
+    (0x2e9b, 0x2ef3),
+    (0x2f00, 0x2fd5),
+    (0x3005, 0x3005),
+    (0x3007, 0x3007),
+    (0x3021, 0x3029),
+    (0x3038, 0x303b),
+    (0x3400, 0x4dbf),
+    (0x4e00, 0x9fff),
+    (0xf900, 0xfa6d),
+    (0xfa70, 0xfad9),
+    (0x16fe2, 0x16fe3),
+    (0x16ff0, 0x16ff1),
+    (0x20000, 0x2a6df),
+    (0x2a700, 0x2b739),
+    (0x2b740, 0x2b81d),
+    (0x2b820, 0x2cea1),
+    (0x2ceb0, 0x2ebe0),
+    (0x2ebf0, 0x2ee5d),
+    (0x2f800, 0x2fa1d),
+    (0x30000, 0x3134a),
+    (0x31350, 0x323af),
+];
