@@ -9,7 +9,9 @@
 //! Engines read the same text differently. Hugging Face's is Oniguruma with Ruby's syntax, where
 //! `{1,3}+` is a repetition of a repetition and not possessive, `$` and `^` are ends of lines, `\pL`
 //! is three literals, `(?i)` inside an alternative takes the rest of the alternatives with it, and
-//! `(?i:ss)` matches `ß`: the first is read as it is meant there, the others are refused.
+//! `(?i:ss)` matches `ß`: the first is read as it is meant there, the others are refused. Properties and
+//! negated classes under `(?i)` are refused for all: they are closed under folding, which makes U+0345,
+//! a mark, a letter.
 
 use std::iter::Peekable;
 use std::str::CharIndices;
@@ -442,7 +444,7 @@ impl Parser<'_> {
         let Some(categories) = CategorySet::named(short).filter(|_| short != "C" && short != "Cn") else {
             return self.refuse(&format!("the property `{name}`"));
         };
-        if fold && short.len() > 1 && short.starts_with('L') {
+        if fold {
             return self.refuse("a property that depends on case under `(?i)`");
         }
         self.skip(n_chars);
@@ -453,7 +455,7 @@ impl Parser<'_> {
     fn class(&mut self, fold: bool) -> Result<Set> {
         self.skip(1);
         let mut set = Set { negated: self.eat('^'), ..Set::default() };
-        if set.negated && fold && self.reference == Reference::HuggingFace {
+        if set.negated && fold {
             return self.refuse("a negated class under `(?i)`");
         }
         self.class_items(&mut set, fold)?;
@@ -549,6 +551,8 @@ mod tests {
             (r"(?i:é)", "beyond ASCII"),
             (r"(?i:\p{Lu})", "depends on case"),
             (r"^a", "the anchor"),
+            (r"(?i:\p{L})", "depends on case"),
+            (r"(?i:[^a])", "a negated class under"),
             (r"a{2,1}", "wrong way round"),
             (r"a$", "final newline"),
         ] {
@@ -560,7 +564,6 @@ mod tests {
             (r"\pL", "without braces"),
             (r"a(?i)b", "behind the beginning"),
             (r"(?i:ss)", "fold together"),
-            (r"(?i:[^a])", "a negated class under"),
             (r"a{2}?", "`{n}?`"),
             (r"[[:alpha:]]", "POSIX"),
             (r"[a||b]", "set operations"),
