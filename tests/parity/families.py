@@ -17,7 +17,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from parity.strategies import NASTY
-from tokenizers import AddedToken, Regex, Tokenizer, models, normalizers, pre_tokenizers, trainers
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
 CONTRACTIONS = "(?i:'s|'t|'re|'ve|'m|'ll|'d)"
 SPACES = r"|\s*[\r\n]+|\s+(?!\S)|\s+"
@@ -66,7 +66,7 @@ FLAGGED = [
     AddedToken("<both>", special=False, normalized=False, lstrip=True, rstrip=True),
     AddedToken("word", special=False, normalized=False, single_word=True),
     AddedToken("the", special=False, normalized=True, single_word=True),
-    AddedToken("é", special=False, normalized=True),
+    AddedToken("née", special=False, normalized=True),
     AddedToken("<|", special=False, normalized=True),
 ]
 
@@ -153,6 +153,7 @@ def trained(name: str) -> str:
     family = FAMILIES[name]
     tokenizer = Tokenizer(models.BPE(ignore_merges=family.ignore_merges))
     tokenizer.pre_tokenizer = family.pre_tokenizer()
+    tokenizer.decoder = decoders.ByteLevel()
     if family.normalizer is not None:
         tokenizer.normalizer = family.normalizer
     trainer = trainers.BpeTrainer(

@@ -21,7 +21,7 @@ from tokend_client.errors import SpecialTokenError, TokenizerInvalidError
 MORE = [
     "don't", "DON'T", "'RE", "'Ll", "Ǆ", "ǅ", "ʰ", "ªb", "カ・タ", "゠", "\u3040", "龥", "㐀", "ＡＢ", "ﬁ", "Å",
     "e\u0301", "가", "\u1100\u1161", "/", "//\n", "://", "a/b", "\r\n\r\n", "  \n  x", "MixedCase", "ABCdef",
-    "<mask>", " <mask> ", "<|assistant|>", "<both>", " word ", "word", "the", "xyzzy", " xyzzy", "q", "...!",
+    "née", "<mask>", " <mask> ", "<|assistant|>", "<both>", " word ", "word", "the", "xyzzy", " xyzzy", "q", "...!",
     "<|im_start|>", "      ", "²3", "ß",
 ]  # fmt: skip
 nasty = st.one_of(texts, st.lists(st.sampled_from(NASTY + MORE), max_size=30).map("".join))
@@ -82,11 +82,10 @@ def test_files_however_they_are_cut(pair: Pair, tmp_path: Path, monkeypatch: pyt
 
 
 def test_decoding(pair: Pair) -> None:
-    text = "".join(random.Random(3).choices([part for part in NASTY if "<|" not in part], k=500))
+    parts = [part for part in NASTY if "<|" not in part and part != "the"]
+    text = "".join(random.Random(3).choices(parts, k=500))
     ids = pair.ours.encode(text, "text")
-    assert pair.theirs.encode(pair.ours.decode(ids), add_special_tokens=False).ids == (
-        pair.theirs.encode(text, add_special_tokens=False).ids if pair.theirs.normalizer is None else ids.tolist()
-    ) or pair.theirs.normalizer is not None
+    assert pair.ours.decode(ids) == pair.theirs.decode(ids.tolist(), skip_special_tokens=False)
 
 
 @pytest.mark.parametrize("package", real() or [pytest.param("none", marks=pytest.mark.skip("no package has one"))])
@@ -187,7 +186,7 @@ def test_the_dtype_goes_by_the_largest_id(largest: int, tmp_path: Path) -> None:
     vocab = data["model"]["vocab"]
     alphabet = sorted(vocab)
     for n in range(256, largest):
-        vocab[alphabet[n % 256] + alphabet[n // 256]] = n
+        vocab[alphabet[n % 256] + alphabet[n // 256 % 256] + "!" * (n >> 16)] = n
     data["added_tokens"] = [added("<|endoftext|>", largest)]
     path = tmp_path / "tokenizer.json"
     path.write_text(json.dumps(data), encoding="utf-8")

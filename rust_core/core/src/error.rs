@@ -78,6 +78,10 @@ pub enum Error {
     #[error("the split pattern needs too much backtracking at byte {offset}")]
     TooMuchBacktracking { offset: u64 },
 
+    /// A single pretoken of two gigabytes or more.
+    #[error("the pretoken at byte {offset} is longer than 2 GiB")]
+    TooLong { offset: u64 },
+
     /// An id that the vocabulary does not have.
     #[error("id {id} at position {position} is not in this vocabulary")]
     UnknownId { id: u64, position: usize },
@@ -115,7 +119,7 @@ impl Error {
             Self::OutputExists { .. } => "OUTPUT_EXISTS",
             Self::OutputIsInput { .. } | Self::BadOption { .. } => "BAD_REQUEST",
             Self::BadLine { .. } | Self::BadTokenizer { .. } | Self::BadPattern { .. } => "TOKENIZER_INVALID",
-            Self::TooMuchBacktracking { .. } => "TOO_LARGE",
+            Self::TooMuchBacktracking { .. } | Self::TooLong { .. } => "TOO_LARGE",
             Self::UnknownId { .. } => "UNKNOWN_ID",
             Self::Cancelled => "CANCELLED",
             Self::Internal { .. } => "INTERNAL",

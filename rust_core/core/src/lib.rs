@@ -8,7 +8,7 @@
 //! For text in memory see [`Tokenizer`]; nothing here knows Python or sockets.
 
 pub mod bpe;
-pub mod cache;
+mod cache;
 pub mod decode;
 mod documents;
 mod encode;
@@ -16,16 +16,17 @@ pub mod error;
 pub mod input;
 pub mod job;
 pub mod lane;
-mod long_cache;
 pub mod normalize;
 pub mod pretokenize;
 pub mod special;
 mod staged;
 pub mod stream;
 mod stream_encoder;
+mod tier;
 mod tokenizer;
 pub mod vocab;
 
+pub use cache::CacheStats;
 pub use documents::Eot;
 pub use error::{Error, Result};
 pub use job::{Control, JobSpec, encode_files};

@@ -13,7 +13,8 @@
 //! nothing reaches over. Where there is none, the text waits until it is complete.
 
 use crate::documents::MAX_CONTEXT_BYTES;
-use crate::encode::{Encoder, Splitter};
+use crate::encode::Encoder;
+use crate::encode::splitter::Splitter;
 use crate::error::Result;
 use crate::lane::Lane;
 use crate::normalize::Normalizer;
@@ -92,10 +93,9 @@ impl Stage {
     ) -> Result<usize> {
         let end = certain.map_or(text.len(), |limit| self.last_cut(&encoder.model.splitter, text, limit));
         let text = &text[..end];
-        let tokens = find_tokens(self.plain.as_ref(), policy, text);
+        let tokens = find_tokens(self.plain.as_ref(), policy, text, offset)?;
         let mut at = 0;
         for found in tokens {
-            found.check(policy, text, offset)?;
             if at < found.start {
                 self.normalize(encoder, policy, &text[at..found.start], offset + at as u64, out)?;
             }
@@ -121,8 +121,7 @@ impl Stage {
             None => text.into(),
         };
         let mut at = 0;
-        for found in find_tokens(self.normalized.as_ref(), policy, &changed) {
-            found.check(policy, &changed, offset)?;
+        for found in find_tokens(self.normalized.as_ref(), policy, &changed, offset)? {
             if at < found.start {
                 self.split(encoder, &changed[at..found.start], offset + at as u64, out)?;
             }
@@ -164,9 +163,15 @@ impl Stage {
     }
 }
 
-/// The tokens of a complete text that count, in their order.
-fn find_tokens(finder: Option<&SpecialFinder>, policy: SpecialPolicy, text: &str) -> Vec<Found> {
-    let Some(finder) = finder else { return Vec::new() };
+/// The tokens of a complete text that count, in their order. Refuses special ones under `raise`;
+/// `offset` is where the text starts.
+fn find_tokens(
+    finder: Option<&SpecialFinder>,
+    policy: SpecialPolicy,
+    text: &str,
+    offset: u64,
+) -> Result<Vec<Found>> {
+    let Some(finder) = finder else { return Ok(Vec::new()) };
     let (mut tokens, mut from, mut last) = (Vec::new(), 0, 0);
     while let Some(mut found) = finder.find(text.as_bytes(), from) {
         from = found.end;
@@ -179,6 +184,7 @@ fn find_tokens(finder: Option<&SpecialFinder>, policy: SpecialPolicy, text: &str
         {
             continue;
         }
+        found.check(policy, text, offset)?;
         if found.flags.lstrip {
             found.start = before.trim_end().len().max(last);
         }
@@ -188,7 +194,7 @@ fn find_tokens(finder: Option<&SpecialFinder>, policy: SpecialPolicy, text: &str
         last = found.end;
         tokens.push(found);
     }
-    tokens
+    Ok(tokens)
 }
 
 fn chars_before(text: &[u8], at: usize) -> Option<char> {

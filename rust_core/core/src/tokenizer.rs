@@ -10,6 +10,7 @@ use crate::error::{Error, Result};
 use crate::input::border::Cuts;
 use crate::lane::Lane;
 use crate::special::{SpecialFinder, SpecialPolicy};
+use crate::tier;
 use crate::vocab::Vocabulary;
 
 /// An exact byte-level BPE tokenizer; shared freely between threads.
@@ -41,8 +42,10 @@ impl Tokenizer {
     /// [`Error::BadPattern`] for a split pattern outside the supported subset, [`Error::Io`] where
     /// there is no memory for the cache.
     pub fn new(vocab: Vocabulary) -> Result<Self> {
-        let model = Model::new(&vocab)?;
-        let cache = WordCache::new().map_err(|error| Error::io("merge cache", "mapping memory", error))?;
+        let kernels = tier::kernels()?;
+        let model = Model::new(&vocab, kernels)?;
+        let cache =
+            WordCache::new(kernels).map_err(|error| Error::io("merge cache", "mapping memory", error))?;
         let finder = (!vocab.specials().is_empty()).then(|| SpecialFinder::new(&vocab));
         let decoder = Decoder::new(&vocab);
         let tokenizer = Self { vocab, model, finder, cache, idle: Mutex::default(), decoder };
@@ -141,7 +144,7 @@ impl Tokenizer {
         let idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
         let mut scratch = idle.unwrap_or_default();
         let result = run(&mut Encoder { model: &self.model, table: &table, scratch: &mut scratch });
-        self.cache.count(std::mem::take(&mut scratch.hits), std::mem::take(&mut scratch.misses));
+        self.cache.count(std::mem::take(&mut scratch.hits), std::mem::take(&mut scratch.misses_seen));
         self.idle.lock().unwrap_or_else(PoisonError::into_inner).push(scratch);
         result
     }

@@ -147,8 +147,11 @@ impl Tokenizer {
     #[getter]
     fn special_tokens<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
         let tokens = PyDict::new(py);
-        for special in self.inner.vocab().specials() {
-            tokens.set_item(&special.text, special.id)?;
+        let vocab = self.inner.vocab();
+        for (at, special) in vocab.specials().iter().enumerate() {
+            if vocab.flags(at).special {
+                tokens.set_item(&special.text, special.id)?;
+            }
         }
         Ok(tokens)
     }

@@ -8,7 +8,7 @@
 
 use super::Opened;
 use crate::documents::Rules;
-use crate::encode::Splitter;
+use crate::encode::splitter::Splitter;
 use crate::error::Result;
 use crate::staged::Stage;
 
