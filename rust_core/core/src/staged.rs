@@ -36,9 +36,9 @@ impl Stage {
     /// The stage of a vocabulary; `None` where finding special tokens is all there is to do.
     pub(crate) fn new(vocab: &Vocabulary) -> Result<Option<Self>> {
         let Some(pipeline) = vocab.pipeline() else { return Ok(None) };
-        let normalizer = Normalizer::new(&pipeline.changes)?;
+        let changes = Normalizer::new(&pipeline.changes)?;
         let any = |wanted: bool| pipeline.flags.iter().any(|flags| flags.normalized == wanted);
-        let is_plain = normalizer.is_none()
+        let is_plain = changes.is_none()
             && !pipeline.prefix_space
             && !pipeline.flags.iter().any(|flags| flags.looks_around())
             && !(any(true) && any(false));
@@ -51,8 +51,8 @@ impl Stage {
                 if flags.normalized != wanted {
                     continue;
                 }
-                let text = match normalizer.as_ref().filter(|_| wanted) {
-                    Some(normalizer) => normalizer.apply(&special.text)?.into_owned(),
+                let text = match changes.as_ref().filter(|_| wanted) {
+                    Some(changes) => changes.apply(&special.text)?.into_owned(),
                     None => special.text.clone(),
                 };
                 tokens.push((text, special.id, *flags));
@@ -60,8 +60,12 @@ impl Stage {
             tokens.retain(|(text, ..)| !text.is_empty());
             Ok((!tokens.is_empty()).then(|| SpecialFinder::of(SpecialOrder::Longest, tokens)))
         };
-        let (plain, normalized) = (finder(false)?, finder(true)?);
-        Ok(Some(Self { plain, normalizer, normalized, prefix_space: pipeline.prefix_space }))
+        Ok(Some(Self {
+            plain: finder(false)?,
+            normalized: finder(true)?,
+            normalizer: changes,
+            prefix_space: pipeline.prefix_space,
+        }))
     }
 
     /// Whether text may be cut at `at`, a border of the splitter.

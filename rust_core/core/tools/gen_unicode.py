@@ -108,7 +108,8 @@ def share(text: str, other: str) -> str:
             names.append(block.split("static ")[1].split(":")[0])
             blocks[at] = ""
     if names:
-        blocks[0] += f"\n\n/// This engine's are the same.\npub(super) use super::tiktoken::{{{', '.join(sorted(names))}}};"
+        blocks[0] += "\n\n/// This engine's are the same.\n"
+        blocks[0] += f"pub(super) use super::tiktoken::{{{', '.join(sorted(names))}}};"
     return "\n\n".join(block.strip("\n") for block in blocks if block.strip()) + "\n"
 
 

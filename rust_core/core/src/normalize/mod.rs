@@ -170,8 +170,9 @@ mod tests {
 
     #[test]
     fn what_the_quick_check_passes_is_unchanged_and_stable_characters_cut() {
-        let before = ["e", "\u{1100}", "\u{ac00}", "中", "\u{301}", "\u{9c7}", "か", " "];
-        for code in 0..0x11_0000 {
+        let before = ["e", "\u{1100}", "\u{ac00}", "\u{301}", "\u{9c7}", "か"];
+        // Planes 3 to 13 are empty.
+        for code in (0..0x3_2000).chain(0xE_0000..0xE_1000) {
             let Some(c) = char::from_u32(code) else { continue };
             let text = c.to_string();
             for form in FORMS {

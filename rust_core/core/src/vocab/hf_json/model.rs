@@ -94,7 +94,7 @@ impl Model {
     /// The merges by id. Of merges that are given twice the library keeps the last.
     pub(super) fn merges(&self) -> Result<Merges, Refusal> {
         let mut list = Vec::with_capacity(self.merges.len());
-        let mut last: FxHashMap<(u32, u32), usize> = FxHashMap::default();
+        let mut latest: FxHashMap<(u32, u32), usize> = FxHashMap::default();
         for (at, merge) in self.merges.iter().enumerate() {
             let (left, right) = match merge {
                 Merge::Pair(left, right) => (&**left, &**right),
@@ -110,11 +110,11 @@ impl Model {
                 let missing = missing.unwrap_or_default();
                 return Err(format!("merge {at} needs the token {missing:?}, which the vocabulary lacks"));
             };
-            last.insert((l, r), at);
+            latest.insert((l, r), at);
             list.push((l, r, result));
         }
         let mut at = 0..;
-        list.retain(|&(l, r, _)| at.next() == last.get(&(l, r)).copied());
+        list.retain(|&(l, r, _)| at.next() == latest.get(&(l, r)).copied());
         Ok(Merges::List(list))
     }
 }
