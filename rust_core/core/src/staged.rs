@@ -38,11 +38,9 @@ impl Stage {
         let Some(pipeline) = vocab.pipeline() else { return Ok(None) };
         let changes = Normalizer::new(&pipeline.changes)?;
         let any = |wanted: bool| pipeline.flags.iter().any(|flags| flags.normalized == wanted);
-        let is_plain = changes.is_none()
-            && !pipeline.prefix_space
-            && !pipeline.flags.iter().any(|flags| flags.looks_around())
-            && !(any(true) && any(false));
-        if is_plain {
+        let in_both = any(true) && any(false);
+        let look_around = pipeline.flags.iter().any(|flags| flags.looks_around());
+        if changes.is_none() && !pipeline.prefix_space && !in_both && !look_around {
             return Ok(None);
         }
         let finder = |wanted: bool| -> Result<Option<SpecialFinder>> {

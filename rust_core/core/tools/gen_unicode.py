@@ -83,7 +83,7 @@ def table(engine: str, matches) -> str:
         others = sorted(matches(f"(?i:{letter})") - {ord(letter), ord(letter.upper())})
         folds += [(letter, other) for other in others]
     lines = [
-        f"//! Character classes of {engine}; made by tools/gen_unicode.py, not by hand.",
+        f"//! Character classes of {engine}; made by `tools/gen_unicode.py`, not by hand.",
         "",
         "/// First and last code point and category (index into `CATEGORIES`).",
         "pub(super) static CATEGORIES: &[(u32, u32, u8)] = &[",

@@ -1,4 +1,4 @@
-//! Character classes of tokenizers 0.23.3; made by tools/gen_unicode.py, not by hand.
+//! Character classes of tokenizers 0.23.3; made by `tools/gen_unicode.py`, not by hand.
 
 /// This engine's are the same.
 pub(super) use super::tiktoken::{CATEGORIES, FOLDS, HAN, SPACES};

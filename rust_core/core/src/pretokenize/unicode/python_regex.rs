@@ -1,4 +1,4 @@
-//! Character classes of regex 2026.11.15; made by tools/gen_unicode.py, not by hand.
+//! Character classes of regex 2026.11.15; made by `tools/gen_unicode.py`, not by hand.
 
 /// This engine's are the same.
 pub(super) use super::tiktoken::SPACES;

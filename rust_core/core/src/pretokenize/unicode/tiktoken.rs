@@ -1,4 +1,4 @@
-//! Character classes of tiktoken 0.14.0; made by tools/gen_unicode.py, not by hand.
+//! Character classes of tiktoken 0.14.0; made by `tools/gen_unicode.py`, not by hand.
 
 /// First and last code point and category (index into `CATEGORIES`).
 pub(super) static CATEGORIES: &[(u32, u32, u8)] = &[
