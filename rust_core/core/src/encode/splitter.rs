@@ -28,15 +28,26 @@ impl Splitter {
             let scan = Box::new(ScanTables::new(classes, bridges));
             return Ok(Self::Gpt2 { scan, plain: Box::new(Gpt2::new(classes)) });
         }
-        Ok(match vocab.pipeline() {
-            Some(pipeline) => Self::Chain(Chain::new(&pipeline.steps)?),
-            None => Self::Pattern(Matcher::new(vocab.pattern(), vocab.reference())?),
-        })
+        let pattern = || Matcher::new(vocab.pattern(), vocab.reference());
+        let Some(pipeline) = vocab.pipeline() else { return Ok(Self::Pattern(pattern()?)) };
+        if let [step] = &pipeline.steps[..]
+            && step.plain_pattern().is_some()
+        {
+            let matcher = pattern()?;
+            if matcher.covers_all() {
+                return Ok(Self::Pattern(matcher));
+            }
+        }
+        Ok(Self::Chain(Chain::new(&pipeline.steps)?))
     }
 
     /// Whether there are places that [`Splitter::is_border`] knows.
     pub(crate) fn has_borders(&self) -> bool {
-        matches!(self, Self::Gpt2 { .. })
+        match self {
+            Self::Gpt2 { .. } => true,
+            Self::Pattern(matcher) => matcher.has_borders(),
+            Self::Chain(chain) => chain.has_borders(),
+        }
     }
 
     /// Whether a pretoken starts at `at` whatever stands further left, and what stands left of it splits
@@ -44,7 +55,8 @@ impl Splitter {
     pub(crate) fn is_border(&self, text: &[u8], at: usize) -> bool {
         match self {
             Self::Gpt2 { plain, .. } => plain.is_border(text, at),
-            Self::Pattern(_) | Self::Chain(_) => false,
+            Self::Pattern(matcher) => matcher.is_border(text, at, false),
+            Self::Chain(chain) => chain.is_border(text, at),
         }
     }
 }

@@ -96,6 +96,13 @@ struct Ready {
     invert: bool,
 }
 
+impl Ready {
+    /// Whether matches and what is between them become pieces as they are.
+    fn is_plain(&self) -> bool {
+        self.behavior == Behavior::Isolated && !self.invert
+    }
+}
+
 /// A piece of text: it ends at byte `end`, and begins where the one before it ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Piece {
@@ -116,6 +123,21 @@ impl Chain {
     /// [`Error::BadPattern`](crate::Error::BadPattern) for a pattern that is not supported.
     pub fn new(steps: &[Step]) -> Result<Self> {
         Ok(Self { steps: steps.iter().map(Step::ready).collect::<Result<_>>()? })
+    }
+
+    /// Whether there are places that [`Chain::is_border`] knows.
+    #[must_use]
+    pub fn has_borders(&self) -> bool {
+        !self.steps.is_empty() && self.steps.iter().all(|step| step.matcher.has_borders() && step.is_plain())
+    }
+
+    /// Whether a piece starts at `at` whatever stands further left, and what stands left of it splits as
+    /// if the text ended there. No step may join what is around it, and the last one not even as text
+    /// between its matches.
+    #[must_use]
+    pub fn is_border(&self, text: &[u8], at: usize) -> bool {
+        let last = self.steps.len() - 1;
+        self.steps.iter().enumerate().all(|(n, step)| step.matcher.is_border(text, at, n == last))
     }
 
     /// Appends the pieces of a text and returns how many bytes they are: all of it if `complete`.

@@ -131,8 +131,9 @@ impl Classes {
         Self { index, blocks, tables, hash }
     }
 
+    /// Category and whitespace in one number.
     #[inline]
-    fn class(&self, c: char) -> u8 {
+    pub(super) fn class(&self, c: char) -> u8 {
         let code = c as usize;
         self.blocks[usize::from(self.index[code / BLOCK])][code % BLOCK]
     }
