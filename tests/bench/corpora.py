@@ -4,8 +4,8 @@
 
 Packages are fetched with `apt-get download` (nothing is installed), unpacked, reduced to text and joined
 to one file per corpus. Which packages there are differs from release to release: a missing one is named
-and left out, so figures are comparable within a run, not between machines. Text that occurs twice in a
-corpus is taken once, or "unseen" halves would not be unseen.
+and left out, so figures are comparable within a run, not between machines. Texts are taken once
+and in the order of their hashes, so that the two halves of a corpus are of one kind and share no text.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ LIMIT_BYTES = 100_000_000
 HELP = [f"libreoffice-help-{language}" for language in ("de", "es", "fr", "hi", "ja", "ko", "pt", "ru", "zh-cn")]
 PACKAGES = {
     "prose": [
-        "perl-doc", "python3.11-doc", "python3.13-doc", "libreoffice-help-en-us", "gnucash-docs", "rust-doc", "postgresql-doc-15",
+        "perl-doc", "python3.11-doc", "python3.13-doc", "libreoffice-help-en-us", "gnucash-docs", "postgresql-doc-15",
         "postgresql-doc-17", "dict-gcide", "wordnet-base", "bible-kjv-text", "dict-foldoc", "developers-reference",
         "vim-doc", "manpages", "manpages-dev", "linux-source-6.1", "linux-source-6.12",
     ],
@@ -41,7 +41,8 @@ PACKAGES = {
 
 _SKIPPED = re.compile(rb"<(script|style)\b.*?</\1>", re.S | re.I)
 _TAG = re.compile(rb"<[^>]*>", re.S)
-_BLANKS = re.compile(rb"[ \t]*\n\s*\n\s*")
+_BLANKS = re.compile("[ \t\xa0]+")
+_EMPTY_LINES = re.compile("\n(?: ?\n)+ ?")
 _ROFF = re.compile(rb"^[.'].*\n|\\f[A-Z]|\\&", re.M)
 _HAN = re.compile("[\u4e00-\u9fff]")
 
@@ -59,26 +60,28 @@ def corpora(directory: Path) -> dict[str, Path]:
 
 def _make(name: str, target: Path, cache: Path) -> None:
     print(f"making {target} ...", file=sys.stderr)
+    texts: dict[bytes, bytes] = {}
+    for package in PACKAGES[name]:
+        root = _unpacked(package, cache)
+        if root is None:
+            print(f"  no package {package}", file=sys.stderr)
+            continue
+        # No corpus but code is one package: no package is more than a fifth of one.
+        left = 10 * LIMIT_BYTES if name == "code" else LIMIT_BYTES // 5
+        for text in _texts(name, root):
+            digest = hashlib.blake2b(text, digest_size=16).digest()
+            if digest not in texts:
+                texts[digest] = text
+                left -= len(text)
+            if left <= 0:
+                break
     partial = target.with_suffix(".partial")
-    seen: set[bytes] = set()
     n_bytes = 0
     with partial.open("wb") as out:
-        for package in PACKAGES[name]:
-            root = _unpacked(package, cache)
-            if root is None:
-                print(f"  no package {package}", file=sys.stderr)
-                continue
-            # No corpus is one package: no package is more than half of one.
-            left = LIMIT_BYTES - n_bytes if name == "code" else min(LIMIT_BYTES - n_bytes, LIMIT_BYTES // 2)
-            for text in _texts(name, root):
-                digest = hashlib.blake2b(text, digest_size=16).digest()
-                if digest in seen:
-                    continue
-                seen.add(digest)
-                out.write(text + b"\n")
-                n_bytes, left = n_bytes + len(text) + 1, left - len(text) - 1
-                if left <= 0:
-                    break
+        # In the order of their hashes: every part of the file is of the same kind.
+        for _, text in sorted(texts.items()):
+            out.write(text + b"\n")
+            n_bytes += len(text) + 1
             if n_bytes >= LIMIT_BYTES:
                 break
     partial.rename(target)
@@ -134,8 +137,12 @@ def _text(name: str, path: Path) -> bytes | None:
         if name == "chinese" and re.search(r"/(zh[-_]..|html/zh)", where) is None and "zh" not in path.name:
             return None
         stripped = _TAG.sub(b" ", _SKIPPED.sub(b" ", path.read_bytes()))
-        return _BLANKS.sub(b"\n\n", html.unescape(stripped.decode(errors="replace")).encode())
-    if suffix in (".txt", ".pod", ".rst") or path.name.startswith("data."):
+        blank = _BLANKS.sub(" ", html.unescape(stripped.decode(errors="replace")))
+        return _EMPTY_LINES.sub("\n\n", blank.replace("\n ", "\n")).encode()
+    if path.name.startswith("data.") and "wordnet" in where:
+        # Of a line of numbers the explanation.
+        return b"\n".join(line.partition(b"| ")[2] for line in path.read_bytes().splitlines())
+    if suffix in (".txt", ".pod", ".rst"):
         return path.read_bytes() if name == "prose" else None
     return None
 

@@ -58,6 +58,18 @@ pub enum Error {
     #[error("{}: output exists", path.display())]
     OutputExists { path: PathBuf },
 
+    /// An output that another job is writing.
+    #[error("{}: another job is writing this output", path.display())]
+    OutputBusy { path: PathBuf },
+
+    /// Partial files of an interrupted run that cannot be gone on from.
+    #[error("{}: cannot resume: {what}", path.display())]
+    CannotResume { path: PathBuf, what: String },
+
+    /// A token set whose bytes are not what its manifest says.
+    #[error("{}: {what}", path.display())]
+    Damaged { path: PathBuf, what: String },
+
     /// An output path that is also an input.
     #[error("{}: output is also an input", path.display())]
     OutputIsInput { path: PathBuf },
@@ -117,6 +129,8 @@ impl Error {
             Self::NoToken { .. } => "NO_TOKEN",
             Self::InputChanged { .. } => "INPUT_CHANGED",
             Self::OutputExists { .. } => "OUTPUT_EXISTS",
+            Self::OutputBusy { .. } | Self::CannotResume { .. } => "CONFLICT",
+            Self::Damaged { .. } => "STREAM_INVALID",
             Self::OutputIsInput { .. } | Self::BadOption { .. } => "BAD_REQUEST",
             Self::BadLine { .. } | Self::BadTokenizer { .. } | Self::BadPattern { .. } => "TOKENIZER_INVALID",
             Self::TooMuchBacktracking { .. } | Self::TooLong { .. } => "TOO_LARGE",
@@ -134,12 +148,15 @@ impl Error {
             Self::IsDirectory { .. } => "list its files with --files-from, e.g. `find DIR -type f | tokend encode --files-from - -o OUT.bin`".into(),
             Self::NotRegular { .. } => "copy the data to a regular file first".into(),
             Self::PathDenied { .. } => "start the daemon with --root for that directory".into(),
-            Self::NoSpace { .. } => "free space or write to another file system; nothing was left behind".into(),
+            Self::NoSpace { .. } => "free space and go on with --resume, or write to another file system".into(),
             Self::InvalidUtf8 { .. } => "convert the file, or pass --errors replace to put U+FFFD for broken bytes".into(),
             Self::SpecialToken { .. } => "pass --special text to encode it as ordinary text, or --special token for its id".into(),
             Self::NoToken { .. } => "use a vocabulary that has all 256 bytes".into(),
             Self::InputChanged { .. } => "run again when nothing writes to the input".into(),
             Self::OutputExists { .. } => "pass --force to replace it, or choose another output".into(),
+            Self::OutputBusy { .. } => "wait for it, or choose another output".into(),
+            Self::CannotResume { .. } => "run without --resume to start over".into(),
+            Self::Damaged { .. } => "make it again from its inputs".into(),
             Self::OutputIsInput { .. } => "choose another output path".into(),
             Self::UnknownId { .. } => "decode with the tokenizer that made the ids".into(),
             Self::BadPattern { .. } => "the supported subset is listed in docs/reference/patterns.md".into(),
@@ -147,6 +164,13 @@ impl Error {
             Self::Io { source, .. } if source.kind() == io::ErrorKind::PermissionDenied => "check the permissions of the file and its directory".into(),
             _ => return None,
         })
+    }
+
+    /// Whether a run that failed with this can be gone on from once its cause is gone: the disk was
+    /// full. Everything else says that inputs or disk are not to be relied on, or would fail again.
+    #[must_use]
+    pub fn is_resumable(&self) -> bool {
+        matches!(self, Self::NoSpace { .. })
     }
 
     /// Wraps an error of the operating system, giving the common kinds their own variants.

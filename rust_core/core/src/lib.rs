@@ -20,6 +20,8 @@ pub mod normalize;
 pub mod pretokenize;
 pub mod special;
 mod staged;
+#[doc(hidden)]
+pub mod stages;
 pub mod stream;
 mod stream_encoder;
 mod tier;
@@ -29,7 +31,7 @@ pub mod vocab;
 pub use cache::CacheStats;
 pub use documents::Eot;
 pub use error::{Error, Result};
-pub use job::{Control, JobSpec, encode_files};
+pub use job::{Control, Format, JobSpec, encode_files};
 pub use lane::Lane;
 pub use special::SpecialPolicy;
 pub use stream_encoder::StreamEncoder;

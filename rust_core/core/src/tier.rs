@@ -8,10 +8,11 @@
 //!
 //! A tier is a table of function pointers, one per stage; each is called once per batch of a
 //! kilobyte, so that the call costs nothing. All tiers give identical ids. Another processor family
-//! (NEON) gets a tier by implementing the same five functions.
+//! (NEON) gets a tier by implementing the same functions.
 
 use std::sync::OnceLock;
 
+use crate::bpe::medium::{self, Symbols};
 use crate::bpe::short::{self, ShortPairs, Word};
 use crate::cache::{Key, Slots};
 use crate::encode::{keys, probe};
@@ -28,9 +29,11 @@ pub(crate) struct Kernels {
     /// [`keys::portable`]
     pub(crate) keys: unsafe fn(*const u8, &[u32], Slots, &mut [Key], &mut [u32]),
     /// [`probe::portable`]
-    pub(crate) probe: unsafe fn(Slots, &[Key], &[u32], *mut u8, &mut [probe::Miss]) -> (usize, usize),
+    pub(crate) probe: unsafe fn(Slots, &[Key], &[u32], &[u32], *mut u8, &mut [probe::Miss]) -> (usize, usize),
     /// [`short::portable`]
     pub(crate) merge: unsafe fn(&ShortPairs, &mut [Word]),
+    /// [`medium::portable`]
+    pub(crate) medium: unsafe fn(&ShortPairs, &[u8]) -> Symbols,
     /// The line of a key: part of the tier because the vector tiers hash with AES rounds.
     pub(crate) hash: fn(Key) -> u32,
 }
@@ -42,6 +45,7 @@ static PORTABLE: Kernels = Kernels {
     keys: keys::portable,
     probe: probe::portable,
     merge: short::portable,
+    medium: medium::portable,
     hash: keys::hash_portable,
 };
 
@@ -52,9 +56,14 @@ static AVX2: Kernels = Kernels {
     starts: scan::avx2::starts,
     keys: keys::avx2,
     probe: probe::avx2,
-    merge: short::sse41,
+    merge: short::avx2,
+    medium: medium::avx2,
     hash: keys::hash_aes,
 };
+
+/// AVX2 on processors that also do AES rounds on whole registers.
+#[cfg(target_arch = "x86_64")]
+static AVX2_VAES: Kernels = Kernels { keys: keys::vaes, ..AVX2 };
 
 #[cfg(target_arch = "x86_64")]
 static AVX512: Kernels = Kernels {
@@ -64,6 +73,7 @@ static AVX512: Kernels = Kernels {
     keys: keys::avx512,
     probe: probe::avx512,
     merge: short::avx512,
+    medium: medium::avx2,
     hash: keys::hash_aes,
 };
 
@@ -89,7 +99,7 @@ pub(crate) fn available() -> Vec<&'static Kernels> {
             tiers.push(&AVX512);
         }
         if avx2 {
-            tiers.push(&AVX2);
+            tiers.push(if is_x86_feature_detected!("vaes") { &AVX2_VAES } else { &AVX2 });
         }
     }
     tiers.push(&PORTABLE);

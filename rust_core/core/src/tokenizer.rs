@@ -10,7 +10,7 @@ use crate::error::{Error, Result};
 use crate::input::border::Cuts;
 use crate::lane::Lane;
 use crate::special::{SpecialFinder, SpecialPolicy};
-use crate::tier;
+use crate::tier::{self, Kernels};
 use crate::vocab::Vocabulary;
 
 /// An exact byte-level BPE tokenizer; shared freely between threads.
@@ -42,7 +42,11 @@ impl Tokenizer {
     /// [`Error::BadPattern`] for a split pattern outside the supported subset, [`Error::Io`] where
     /// there is no memory for the cache.
     pub fn new(vocab: Vocabulary) -> Result<Self> {
-        let kernels = tier::kernels()?;
+        Self::with_kernels(vocab, tier::kernels()?)
+    }
+
+    /// The same with given kernels, which this processor can run.
+    pub(crate) fn with_kernels(vocab: Vocabulary, kernels: &'static Kernels) -> Result<Self> {
         let model = Model::new(&vocab, kernels)?;
         let cache =
             WordCache::new(kernels).map_err(|error| Error::io("merge cache", "mapping memory", error))?;
@@ -62,12 +66,18 @@ impl Tokenizer {
     /// The ids of a text. `L` is the vocabulary's lane: `u16` unless [`Vocabulary::is_wide`], then
     /// `u32`; any other is an error, because the cache holds values of one width.
     pub fn encode<L: Lane>(&self, text: &str, special: SpecialPolicy) -> Result<Vec<L>> {
-        self.check_lane::<L>()?;
         let mut ids = Vec::with_capacity(text.len() / 3 + 16);
-        self.with_encoder(|encoder| {
-            encode_segments(encoder, self.finder.as_ref(), special, text, None, 0, &mut ids)
-        })?;
+        self.encode_into(text, special, &mut ids)?;
         Ok(ids)
+    }
+
+    /// Appends the ids of a text to `ids`; with an error, some of them may have been appended.
+    pub fn encode_into<L: Lane>(&self, text: &str, special: SpecialPolicy, ids: &mut Vec<L>) -> Result<()> {
+        self.check_lane::<L>()?;
+        self.with_encoder(|encoder| {
+            encode_segments(encoder, self.finder.as_ref(), special, text, None, 0, ids)
+        })?;
+        Ok(())
     }
 
     /// The ids of many texts, flat, with the cumulative count after each.
@@ -144,6 +154,7 @@ impl Tokenizer {
         let idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
         let mut scratch = idle.unwrap_or_default();
         let result = run(&mut Encoder { model: &self.model, table: &table, scratch: &mut scratch });
+        table.count(std::mem::take(&mut scratch.learned));
         self.cache.count(std::mem::take(&mut scratch.hits), std::mem::take(&mut scratch.misses_seen));
         self.idle.lock().unwrap_or_else(PoisonError::into_inner).push(scratch);
         result

@@ -9,7 +9,7 @@ mod tokenizer;
 #[pyo3::pymodule(gil_used = false)]
 mod _core {
     #[pymodule_export]
-    use super::job::{JobControl, check_paths, default_threads, encode_files};
+    use super::job::{JobControl, check_paths, default_threads, discard_partials, encode_files, verify};
     #[pymodule_export]
     use super::tokenizer::{StreamEncoder, Tokenizer};
 }

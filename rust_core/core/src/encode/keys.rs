@@ -1,8 +1,8 @@
 //! Pretokens to cache keys: up to 15 bytes, 0xFF behind them, and the line that they hash to.
 //!
-//! Each line is asked for as soon as its key is known. The table does not fit the processor's caches,
-//! and by the time that `probe` comes to it, a batch later, the line has arrived: without the
-//! prefetch encoding prose is a third slower.
+//! The table does not fit the processor's caches, so lines are asked for long before they are compared:
+//! those of a batch while the batch before it is probed, one for each pretoken. Asking for all of them
+//! in one go, here, fills the processor's queue of outstanding loads and then waits for it.
 //!
 //! A pretoken of 16 bytes or more gets the key of 16 times 0xFF, which is in no table.
 
@@ -16,7 +16,7 @@ pub(crate) fn hash_portable(key: Key) -> u32 {
     ((product >> 64) as u64 ^ product as u64) as u32
 }
 
-/// Makes the keys and slots of the pretokens between neighbouring `starts` and prefetches their lines.
+/// Makes the keys and slots of the pretokens between neighbouring `starts`.
 ///
 /// # Safety
 /// Behind each start but the last, 16 bytes can be read at `base + start`; `keys` and `slots` are at
@@ -36,8 +36,19 @@ pub(crate) unsafe fn portable(
     }
 }
 
+/// Asks the processor for the lines at `slots`.
+#[inline]
+pub(crate) fn prefetch(table: Slots, slots: &[u32]) {
+    #[cfg(target_arch = "x86_64")]
+    for &slot in slots {
+        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        // SAFETY: a prefetch has no effect but on timing.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(table.lines.wrapping_add(slot as usize).cast()) };
+    }
+}
+
 #[cfg(target_arch = "x86_64")]
-pub(crate) use x86::{avx2, avx512, hash_aes};
+pub(crate) use x86::{avx2, avx512, hash_aes, vaes};
 
 #[cfg(target_arch = "x86_64")]
 mod x86 {
@@ -91,16 +102,72 @@ mod x86 {
     ) {
         for ((pair, key), slot) in starts.windows(2).zip(keys).zip(slots) {
             let len = (pair[1] - pair[0]).min(KEY_BYTES) as usize;
-            // SAFETY: as the caller promises; `len` <= 16; a Key is 16 bytes; the prefetch of a line
-            // inside the table has no effect but on timing.
+            // SAFETY: as the caller promises; `len` <= 16; a Key is 16 bytes.
             unsafe {
                 let bytes = _mm_loadu_si128(base.wrapping_add(pair[0] as usize).cast());
                 let padded = _mm_or_si128(bytes, _mm_loadu_si128(PADDING[len].as_ptr().cast()));
                 _mm_storeu_si128(std::ptr::from_mut(key).cast(), padded);
                 *slot = hash(padded) & table.mask;
-                _mm_prefetch::<_MM_HINT_T0>(table.lines.add(*slot as usize).cast());
             }
         }
+    }
+
+    /// See [`super::portable`]: eight pretokens at a time, two in each register, with the AES rounds of
+    /// VAES, which take both.
+    ///
+    /// # Safety
+    /// As there.
+    #[target_feature(enable = "avx2,aes,vaes")]
+    pub(crate) unsafe fn vaes(
+        base: *const u8,
+        starts: &[u32],
+        table: Slots,
+        keys: &mut [Key],
+        slots: &mut [u32],
+    ) {
+        let n = starts.len() - 1;
+        assert!(keys.len() >= n && slots.len() >= n);
+        let round_1 = _mm256_broadcastsi128_si256(_mm_set_epi64x(ROUND_1[1], ROUND_1[0]));
+        let round_2 = _mm256_broadcastsi128_si256(_mm_set_epi64x(ROUND_2[1], ROUND_2[0]));
+        let mask = _mm_set1_epi32(table.mask as i32);
+        let longest = _mm256_set1_epi32(KEY_BYTES as i32);
+        let mut rows = [0_u32; 8];
+        let mut at = 0;
+        while at + 8 <= n {
+            // SAFETY: `at + 8` <= n, so nine starts can be read, eight keys and slots written; the text
+            // behind each start can be read, as the caller promises; rows are at most 16.
+            unsafe {
+                let first = starts.as_ptr().add(at);
+                let lens = _mm256_sub_epi32(
+                    _mm256_loadu_si256(first.add(1).cast()),
+                    _mm256_loadu_si256(first.cast()),
+                );
+                // Offsets of rows of the padding table.
+                let lens = _mm256_slli_epi32::<4>(_mm256_min_epu32(lens, longest));
+                _mm256_storeu_si256(rows.as_mut_ptr().cast(), lens);
+                let padding = PADDING.as_ptr().cast::<u8>();
+                let mut padded = |k: usize| {
+                    let text = |k: usize| base.wrapping_add(*first.add(k) as usize).cast::<__m128i>();
+                    let row = |k: usize| padding.add(rows[k] as usize).cast::<__m128i>();
+                    let text = _mm256_loadu2_m128i(text(k + 1), text(k));
+                    let padded = _mm256_or_si256(text, _mm256_loadu2_m128i(row(k + 1), row(k)));
+                    _mm256_storeu_si256(keys.as_mut_ptr().add(at + k).cast(), padded);
+                    _mm256_aesenc_epi128(_mm256_aesenc_epi128(padded, round_1), round_2)
+                };
+                let mut four = |k: usize| {
+                    // The first dwords of the two halves of each: a0 b0 of the low halves, then of the high.
+                    let pairs = _mm256_unpacklo_epi32(padded(k), padded(k + 2));
+                    let (low, high) = (_mm256_castsi256_si128(pairs), _mm256_extracti128_si256::<1>(pairs));
+                    let lines = _mm_and_si128(_mm_unpacklo_epi32(low, high), mask);
+                    _mm_storeu_si128(slots.as_mut_ptr().add(at + k).cast(), lines);
+                };
+                four(0);
+                four(4);
+            }
+            at += 8;
+        }
+        // SAFETY: the same promises, for the rest.
+        unsafe { avx2(base, &starts[at..], table, &mut keys[at..], &mut slots[at..]) };
     }
 
     /// See [`super::portable`]: four pretokens at a time, one in each quarter of a register.
@@ -151,10 +218,6 @@ mod x86 {
                 let hashed = _mm512_castsi512_si128(_mm512_permutexvar_epi32(quarters, hashed));
                 let lines = _mm_and_si128(hashed, mask);
                 _mm_storeu_si128(slots.as_mut_ptr().add(at).cast(), lines);
-                for k in 0..4 {
-                    let slot = *slots.as_ptr().add(at + k) as usize;
-                    _mm_prefetch::<_MM_HINT_T0>(table.lines.add(slot).cast());
-                }
             }
             at += 4;
         }

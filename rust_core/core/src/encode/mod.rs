@@ -20,12 +20,14 @@ mod long_cache;
 mod misses;
 pub(crate) mod probe;
 pub(crate) mod splitter;
+mod wide_cache;
 
 use crate::bpe::inert::Bridges;
+use crate::bpe::medium::MEDIUM_MAX;
 use crate::bpe::merge::{MergeScratch, merge};
 use crate::bpe::pairs::{MISSING, PairTable};
 use crate::bpe::short::{ShortPairs, Word};
-use crate::cache::{KEY_MAX, Key, Table};
+use crate::cache::{KEY_MAX, Key, Learned, Slots, Table};
 use crate::error::{Error, Result};
 use crate::lane::Lane;
 use crate::pretokenize::scan::{BATCH, STARTS_ROOM, Scan, ScanTables};
@@ -39,11 +41,14 @@ use misses::Found;
 use probe::Miss;
 use rustc_hash::FxHashMap;
 use splitter::Splitter;
+use wide_cache::WideCache;
 
 /// Pretokens of a batch: one per byte at most, and the one that the batch before left open.
 const UNITS: usize = BATCH + 1;
 /// Bytes that the probe may write for them: 14 each, and one store of 16.
-const STAGED: usize = UNITS * 14 + 2;
+const STAGED: usize = UNITS * 14 + 2 + COPY;
+/// Bytes copied at a time when ids are put together.
+const COPY: usize = 32;
 /// Bytes behind the start of a pretoken from which later text cannot change it: itself a character,
 /// the next one, and one more (whitespace gives its last character away, see `scan`).
 const CERTAIN: usize = 8;
@@ -93,9 +98,14 @@ impl Model {
     /// The ids of one pretoken or part of one; symbols of bytes without a token stay above [`MISSING`].
     fn merge(&self, piece: &[u8], scratch: &mut MergeScratch, ids: &mut Vec<u32>) {
         ids.clear();
-        match self.whole.get(piece) {
-            Some(&id) => ids.push(id),
-            None => merge(&self.pairs, piece, scratch, ids),
+        if let Some(&id) = self.whole.get(piece) {
+            ids.push(id);
+        } else if let Some(short) = self.short.as_ref().filter(|_| piece.len() <= MEDIUM_MAX) {
+            // SAFETY: the tier was chosen for this processor.
+            let merged = unsafe { (self.kernels.medium)(short, piece) };
+            ids.extend(merged.symbols[..merged.n].iter().map(|&symbol| short.id(symbol)));
+        } else {
+            merge(&self.pairs, piece, scratch, ids);
         }
     }
 
@@ -110,12 +120,13 @@ impl Model {
     pub(crate) fn seed<L: Lane>(&self, vocab: &Vocabulary, table: &Table) {
         let tokens = vocab.ordinary().map(|(_, token)| token);
         let tokens = tokens.filter(|token| token.len() <= KEY_MAX && !token.contains(&0xFF));
-        let learn = |token: &[u8], ids: &[u32]| {
+        let mut learned = Learned::default();
+        let mut learn = |token: &[u8], ids: &[u32]| {
             if ids.iter().all(|&id| id < MISSING)
                 && let Some(value) = L::pack(ids)
             {
                 let key = Key::new(token);
-                table.insert(table.slot(key), key, value);
+                table.insert(table.slot(key), key, value, &mut learned);
             }
         };
         let (mut scratch, mut ids) = (MergeScratch::default(), Vec::new());
@@ -124,6 +135,7 @@ impl Model {
                 self.merge(token, &mut scratch, &mut ids);
                 learn(token, &ids);
             }
+            table.count(learned);
             return;
         };
         let mut words: Vec<Word> = tokens.map(Word::new).collect();
@@ -134,6 +146,50 @@ impl Model {
             ids.extend(word.symbols().iter().map(|&symbol| short.id(symbol)));
             learn(word.text(), &ids);
         }
+        table.count(learned);
+    }
+}
+
+/// Pretokens on their way: `units` of them, from each start to the next, counted from `base`.
+struct Batch {
+    base: usize,
+    units: usize,
+    starts: [u32; 1 + STARTS_ROOM],
+    keys: [Key; UNITS],
+    slots: [u32; UNITS],
+}
+
+impl Batch {
+    fn new() -> Box<Self> {
+        let key = Key::default();
+        Box::new(Self { base: 0, units: 0, starts: [0; _], keys: [key; _], slots: [0; _] })
+    }
+}
+
+impl Batch {
+    /// Makes the keys and slots of `units` pretokens, which stand in `text` from `base` on.
+    fn fill(&mut self, text: &[u8], base: usize, units: usize, table: Slots, kernels: &Kernels) {
+        (self.base, self.units) = (base, units);
+        let Self { starts, keys, slots, .. } = self;
+        let (text, starts) = (&text[base..], &starts[..=units]);
+        // Keys are read 16 bytes at a time; where the text ends before that, from a copy of its end.
+        let whole = |&start: &u32| start as usize + 16 <= text.len();
+        let n_inside = starts[..units].iter().rposition(whole).map_or(0, |at| at + 1);
+        // SAFETY: behind the first `n_inside` starts 16 bytes can be read; arrays have room for UNITS,
+        // which `units` does not exceed; the tier was chosen for this processor.
+        unsafe { (kernels.keys)(text.as_ptr(), &starts[..=n_inside], table, keys, slots) };
+        if n_inside < units {
+            let from = starts[n_inside] as usize;
+            let mut end = [0; 32];
+            end[..text.len() - from].copy_from_slice(&text[from..]);
+            // SAFETY: the remaining starts are less than 16 bytes before the end of the text, so 16 can
+            // be read behind each of them in the copy, which stands for the text from `from` on.
+            unsafe {
+                let base = end.as_ptr().wrapping_sub(from);
+                let (keys, slots) = (&mut keys[n_inside..], &mut slots[n_inside..]);
+                (kernels.keys)(base, &starts[n_inside..], table, keys, slots);
+            }
+        }
     }
 }
 
@@ -141,19 +197,23 @@ impl Model {
 pub(crate) struct Scratch {
     scan: Scan,
     pieces: Vec<Piece>,
-    starts: Box<[u32; 1 + STARTS_ROOM]>,
-    keys: Box<[Key; UNITS]>,
-    slots: Box<[u32; UNITS]>,
+    /// The batch that is being filled, and the one before it, whose lines are on their way.
+    filling: Box<Batch>,
+    waiting: Box<Batch>,
     misses: Box<[Miss; UNITS]>,
     /// Values of a batch's hits, one after the other.
     staged: Box<[u8; STAGED]>,
     /// Ids of a batch's misses, as bytes, and where those of each miss are.
     spill: Vec<u8>,
     found: Vec<Found>,
+    /// Where each miss is looked up, in the cache that its length says.
+    asked: Vec<u32>,
     words: Vec<Word>,
     merge: MergeScratch,
     ids: Vec<u32>,
+    wide: WideCache,
     long: LongCache,
+    pub(crate) learned: Learned,
     pub(crate) hits: u64,
     pub(crate) misses_seen: u64,
 }
@@ -163,17 +223,19 @@ impl Default for Scratch {
         Self {
             scan: Scan::default(),
             pieces: Vec::new(),
-            starts: Box::new([0; _]),
-            keys: Box::new([Key::default(); _]),
-            slots: Box::new([0; _]),
+            filling: Batch::new(),
+            waiting: Batch::new(),
             misses: Box::new([Miss::default(); _]),
             staged: Box::new([0; _]),
             spill: Vec::new(),
             found: Vec::new(),
+            asked: Vec::new(),
             words: Vec::new(),
             merge: MergeScratch::default(),
             ids: Vec::new(),
+            wide: WideCache::default(),
             long: LongCache::default(),
+            learned: Learned::default(),
             hits: 0,
             misses_seen: 0,
         }
@@ -205,6 +267,8 @@ impl Encoder<'_> {
         offset: u64,
         out: &mut Vec<L>,
     ) -> Result<usize> {
+        // An error may have left a batch behind.
+        self.scratch.waiting.units = 0;
         match &self.model.splitter {
             Splitter::Gpt2 { scan, .. } => self.scanned(scan, text.as_bytes(), complete, offset, out),
             Splitter::Pattern(matcher) => self.matched(matcher, text, complete, offset, out),
@@ -212,7 +276,7 @@ impl Encoder<'_> {
         }
     }
 
-    /// With the scanner. `starts` holds the starts of the pretokens under way, from `base` on.
+    /// With the scanner.
     fn scanned<L: Lane>(
         &mut self,
         tables: &ScanTables,
@@ -224,11 +288,12 @@ impl Encoder<'_> {
         let (mut base, mut n) = (0, 0);
         self.scratch.scan.begin();
         while self.scratch.scan.at() < text.len() {
-            let Scratch { scan, starts, .. } = &mut *self.scratch;
+            let Scratch { scan, filling, .. } = &mut *self.scratch;
             if scan.at() - base > i32::MAX as usize {
                 return Err(Error::TooLong { offset: offset + base as u64 });
             }
-            n = scan.batch(tables, self.model.kernels, text, base, &mut starts[..], n);
+            let starts = &mut filling.starts;
+            n = scan.batch(tables, self.model.kernels, text, base, starts, n);
             let units = if scan.at() < text.len() {
                 // The last start's pretoken goes on in the next batch.
                 n - 1
@@ -240,11 +305,13 @@ impl Encoder<'_> {
                 starts[..n].iter().rposition(certain).unwrap_or(0)
             };
             if units > 0 {
-                self.emit(&text[base..], units, offset + base as u64, out)?;
-                base += self.scratch.starts[units] as usize;
-                (self.scratch.starts[0], n) = (0, 1);
+                let used = starts[units] as usize;
+                self.advance(text, base, units, offset, out)?;
+                base += used;
+                (self.scratch.filling.starts[0], n) = (0, 1);
             }
         }
+        self.finish(text, offset, out)?;
         Ok(base)
     }
 
@@ -266,11 +333,11 @@ impl Encoder<'_> {
             let split = split.filter(|split| complete || !split.hit_end);
             let far = at - base > i32::MAX as usize;
             if n == BATCH || n > 0 && (far || split.is_none_or(|split| !split.matched)) {
-                self.scratch.starts[n] = (at - base) as u32;
-                self.emit(&text.as_bytes()[base..], n, offset + base as u64, out)?;
+                self.scratch.filling.starts[n] = (at - base) as u32;
+                self.advance(text.as_bytes(), base, n, offset, out)?;
                 n = 0;
             }
-            let Some(split) = split else { return Ok(at) };
+            let Some(split) = split else { break };
             if split.end - at > i32::MAX as usize {
                 return Err(Error::TooLong { offset: offset + at as u64 });
             }
@@ -278,11 +345,13 @@ impl Encoder<'_> {
                 if n == 0 {
                     base = at;
                 }
-                self.scratch.starts[n] = (at - base) as u32;
+                self.scratch.filling.starts[n] = (at - base) as u32;
                 n += 1;
             }
             at = split.end;
         }
+        self.finish(text.as_bytes(), offset, out)?;
+        Ok(at)
     }
 
     /// With steps, which give the pretokens of a text all at once.
@@ -301,8 +370,8 @@ impl Encoder<'_> {
         // A piece that is not kept closes the last batch.
         for piece in pieces.iter().copied().chain([Piece { end: used, kept: false }]) {
             if n == BATCH || n > 0 && (at - base > i32::MAX as usize || !piece.kept) {
-                self.scratch.starts[n] = (at - base) as u32;
-                self.emit(&text.as_bytes()[base..], n, offset + base as u64, out)?;
+                self.scratch.filling.starts[n] = (at - base) as u32;
+                self.advance(text.as_bytes(), base, n, offset, out)?;
                 n = 0;
             }
             if piece.end - at > i32::MAX as usize {
@@ -312,48 +381,57 @@ impl Encoder<'_> {
                 if n == 0 {
                     base = at;
                 }
-                self.scratch.starts[n] = (at - base) as u32;
+                self.scratch.filling.starts[n] = (at - base) as u32;
                 n += 1;
             }
             at = piece.end;
         }
         self.scratch.pieces = pieces;
+        self.finish(text.as_bytes(), offset, out)?;
         Ok(used)
     }
 
-    /// Appends the ids of `units` pretokens, which stand in `text` from each of `starts` to the next.
-    fn emit<L: Lane>(&mut self, text: &[u8], units: usize, offset: u64, out: &mut Vec<L>) -> Result<()> {
-        let Scratch { starts, keys, slots, misses, staged, .. } = &mut *self.scratch;
-        let starts = &starts[..=units];
-        let kernels = self.model.kernels;
+    /// Takes the batch that was filled, and emits the one before it; `offset` is where `text` starts.
+    fn advance<L: Lane>(
+        &mut self,
+        text: &[u8],
+        base: usize,
+        units: usize,
+        offset: u64,
+        out: &mut Vec<L>,
+    ) -> Result<()> {
         let table = self.table.slots();
-        // Keys are read 16 bytes at a time; where the text ends before that, from a copy of its end.
-        let whole = |&start: &u32| start as usize + 16 <= text.len();
-        let n_inside = starts[..units].iter().rposition(whole).map_or(0, |at| at + 1);
-        // SAFETY: behind the first `n_inside` starts 16 bytes can be read; arrays have room for UNITS,
-        // which `units` does not exceed; the tier was chosen for this processor.
-        unsafe {
-            (kernels.keys)(text.as_ptr(), &starts[..=n_inside], table, &mut keys[..], &mut slots[..]);
-        }
-        if n_inside < units {
-            let from = starts[n_inside] as usize;
-            let mut end = [0; 32];
-            end[..text.len() - from].copy_from_slice(&text[from..]);
-            // SAFETY: the remaining starts are less than 16 bytes before the end of the text, so 16 can
-            // be read behind each of them in the copy, which stands for the text from `from` on.
-            unsafe {
-                let base = end.as_ptr().wrapping_sub(from);
-                let (keys, slots) = (&mut keys[n_inside..], &mut slots[n_inside..]);
-                (kernels.keys)(base, &starts[n_inside..], table, keys, slots);
-            }
-        }
-        // SAFETY: the slots were made for this table; `staged` has room for UNITS.
+        self.scratch.filling.fill(text, base, units, table, self.model.kernels);
+        // What the probe of the waiting batch will not ask for.
+        let asked = self.scratch.waiting.units.min(units);
+        keys::prefetch(table, &self.scratch.filling.slots[asked..units]);
+        let result = self.emit(text, offset, out);
+        let Scratch { filling, waiting, .. } = &mut *self.scratch;
+        std::mem::swap(filling, waiting);
+        result
+    }
+
+    /// Emits the last batch of a text.
+    fn finish<L: Lane>(&mut self, text: &[u8], offset: u64, out: &mut Vec<L>) -> Result<()> {
+        let result = self.emit(text, offset, out);
+        self.scratch.waiting.units = 0;
+        result
+    }
+
+    /// Appends the ids of the waiting batch, and asks for the lines of the one that was filled.
+    fn emit<L: Lane>(&mut self, text: &[u8], offset: u64, out: &mut Vec<L>) -> Result<()> {
+        let Scratch { filling, waiting, misses, staged, .. } = &mut *self.scratch;
+        let Batch { base, units, keys, slots, .. } = &**waiting;
+        let (base, units, table) = (*base, *units, self.table.slots());
+        // SAFETY: the slots were made for this table; `staged` has room for UNITS; the tier was chosen
+        // for this processor.
         let (n_bytes, n_misses) = unsafe {
-            (kernels.probe)(table, &keys[..units], &slots[..units], staged.as_mut_ptr(), &mut misses[..])
+            let (keys, slots, next) = (&keys[..units], &slots[..units], &filling.slots[..units]);
+            (self.model.kernels.probe)(table, keys, slots, next, staged.as_mut_ptr(), &mut misses[..])
         };
         self.scratch.hits += (units - n_misses) as u64;
         if n_misses > 0 {
-            self.resolve::<L>(text, n_misses, offset)?;
+            self.resolve::<L>(&text[base..], n_misses, offset + base as u64)?;
         }
         self.splice(n_bytes, n_misses, out);
         Ok(())
@@ -362,14 +440,21 @@ impl Encoder<'_> {
     /// Appends the ids of the hits to `out`, and those of the misses in their places.
     fn splice<L: Lane>(&mut self, n_bytes: usize, n_misses: usize, out: &mut Vec<L>) {
         let Scratch { staged, misses, found, spill, .. } = &mut *self.scratch;
-        out.reserve((n_bytes + spill.len()) / L::BYTES);
-        // SAFETY: room for all bytes of the hits and of the misses was reserved; both are whole ids, of
-        // which any bytes are valid; `staged` and `spill` hold what `misses` and `found` say.
+        // Pieces are short, so they are copied in steps of COPY bytes, which may reach behind their end.
+        spill.extend_from_slice(&[0; COPY]);
+        out.reserve((n_bytes + spill.len() + COPY) / L::BYTES);
+        // SAFETY: room for all bytes of the hits and of the misses was reserved, and for a step more;
+        // `staged` and `spill` hold what `misses` and `found` say, and a step more; both are whole ids,
+        // of which any bytes are valid.
         unsafe {
             let first = out.as_mut_ptr().add(out.len()).cast::<u8>();
             let mut end = first;
             let mut append = |from: *const u8, n: usize| {
-                std::ptr::copy_nonoverlapping(from, end, n);
+                let mut at = 0;
+                while at < n {
+                    end.add(at).cast::<[u8; COPY]>().write(from.add(at).cast::<[u8; COPY]>().read());
+                    at += COPY;
+                }
                 end = end.add(n);
             };
             let mut done = 0;

@@ -5,6 +5,8 @@
 //! belong, and the output goes on as if they had none: they are put in afterwards, all of a batch
 //! together, which is cheaper than breaking the loop for them.
 //!
+//! With each key, the line of one key of the next batch is asked for (see `keys`).
+//!
 //! **Other threads write to the table meanwhile.** A way is written once: first its value, then the
 //! low word of its key, last the high word (see `cache`). Whoever has read both words of the key,
 //! in whatever order, may read the value: if both match, the way is complete, because the low word
@@ -26,19 +28,21 @@ pub(crate) struct Miss {
     pub(crate) at_bytes: u32,
 }
 
-/// Appends the values of all keys that the table has to `out`; returns the bytes written and how
-/// many misses were noted.
+/// Appends the values of all keys that the table has to `out`, and asks for the lines at `next`; returns
+/// the bytes written and how many misses were noted.
 ///
 /// # Safety
 /// `slots` are offsets of lines of the table; `out` has room for 14 bytes per key and two more;
-/// `misses` is as long as `keys`; the processor has the tier's features.
+/// `misses` and `next` are as long as `keys`; the processor has the tier's features.
 pub(crate) unsafe fn portable(
     table: Slots,
     keys: &[Key],
     slots: &[u32],
+    next: &[u32],
     out: *mut u8,
     misses: &mut [Miss],
 ) -> (usize, usize) {
+    super::keys::prefetch(table, &next[..keys.len()]);
     let (mut n_bytes, mut n_misses) = (0, 0);
     for (unit, (key, &slot)) in keys.iter().zip(slots).enumerate() {
         // SAFETY: a line is eight words: two keys, two values (see `cache`), only accessed atomically.
@@ -70,8 +74,8 @@ mod x86 {
 
     use super::{Key, Miss, Slots};
 
-    /// By the four compare bits of a line (way 0: bits 0 and 1): where the value is, or 0.
-    static WAY: [u8; 16] = [0, 0, 0, 32, 0, 0, 0, 32, 0, 0, 0, 32, 48, 48, 48, 32];
+    /// Bit m: no key of the line matches, given the compare bits m of its four words (way 0: bits 0, 1).
+    const NEITHER: u32 = 0b0000_0111_0111_0111;
 
     macro_rules! probe {
         ($(#[$attribute:meta])* $name:ident, $compare:ident) => {
@@ -83,26 +87,31 @@ mod x86 {
                 table: Slots,
                 keys: &[Key],
                 slots: &[u32],
+                next: &[u32],
                 out: *mut u8,
                 misses: &mut [Miss],
             ) -> (usize, usize) {
-                assert!(slots.len() >= keys.len() && misses.len() >= keys.len());
+                let n = keys.len();
+                assert!(slots.len() >= n && next.len() >= n && misses.len() >= n);
                 let (mut end, mut n_misses) = (out, 0);
-                for unit in 0..keys.len() {
-                    // SAFETY: `unit` is in range of all three slices; a line is 64 bytes, aligned; room
+                for unit in 0..n {
+                    // SAFETY: `unit` is in range of all slices; a line is 64 bytes, aligned; room
                     // in `out` is the caller's promise; the value is complete (see the module header).
                     unsafe {
                         let line = table.lines.add(*slots.get_unchecked(unit) as usize);
+                        let next = table.lines.wrapping_add(*next.get_unchecked(unit) as usize);
+                        _mm_prefetch::<_MM_HINT_T0>(next.cast());
                         let key = _mm_loadu_si128(keys.as_ptr().add(unit).cast());
                         let bits = $compare(_mm256_broadcastsi128_si256(key), line);
-                        let way = usize::from(*WAY.get_unchecked(bits as usize & 15));
-                        if way == 0 {
+                        if NEITHER >> (bits & 15) & 1 == 1 {
                             *misses.get_unchecked_mut(n_misses) =
                                 Miss { unit: unit as u32, at_bytes: end.offset_from(out) as u32 };
                             n_misses += 1;
                             continue;
                         }
-                        let value = line.add(way);
+                        // Way 1 has bits 2 and 3: adding 4 carries into bit 4. (If both ways have the key
+                        // their values are equal.)
+                        let value = line.add(32 + (bits as usize + 4 & 16));
                         _mm_storeu_si128(end.cast(), _mm_load_si128(value.cast()));
                         end = end.add(usize::from(value.add(14).cast::<u16>().read()));
                     }

@@ -3,8 +3,8 @@
 //! A word's symbols and the priorities of its pairs are 16 lanes of 16 bits each. A merge is: find
 //! the least priority and its lane (`vphminposuw`), put the result there, close the gap, look up the
 //! two new pairs. What it costs is waiting: for the minimum, for the pair table, for the permutation
-//! behind both. So the AVX-512 kernel runs four words side by side, and a word that is done makes
-//! room for the next one at once.
+//! behind both. So the vector kernels run four words side by side, and a word that is done makes room
+//! for the next one at once.
 //!
 //! **Symbols.** A byte is its own value, the k-th merge in order of priority makes symbol 256 + k. A
 //! symbol therefore *is* the priority of the merge that makes it, and a table entry needs one number
@@ -24,7 +24,7 @@
 mod x86;
 
 #[cfg(target_arch = "x86_64")]
-pub(crate) use x86::{avx512, sse41};
+pub(crate) use x86::{avx2, avx512};
 
 use rustc_hash::FxHashMap;
 

@@ -73,12 +73,6 @@ impl SetTable {
         rows.into_iter().flat_map(|row| self.rows[usize::from(row)])
     }
 
-    /// The value of a character.
-    pub(super) fn of(&self, c: char) -> u32 {
-        let code = c as usize;
-        self.rows[usize::from(self.index[code / ROW])][code % ROW]
-    }
-
     /// Value and length in bytes of the character at `at`; the text is UTF-8.
     #[inline]
     pub(super) fn at(&self, text: &[u8], at: usize) -> (u32, usize) {

@@ -2,14 +2,13 @@
 //!
 //! `vpshufb` looks up 16 entries at a time, so ASCII classes take one look-up per row of 16 characters.
 //! Outside ASCII, lead bytes are looked up by their low nibble, once for each of their three rows;
-//! mixed blocks go one by one. Continuation bytes then take the nearest class before them: up to three
-//! bytes back, from the class buffer itself.
+//! mixed blocks go by last byte, all characters of a block at once, or one by one. Continuation bytes then
+//! take the nearest class before them, up to three bytes back.
 
 use std::arch::x86_64::*;
 
-use super::portable::flatten;
 use super::repair::{contractions, wide_spaces};
-use super::tables::Table64;
+use super::tables::{NO_GROUP, Table64};
 use super::{APOSTROPHE, BLOCK, GLUES, NIBBLE, SPACE, ScanTables, WIDE_SPACE};
 
 const HALF: usize = 32;
@@ -72,6 +71,9 @@ unsafe fn flagged(classes: *const u8, flag: u8) -> u64 {
 pub(crate) unsafe fn classify(t: &ScanTables, src: *const u8, n_blocks: usize, classes: *mut u8) -> u64 {
     let mut wide = 0;
     let rows: [__m256i; 8] = std::array::from_fn(|at| row(&t.ascii, at));
+    // SAFETY: the byte before the classes is valid. Of the half before only its last three bytes matter,
+    // and before a text's first block they do not: it begins with a whole character.
+    let mut before = splat(unsafe { *classes.sub(1) });
     for half in 0..2 * n_blocks {
         // SAFETY: inside the blocks, as the caller promises.
         unsafe {
@@ -83,26 +85,28 @@ pub(crate) unsafe fn classify(t: &ScanTables, src: *const u8, n_blocks: usize, c
                 (_mm256_slli_epi16::<3>(bytes), _mm256_slli_epi16::<2>(bytes), _mm256_slli_epi16::<1>(bytes));
             let pair = |at: usize| _mm256_blendv_epi8(entry(at), entry(at + 1), bit4);
             let four = |at: usize| _mm256_blendv_epi8(pair(at), pair(at + 2), bit5);
-            let ascii = _mm256_blendv_epi8(four(0), four(4), bit6);
-            let outside = _mm256_movemask_epi8(bytes) as u32;
-            if outside == 0 {
-                _mm256_storeu_si256(classes.cast(), ascii);
-            } else {
+            let mut own = _mm256_blendv_epi8(four(0), four(4), bit6);
+            if _mm256_movemask_epi8(bytes) != 0 {
                 wide |= 1 << (half / 2);
-                classify_wide(t, src, classes, bytes, ascii);
+                own = classify_wide(t, src, bytes, own, before);
             }
+            _mm256_storeu_si256(classes.cast(), own);
+            before = own;
         }
     }
     wide
 }
 
-/// Classes of half a block with bytes outside ASCII.
+/// Classes of half a block with bytes outside ASCII; `before` holds those of the half before.
+///
+/// All of it happens in registers: a byte stored and then loaded as part of a vector would have to wait
+/// until the store has reached the cache, and the same goes for loads that begin a byte earlier.
 ///
 /// # Safety
 /// As for [`classify`], for half a block.
 #[inline(never)]
 #[target_feature(enable = "avx2,bmi1,bmi2,lzcnt,popcnt")]
-unsafe fn classify_wide(t: &ScanTables, src: *const u8, classes: *mut u8, bytes: __m256i, ascii: __m256i) {
+unsafe fn classify_wide(t: &ScanTables, src: *const u8, bytes: __m256i, ascii: __m256i, before: __m256i) -> __m256i {
     let zero = _mm256_setzero_si256();
     // As signed numbers: lead bytes are -64 to -1, continuation bytes below -64.
     let is_wide = _mm256_cmpgt_epi8(zero, bytes);
@@ -113,24 +117,52 @@ unsafe fn classify_wide(t: &ScanTables, src: *const u8, classes: *mut u8, bytes:
     let exception = _mm256_cmpeq_epi8(look_up_64(&t.exception, bytes), second);
     let none = _mm256_or_si256(_mm256_cmpeq_epi8(uniform, zero), exception);
     let mut open = _mm256_movemask_epi8(_mm256_and_si256(is_lead, none)) as u32;
-    let leads = _mm256_blendv_epi8(ascii, uniform, is_wide);
-    // SAFETY: half a block is valid at `classes`, and at least three bytes before it.
-    unsafe {
-        _mm256_storeu_si256(classes.cast(), leads);
-        while open != 0 {
-            let at = open.trailing_zeros() as usize;
+    // Continuation bytes have 0 so far.
+    let mut own = _mm256_blendv_epi8(ascii, uniform, is_wide);
+    while open != 0 {
+        let at = open.trailing_zeros() as usize;
+        // SAFETY: a lead byte's character ends at most three bytes later.
+        let character = unsafe { src.add(at).cast::<[u8; 4]>().read() };
+        let [lead, then, ..] = character;
+        let group = t.group_of[usize::from(lead & 0x3F)][usize::from(then & 0x3F)];
+        if lead < 0xF0 && group != NO_GROUP {
+            // Every character of the group at once.
+            let alike = _mm256_cmpeq_epi8(bytes, splat(lead));
+            let (alike, last) = if lead < 0xE0 {
+                (alike, second)
+            } else {
+                // SAFETY: READ_AHEAD is more than two bytes.
+                let third = unsafe { _mm256_loadu_si256(src.add(2).cast()) };
+                (_mm256_and_si256(alike, _mm256_cmpeq_epi8(second, splat(then))), third)
+            };
+            let classes = look_up_64(&t.groups[usize::from(group)], last);
+            own = _mm256_blendv_epi8(own, classes, alike);
+            open &= !(_mm256_movemask_epi8(alike) as u32);
+        } else {
+            let here = _mm256_cmpeq_epi8(iota(), splat(at as u8));
+            own = _mm256_blendv_epi8(own, splat(t.class(character)), here);
             open &= open - 1;
-            *classes.add(at) = t.class(src.add(at).cast::<[u8; 4]>().read());
         }
-        // Continuation bytes hold 0 so far. A byte of the same character that is nearer has the same
-        // class or 0, and bytes before `classes` are finished.
-        let at = |distance: usize| _mm256_loadu_si256(classes.sub(distance).cast());
-        let (own, one, two, three) = (at(0), at(1), at(2), at(3));
-        let or_else =
-            |this: __m256i, other: __m256i| _mm256_blendv_epi8(this, other, _mm256_cmpeq_epi8(this, zero));
-        let nearest = or_else(one, or_else(two, three));
-        _mm256_storeu_si256(classes.cast(), or_else(own, nearest));
     }
+    // A continuation byte takes the nearest class of the three bytes before it.
+    let across = _mm256_permute2x128_si256::<0x21>(before, own);
+    let or_else =
+        |this: __m256i, other: __m256i| _mm256_blendv_epi8(this, other, _mm256_cmpeq_epi8(this, zero));
+    let nearest = or_else(
+        _mm256_alignr_epi8::<15>(own, across),
+        or_else(_mm256_alignr_epi8::<14>(own, across), _mm256_alignr_epi8::<13>(own, across)),
+    );
+    or_else(own, nearest)
+}
+
+/// Lane numbers.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn iota() -> __m256i {
+    _mm256_setr_epi8(
+        0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 29,
+        30, 31,
+    )
 }
 
 /// See [`super::portable::starts`].
@@ -162,8 +194,9 @@ pub(crate) unsafe fn starts(
                 let own = load(classes.add(at));
                 let before = load(classes.add(at).sub(1));
                 let behind = load(classes.add(at + 1));
-                let none =
-                    |class: __m256i, flag: u8| _mm256_cmpeq_epi8(_mm256_and_si256(class, splat(flag)), zero);
+                let none = |class: __m256i, flag: u8| {
+                    _mm256_cmpeq_epi8(_mm256_and_si256(class, splat(flag)), zero)
+                };
                 let same = none(_mm256_xor_si256(own, before), NIBBLE);
                 let no_space = none(own, SPACE);
                 let not_glued = none(before, GLUES);
@@ -184,13 +217,13 @@ pub(crate) unsafe fn starts(
                 let cuts = |at: usize| {
                     let bytes = _mm256_loadu_si256(src.add(at).cast());
                     let before = _mm256_loadu_si256(src.add(at).sub(1).cast());
-                    let is_lead = _mm256_and_si256(
-                        _mm256_cmpgt_epi8(zero, bytes),
-                        _mm256_cmpgt_epi8(bytes, splat(0xBF)),
-                    );
+                    let is_lead =
+                        _mm256_and_si256(_mm256_cmpgt_epi8(zero, bytes), _mm256_cmpgt_epi8(bytes, splat(0xBF)));
                     let is_tail = _mm256_cmpgt_epi8(splat(0xC0), before);
-                    let bridged =
-                        _mm256_and_si256(look_up_64(&t.cuts.before, before), look_up_64(&t.cuts.lead, bytes));
+                    let bridged = _mm256_and_si256(
+                        look_up_64(&t.cuts.before, before),
+                        look_up_64(&t.cuts.lead, bytes),
+                    );
                     let inert = _mm256_cmpeq_epi8(bridged, zero);
                     _mm256_and_si256(inert, _mm256_and_si256(is_lead, is_tail))
                 };
@@ -198,6 +231,46 @@ pub(crate) unsafe fn starts(
             }
             n += flatten(bits, rel + (block * BLOCK) as u32, out.add(n));
         }
+    }
+    n
+}
+
+/// Positions of the set bits of each byte value, lowest first.
+static POSITIONS: [u64; 256] = {
+    let mut table = [0; 256];
+    let mut byte = 0;
+    while byte < 256 {
+        let (mut bit, mut n) = (0, 0);
+        while bit < 8 {
+            if byte >> bit & 1 == 1 {
+                table[byte] |= bit << (8 * n);
+                n += 1;
+            }
+            bit += 1;
+        }
+        byte += 1;
+    }
+    table
+};
+
+/// Writes the positions of the set bits, plus `base`; returns how many.
+///
+/// Eight bits at a time, from a table, with one store of eight whether there are eight or not. (Taking
+/// bit by bit off the mask, even eight without a branch, was a third slower.)
+///
+/// # Safety
+/// `out` has room for them, and for seven more.
+#[inline]
+#[target_feature(enable = "avx2,bmi1,bmi2,lzcnt,popcnt")]
+unsafe fn flatten(bits: u64, base: u32, out: *mut u32) -> usize {
+    let mut n = 0;
+    for at in 0..8 {
+        let byte = bits >> (8 * at) & 0xFF;
+        let positions = _mm256_cvtepu8_epi32(_mm_cvtsi64_si128(POSITIONS[byte as usize] as i64));
+        let positions = _mm256_add_epi32(positions, _mm256_set1_epi32((base + 8 * at) as i32));
+        // SAFETY: n <= 8 * at, and eight are stored.
+        unsafe { _mm256_storeu_si256(out.add(n).cast(), positions) };
+        n += byte.count_ones() as usize;
     }
     n
 }

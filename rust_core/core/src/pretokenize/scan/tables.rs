@@ -28,6 +28,8 @@ pub(crate) const GROUPS: [(u8, u8); 11] = [
     (0xE0, 0xA5),
 ];
 
+pub(crate) const NO_GROUP: u8 = u8::MAX;
+
 /// Everything that the scanner looks up.
 #[repr(C, align(64))]
 pub(crate) struct ScanTables {
@@ -40,6 +42,8 @@ pub(crate) struct ScanTables {
     pub(crate) exception: Table64,
     /// By last byte, for the characters of each of [`GROUPS`].
     pub(crate) groups: [Table64; GROUPS.len()],
+    /// By lead byte and second byte (low six bits of each): the number of a group, or [`NO_GROUP`].
+    pub(crate) group_of: Box<[[u8; 64]; 64]>,
     pub(crate) cuts: CutTables,
     /// Code point / 64 → row of `rows`.
     index: Box<[u16]>,
@@ -90,6 +94,15 @@ impl ScanTables {
             };
             Table64(row(block))
         });
+        let mut group_of = Box::new([[NO_GROUP; 64]; 64]);
+        for (&(lead, second), number) in GROUPS.iter().zip(0..) {
+            let seconds = &mut group_of[usize::from(lead & 0x3F)];
+            if second == 0 {
+                seconds.fill(number);
+            } else {
+                seconds[usize::from(second & 0x3F)] = number;
+            }
+        }
         let (mut uniform, mut exception) = ([0; 64], [0; 64]);
         for lead in 0xC2..0xF0_usize {
             // The blocks of 64 characters that the lead byte begins, by second byte. (Overlong forms
@@ -120,6 +133,7 @@ impl ScanTables {
             uniform: Table64(uniform),
             exception: Table64(exception),
             groups,
+            group_of,
             cuts: CutTables::new(bridges),
             index,
             rows,
