@@ -1,7 +1,8 @@
 //! Vocabularies: which bytes an id stands for, how bytes merge, how text is split.
 //!
 //! One file per format: [`simple_bpe`] (`.model`), [`merges_txt`] (`vocab.json` + `merges.txt`),
-//! [`rank_file`] (tiktoken), [`hf_json`] (`tokenizer.json`), [`gpt2`] (the bundled one);
+//! [`rank_file`] (tiktoken), [`named`] (published rank files), [`tekken`] (Mistral's), [`hf_json`]
+//! (`tokenizer.json`), [`gpt2`] (the bundled one);
 //! `from_merges` stands here. Every loader
 //! checks what it reads and names the line of what it refuses; afterwards a vocabulary is immutable.
 //!
@@ -27,9 +28,11 @@
 pub mod gpt2;
 mod hf_json;
 mod merges_txt;
+pub mod named;
 pub mod pipeline;
 mod rank_file;
 mod simple_bpe;
+mod tekken;
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -157,7 +160,9 @@ impl Parts {
                     twin.text, twin.id, special.id
                 ));
             }
-            if let Some(other) = self.specials[..at].iter().find(|other| other.id == special.id) {
+            if let Some(other) = self.specials[..at].iter().find(|other| other.id == special.id)
+                && !named::may_share(&self.name, special.id)
+            {
                 return refuse(format!(
                     "special tokens {:?} and {:?} share id {}",
                     other.text, special.text, other.id
@@ -197,8 +202,8 @@ impl Parts {
 }
 
 impl Vocabulary {
-    /// Loads a vocabulary by name (`gpt2`) or path: a `.model` file, a `tokenizer.json` or a folder with
-    /// one, or a folder with `vocab.json` and `merges.txt` (or either of these files; `encoder.json` and
+    /// Loads a vocabulary by name (`gpt2`), by name and rank file (`cl100k_base=PATH`) or by path: a `.model` file, a `tokenizer.json` or a folder with
+    /// one, a `tekken.json`, or a folder with `vocab.json` and `merges.txt` (or either of these files; `encoder.json` and
     /// `vocab.bpe` are accepted as well).
     ///
     /// # Errors
@@ -209,25 +214,38 @@ impl Vocabulary {
         if name_or_path == "gpt2" {
             return Ok(Self::gpt2());
         }
+        if let Some((name, path)) = named::split(name_or_path) {
+            return named::load(name, path);
+        }
         if extension == "model" {
             return simple_bpe::load(path);
         }
-        if let Some(json) = hf_json_path(path) {
-            return hf_json::load(&json);
+        if let Some(json) = json_path(path) {
+            let text = read_text(&json)?;
+            return if tekken::is_one(&text) {
+                tekken::load(&json, &text)
+            } else {
+                hf_json::load(&json, &text)
+            };
         }
         if path.is_dir() || matches!(extension, "json" | "txt" | "bpe") {
             return merges_txt::load(path);
         }
         if extension == "tiktoken" {
             let what = "a rank file says nothing of its pattern and special tokens; \
-                        load it with Tokenizer.from_tiktoken(path, pattern=..., special_tokens=...)";
+                        name it (cl100k_base=PATH), or load it with \
+                        Tokenizer.from_tiktoken(path, pattern=..., special_tokens=...)";
             return Err(Error::BadTokenizer { name: name_or_path.to_owned(), what: what.to_owned() });
         }
         if name_or_path.contains('/') && !path.exists() {
             return Err(Error::NotFound { path: path.to_owned() });
         }
-        let what = "unknown tokenizer; give `gpt2`, a .model file, a tokenizer.json, or a folder with vocab.json and merges.txt";
-        Err(Error::BadTokenizer { name: name_or_path.to_owned(), what: what.to_owned() })
+        let what = format!(
+            "unknown tokenizer; give `gpt2`, a tokenizer.json, a tekken.json, a .model file, a folder with \
+             vocab.json and merges.txt, or NAME=RANK_FILE with one of {}",
+            named::names()
+        );
+        Err(Error::BadTokenizer { name: name_or_path.to_owned(), what })
     }
 
     /// GPT-2's vocabulary, which the crate carries.
@@ -494,9 +512,9 @@ impl Fingerprint {
     }
 }
 
-/// The `tokenizer.json` that a path means: any other `.json` than those of a pair of files, or the one
-/// in a folder.
-fn hf_json_path(path: &Path) -> Option<PathBuf> {
+/// The JSON file with everything in it that a path means: any other `.json` than those of a pair of
+/// files, or the `tokenizer.json` in a folder.
+fn json_path(path: &Path) -> Option<PathBuf> {
     if path.is_dir() {
         return Some(path.join("tokenizer.json")).filter(|json| json.exists());
     }

@@ -1,6 +1,6 @@
 //! The fast matcher for the patterns that tokenizers use: lists of simple alternatives.
 //!
-//! Patterns of cl100k, o200k, Llama, Qwen, DeepSeek and their like are alternatives of a few kinds, the
+//! Patterns of cl100k, o200k, Llama, Qwen and their like are alternatives of a few kinds, the
 //! *fragments* (see [`fragment`]): an optional character before a run, a run with a tail, upper case
 //! before lower case, contractions, whitespace that gives its last character away. Each kind can be
 //! matched in one pass without going back, and exactly: what backtracking would find is known

@@ -22,7 +22,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::pipeline::Pipeline;
-use super::{Parts, Reference, SpecialOrder, Vocabulary, name_of, read_text};
+use super::{Parts, Reference, SpecialOrder, Vocabulary, name_of};
 use crate::error::{Error, Result};
 
 #[derive(Deserialize)]
@@ -40,14 +40,13 @@ struct File {
 /// What a part of the file says that is not supported.
 type Refusal = String;
 
-pub(super) fn load(path: &Path) -> Result<Vocabulary> {
-    let text = read_text(path)?;
+pub(super) fn load(path: &Path, text: &str) -> Result<Vocabulary> {
     let name = name_of(path);
     let refuse = |what: Refusal| Error::BadTokenizer { name: name.clone(), what };
     // The kind first: another one has other fields, whose absence would be the wrong thing to name.
-    let kind: Kind = serde_json::from_str(&text).map_err(|error| broken(path, &error))?;
+    let kind: Kind = serde_json::from_str(text).map_err(|error| broken(path, &error))?;
     kind.check().map_err(refuse)?;
-    let file: File = serde_json::from_str(&text).map_err(|error| broken(path, &error))?;
+    let file: File = serde_json::from_str(text).map_err(|error| broken(path, &error))?;
     if let Some(version) = file.version.filter(|version| version != "1.0") {
         return Err(refuse(format!("version {version:?} of the format (1.0 is supported)")));
     }
