@@ -32,7 +32,7 @@ use crate::error::{Error, Result};
 use crate::lane::Lane;
 use crate::pretokenize::scan::{BATCH, STARTS_ROOM, Scan, ScanTables};
 use crate::pretokenize::steps::{Chain, Piece};
-use crate::pretokenize::{Matcher, Pretokenizer as _};
+use crate::pretokenize::{Matcher, Pretokenizer as _, Split};
 use crate::staged::Stage;
 use crate::tier::Kernels;
 use crate::vocab::{Merges, Vocabulary};
@@ -271,7 +271,12 @@ impl Encoder<'_> {
         self.scratch.waiting.units = 0;
         match &self.model.splitter {
             Splitter::Gpt2 { scan, .. } => self.scanned(scan, text.as_bytes(), complete, offset, out),
-            Splitter::Pattern(matcher) => self.matched(matcher, text, complete, offset, out),
+            Splitter::Pattern(Matcher::Alternatives(fast)) => {
+                self.matched(|at| Ok(fast.find(text.as_bytes(), at)), text, complete, offset, out)
+            }
+            Splitter::Pattern(Matcher::Machine(machine)) => {
+                self.matched(|at| machine.next(text, at), text, complete, offset, out)
+            }
             Splitter::Chain(chain) => self.chained(chain, text, complete, offset, out),
         }
     }
@@ -318,7 +323,7 @@ impl Encoder<'_> {
     /// With a matcher that gives pretokens one by one, and may skip text between them.
     fn matched<L: Lane>(
         &mut self,
-        matcher: &Matcher,
+        next: impl Fn(usize) -> Result<Split>,
         text: &str,
         complete: bool,
         offset: u64,
@@ -326,9 +331,10 @@ impl Encoder<'_> {
     ) -> Result<usize> {
         let (mut at, mut base, mut n) = (0, 0, 0);
         loop {
-            let split = match at < text.len() {
-                true => Some(matcher.next(text, at).map_err(|error| at_offset(error, offset))?),
-                false => None,
+            let split = if at < text.len() {
+                Some(next(at).map_err(|error| at_offset(error, offset))?)
+            } else {
+                None
             };
             let split = split.filter(|split| complete || !split.hit_end);
             let far = at - base > i32::MAX as usize;

@@ -43,14 +43,23 @@ impl Prefix {
 }
 
 /// Texts, the first that is there wins.
-pub(super) struct Literals(Vec<String>);
+pub(super) struct Literals {
+    texts: Vec<String>,
+    /// Bit n: a text begins with byte n or n + 128.
+    first_bytes: u128,
+}
 
 impl Literals {
+    fn new(texts: Vec<String>) -> Self {
+        let bit = |text: &String| 1_u128 << (text.as_bytes()[0] & 0x7F);
+        Self { first_bytes: texts.iter().fold(0, |bits, text| bits | bit(text)), texts }
+    }
+
     /// The end of the text that is there.
     #[inline]
     fn end(&self, text: &[u8], at: usize, looked: &mut bool) -> Option<usize> {
         let rest = &text[at..];
-        for literal in &self.0 {
+        for literal in &self.texts {
             if rest.starts_with(literal.as_bytes()) {
                 return Some(at + literal.len());
             }
@@ -63,10 +72,9 @@ impl Literals {
     #[inline]
     fn optional(literals: Option<&Self>, text: &[u8], at: usize, looked: &mut bool) -> usize {
         let Some(literals) = literals else { return at };
-        // The common case first: no literal begins with the next byte.
         match text.get(at) {
             None => *looked = true,
-            Some(byte) if literals.0.iter().any(|literal| literal.as_bytes()[0] == *byte) => {
+            Some(byte) if literals.first_bytes >> (byte & 0x7F) & 1 != 0 => {
                 return literals.end(text, at, looked).unwrap_or(at);
             }
             Some(_) => {}
@@ -77,11 +85,11 @@ impl Literals {
     /// Whether the two characters stand side by side in a text.
     fn joins(&self, before: &[u8], after: &[u8]) -> bool {
         let pair = [before, after].concat();
-        self.0.iter().any(|literal| memchr::memmem::find(literal.as_bytes(), &pair).is_some())
+        self.texts.iter().any(|literal| memchr::memmem::find(literal.as_bytes(), &pair).is_some())
     }
 
     fn begins(&self, after: &[u8]) -> bool {
-        self.0.iter().any(|literal| literal.as_bytes().starts_with(after))
+        self.texts.iter().any(|literal| literal.as_bytes().starts_with(after))
     }
 }
 
@@ -123,7 +131,7 @@ impl Fragment {
     }
 
     /// The end of the match that starts at `start`. `looked` is set when the end of the text had a say.
-    #[inline]
+    #[inline(always)]
     pub(super) fn end(
         &self,
         table: &SetTable,
@@ -197,7 +205,7 @@ impl Fragment {
 }
 
 /// Matches with the prefix, and if that fails and the prefix may be left out, without.
-#[inline]
+#[inline(always)]
 fn with_prefix(
     table: &SetTable,
     text: &[u8],
@@ -206,22 +214,26 @@ fn with_prefix(
     looked: &mut bool,
     run: impl Fn(usize, &mut bool) -> Option<usize>,
 ) -> Option<usize> {
-    let (value, len) = table.at(text, start);
-    if value & prefix.set() == 0 {
-        return match prefix {
-            Prefix::Required(_) => None,
-            _ => run(start, looked),
-        };
+    let mut at = start;
+    if prefix.set() != 0 {
+        let (value, len) = table.at(text, start);
+        if value & prefix.set() != 0 {
+            at += len;
+        } else if matches!(prefix, Prefix::Required(_)) {
+            return None;
+        }
     }
-    let with = run(start + len, looked);
-    match prefix {
-        Prefix::Optional(_) if with.is_none() => run(start, looked),
-        _ => with,
+    loop {
+        let end = run(at, looked);
+        if end.is_some() || at == start || !matches!(prefix, Prefix::Optional(_)) {
+            return end;
+        }
+        at = start;
     }
 }
 
 /// The end of a run of at least `min` and at most `max` characters.
-#[inline]
+#[inline(always)]
 fn count(
     table: &SetTable,
     text: &[u8],
@@ -296,9 +308,9 @@ impl Reader<'_> {
             let first = self.sets.bit(&first);
             if let Some(Fragment::Literal { first: bits, texts: known }) = self.fragments.last_mut() {
                 *bits |= first;
-                known.0.extend(texts);
+                *known = Literals::new([std::mem::take(&mut known.texts), texts].concat());
             } else {
-                self.fragments.push(Fragment::Literal { first, texts: Literals(texts) });
+                self.fragments.push(Fragment::Literal { first, texts: Literals::new(texts) });
             }
             return Some(());
         }
@@ -318,7 +330,7 @@ impl Reader<'_> {
                 if literals(node).is_some() =>
             {
                 // An optional small set is a prefix or a suffix; only behind something is it a suffix.
-                if rest.is_empty() { (None, items) } else { (literals(node).map(Literals), rest) }
+                if rest.is_empty() { (None, items) } else { (literals(node).map(Literals::new), rest) }
             }
             _ => (None, items),
         };

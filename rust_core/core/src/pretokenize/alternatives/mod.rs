@@ -82,21 +82,28 @@ impl Alternatives {
     }
 }
 
-impl Pretokenizer for Alternatives {
-    #[inline]
-    fn next(&self, text: &str, start: usize) -> Result<Split> {
-        let bytes = text.as_bytes();
-        let (value, len) = self.table.at(bytes, start);
+impl Alternatives {
+    /// The match or the unmatched character at `start`, as [`Pretokenizer::next`], which cannot fail here.
+    #[inline(always)]
+    #[must_use]
+    pub fn find(&self, text: &[u8], start: usize) -> Split {
+        let (value, len) = self.table.at(text, start);
         let mut looked = false;
         let mut left = value >> 16;
         while left != 0 {
             let fragment = &self.fragments[left.trailing_zeros() as usize];
-            if let Some(end) = fragment.end(&self.table, bytes, start, &mut looked) {
-                return Ok(Split { end, matched: true, hit_end: looked });
+            if let Some(end) = fragment.end(&self.table, text, start, &mut looked) {
+                return Split { end, matched: true, hit_end: looked };
             }
             left &= left - 1;
         }
-        Ok(Split { end: start + len, matched: false, hit_end: looked })
+        Split { end: start + len, matched: false, hit_end: looked }
+    }
+}
+
+impl Pretokenizer for Alternatives {
+    fn next(&self, text: &str, start: usize) -> Result<Split> {
+        Ok(self.find(text.as_bytes(), start))
     }
 }
 

@@ -7,6 +7,10 @@
 //! ```text
 //! value   bits 0 to 15: the sets; bits 16 to 31: the fragments that may begin with the character
 //! ```
+//!
+//! Runs are found 16 bytes at a time where the processor can shuffle bytes: a set's ASCII part is 16
+//! bytes, indexed by the low nibble, of 8 bits, indexed by the high one. That spares the branch per
+//! byte whose last, at the end of each word, no processor foresees.
 
 use rustc_hash::FxHashMap;
 
@@ -23,6 +27,9 @@ pub(super) struct SetTable {
     /// Code point / 64 → row.
     index: Box<[u16]>,
     rows: Box<[[u32; ROW]]>,
+    /// By set: which high nibbles go with each low nibble.
+    nibbles: Box<[[u8; 16]]>,
+    has_shuffle: bool,
 }
 
 impl SetTable {
@@ -59,8 +66,13 @@ impl SetTable {
                 })
             })
             .collect();
-        let ascii = std::array::from_fn(|byte| flat[byte]);
-        Self { ascii, index, rows: rows.into_boxed_slice() }
+        let ascii: [u32; 128] = std::array::from_fn(|byte| flat[byte]);
+        let nibbles = (0..sets.len()).map(|set| {
+            let high = |low: usize| (0..8).filter(move |high| ascii[high << 4 | low] >> set & 1 != 0);
+            std::array::from_fn(|low| high(low).fold(0, |bits, high| bits | 1 << high))
+        });
+        let nibbles = nibbles.collect();
+        Self { ascii, index, rows: rows.into_boxed_slice(), nibbles, has_shuffle: has_shuffle() }
     }
 
     /// All values that occur.
@@ -92,26 +104,74 @@ impl SetTable {
         (self.rows[usize::from(self.index[(code >> 6) as usize])][(code & 63) as usize], len)
     }
 
-    /// The end of the run of characters in `sets` that starts at `at`.
+    /// The end of the run of characters of a set (one bit) that starts at `at`.
     #[inline]
-    pub(super) fn run(&self, text: &[u8], mut at: usize, sets: u32) -> usize {
+    pub(super) fn run(&self, text: &[u8], at: usize, set: u32) -> usize {
+        #[cfg(target_arch = "x86_64")]
+        if self.has_shuffle {
+            // SAFETY: the processor has SSSE3.
+            return unsafe { self.run_shuffled(text, at, set) };
+        }
+        self.run_scalar(text, at, set)
+    }
+
+    #[inline]
+    fn run_scalar(&self, text: &[u8], mut at: usize, set: u32) -> usize {
         while at < text.len() {
-            let byte = text[at];
-            if byte < 0x80 {
-                if self.ascii[usize::from(byte)] & sets == 0 {
-                    break;
-                }
-                at += 1;
-            } else {
+            let (value, len) = self.at(text, at);
+            if value & set == 0 {
+                break;
+            }
+            at += len;
+        }
+        at
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    #[target_feature(enable = "ssse3")]
+    fn run_shuffled(&self, text: &[u8], mut at: usize, set: u32) -> usize {
+        use std::arch::x86_64::{
+            __m128i, _mm_and_si128, _mm_cmpeq_epi8, _mm_loadu_si128, _mm_movemask_epi8, _mm_set1_epi8,
+            _mm_setr_epi8, _mm_setzero_si128, _mm_shuffle_epi8, _mm_srli_epi16,
+        };
+        let nibbles = &self.nibbles[set.trailing_zeros() as usize];
+        let powers = _mm_setr_epi8(1, 2, 4, 8, 16, 32, 64, -128, 0, 0, 0, 0, 0, 0, 0, 0);
+        while let Some(window) = text.get(at..at + 16) {
+            // SAFETY: both are 16 bytes.
+            let (bytes, low) = unsafe {
+                let load = |from: *const u8| _mm_loadu_si128(from.cast::<__m128i>());
+                (load(window.as_ptr()), load(nibbles.as_ptr()))
+            };
+            // A byte above 0x7F finds 0 in the shuffle and counts as none of the set.
+            let high = _mm_and_si128(_mm_srli_epi16::<4>(bytes), _mm_set1_epi8(0x0F));
+            let both = _mm_and_si128(_mm_shuffle_epi8(low, bytes), _mm_shuffle_epi8(powers, high));
+            let others = _mm_movemask_epi8(_mm_cmpeq_epi8(both, _mm_setzero_si128()));
+            if others == 0 {
+                at += 16;
+                continue;
+            }
+            at += others.trailing_zeros() as usize;
+            if text[at] < 0x80 {
+                return at;
+            }
+            // Runs of characters of several bytes: one by one.
+            while at < text.len() && text[at] >= 0x80 {
                 let (value, len) = self.wide(text, at);
-                if value & sets == 0 {
-                    break;
+                if value & set == 0 {
+                    return at;
                 }
                 at += len;
             }
         }
-        at
+        self.run_scalar(text, at, set)
     }
+}
+
+fn has_shuffle() -> bool {
+    #[cfg(target_arch = "x86_64")]
+    return std::arch::is_x86_feature_detected!("ssse3");
+    #[cfg(not(target_arch = "x86_64"))]
+    false
 }
 
 /// Code points at which membership may change.
