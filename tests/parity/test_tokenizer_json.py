@@ -51,7 +51,7 @@ def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 
 
 def test_any_text(pair: Pair) -> None:
-    @settings(max_examples=250, deadline=None)
+    @settings(max_examples=150, deadline=None)
     @given(text=nasty, data=st.data())
     def compare(text: str, data: st.DataObject) -> None:
         pair.check(text)

@@ -9,6 +9,7 @@
 //! normalized as a whole.
 
 use std::borrow::Cow;
+use std::sync::OnceLock;
 
 use unicode_normalization_alignments::{
     IsNormalized, UnicodeNormalization as _, is_nfc_quick, is_nfd_quick, is_nfkc_quick, is_nfkd_quick,
@@ -98,10 +99,7 @@ impl Normalizer {
     #[must_use]
     pub fn is_stable(&self, c: char) -> bool {
         c.is_ascii()
-            || self.changes.iter().all(|change| match change {
-                Ready::Form(form) => form.is_stable(c),
-                _ => false,
-            })
+            || self.changes.iter().all(|change| matches!(change, Ready::Form(form) if form.stable().has(c)))
     }
 }
 
@@ -126,15 +124,60 @@ impl Ready {
 }
 
 impl Form {
+    /// The text in this form, or `None` if it is already.
+    ///
+    /// A stable character keeps apart what stands before it from what follows. Stretches of stable
+    /// characters are therefore copied as they are, and only what stands between them is normalized, with
+    /// the stable character before it, with which it may combine.
     fn apply(self, text: &str) -> Option<String> {
-        if text.is_ascii() || self.quick(text.chars()) == IsNormalized::Yes {
+        let stable = self.stable();
+        let is_stable = |c: char| c.is_ascii() || stable.has(c);
+        let mut changed = String::new();
+        // `done`: what is in `changed` already; `last`: the last stable character, if nothing followed it.
+        let (mut done, mut last, mut at) = (0, 0, 0);
+        while let Some(unstable) = next_wide(text, at) {
+            let c = text[unstable..].chars().next().unwrap_or_default();
+            if is_stable(c) {
+                (last, at) = (unstable, unstable + c.len_utf8());
+                continue;
+            }
+            if unstable > at {
+                // Only ASCII since; its last character is stable.
+                last = unstable - 1;
+            }
+            let rest = &text[unstable..];
+            let end = unstable + rest.find(is_stable).unwrap_or(rest.len());
+            changed.push_str(&text[done..last]);
+            self.normalize(&text[last..end], &mut changed);
+            (done, last, at) = (end, end, end);
+        }
+        if done == 0 {
             return None;
         }
-        Some(match self {
-            Self::Nfc => text.nfc().map(|(c, _)| c).collect(),
-            Self::Nfd => text.nfd().map(|(c, _)| c).collect(),
-            Self::Nfkc => text.nfkc().map(|(c, _)| c).collect(),
-            Self::Nfkd => text.nfkd().map(|(c, _)| c).collect(),
+        changed.push_str(&text[done..]);
+        Some(changed)
+    }
+
+    fn normalize(self, text: &str, out: &mut String) {
+        match self {
+            Self::Nfc => out.extend(text.nfc().map(|(c, _)| c)),
+            Self::Nfd => out.extend(text.nfd().map(|(c, _)| c)),
+            Self::Nfkc => out.extend(text.nfkc().map(|(c, _)| c)),
+            Self::Nfkd => out.extend(text.nfkd().map(|(c, _)| c)),
+        }
+    }
+
+    /// The stable characters; found out at the first call, a few milliseconds.
+    fn stable(self) -> &'static Stable {
+        static ALL: [OnceLock<Stable>; 4] = [const { OnceLock::new() }; 4];
+        ALL[self as usize].get_or_init(|| {
+            let mut bits = vec![0_u64; Stable::N_CODES / 64];
+            for (code, c) in
+                (0..Stable::N_CODES).filter_map(|code| Some((code, char::from_u32(code as u32)?)))
+            {
+                bits[code / 64] |= u64::from(self.is_stable(c)) << (code % 64);
+            }
+            Stable(bits)
         })
     }
 
@@ -153,9 +196,30 @@ impl Form {
     }
 }
 
+/// A bit for each character of the planes that have any; others are looked at anew each time.
+struct Stable(Vec<u64>);
+
+impl Stable {
+    const N_CODES: usize = 0x3_2000;
+
+    fn has(&self, c: char) -> bool {
+        let code = c as usize;
+        self.0.get(code / 64).is_some_and(|bits| bits >> (code % 64) & 1 != 0)
+    }
+}
+
+/// The first character beyond ASCII at or after `at`.
+fn next_wide(text: &str, at: usize) -> Option<usize> {
+    let bytes = &text.as_bytes()[at..];
+    let (words, _) = bytes.as_chunks::<16>();
+    let skipped = words.iter().take_while(|word| word.is_ascii()).count() * 16;
+    bytes[skipped..].iter().position(|byte| !byte.is_ascii()).map(|found| at + skipped + found)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     const FORMS: [Form; 4] = [Form::Nfc, Form::Nfd, Form::Nfkc, Form::Nfkd];
 
@@ -185,6 +249,28 @@ mod tests {
                         assert_eq!(whole, full(form, left) + &text, "{form:?} {left:?} U+{code:04X}");
                     }
                 }
+            }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn stretches_give_what_the_whole_gives(
+            parts in proptest::collection::vec(
+                prop_oneof![
+                    prop::sample::select(vec![
+                        "a", "e", " ", "ab cd ef gh ij kl mn", "\u{301}", "\u{323}", "é", "ﬁ", "Å", "중", "\u{1100}",
+                        "\u{1161}", "\u{11a8}", "中", "か", "\u{3099}", "²", "\u{345}", "\u{f73}", "\u{9c7}", "\u{9be}",
+                    ]).prop_map(str::to_owned),
+                    any::<char>().prop_map(|c| c.to_string()),
+                ],
+                0..30,
+            ),
+        ) {
+            let text = parts.concat();
+            for form in FORMS {
+                let whole = full(form, &text);
+                prop_assert_eq!(form.apply(&text).unwrap_or(text.clone()), whole, "{:?}", form);
             }
         }
     }

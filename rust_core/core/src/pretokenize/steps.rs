@@ -97,6 +97,41 @@ struct Ready {
 }
 
 impl Ready {
+    /// Whether each match and gap is a piece whatever its neighbours are.
+    fn is_simple(&self) -> bool {
+        matches!(self.behavior, Behavior::Isolated | Behavior::Removed)
+    }
+
+    fn drops(&self, is_match: bool) -> bool {
+        self.behavior == Behavior::Removed && is_match != self.invert
+    }
+
+    /// Joins matches and gaps (`start`, `end`, whether it counts as a match) with their neighbours.
+    fn join(&self, mut parts: Vec<(usize, usize, bool)>) -> Vec<(usize, usize)> {
+        let backwards = self.behavior == Behavior::MergedWithNext;
+        if backwards {
+            parts.reverse();
+        }
+        let mut joined: Vec<(usize, usize)> = Vec::with_capacity(parts.len());
+        let mut was_match = false;
+        for (start, end, is_match) in parts {
+            let joins = match self.behavior {
+                Behavior::Contiguous => is_match == was_match,
+                _ => is_match && !was_match,
+            };
+            match joined.last_mut().filter(|_| joins) {
+                Some(last) if backwards => last.0 = start,
+                Some(last) => last.1 = end,
+                None => joined.push((start, end)),
+            }
+            was_match = is_match;
+        }
+        if backwards {
+            joined.reverse();
+        }
+        joined
+    }
+
     /// Whether matches and what is between them become pieces as they are.
     fn is_plain(&self) -> bool {
         self.behavior == Behavior::Isolated && !self.invert
@@ -160,134 +195,74 @@ impl Chain {
             }
             return Ok(if complete { text.len() } else { 0 });
         };
-        let mut parts = Parts::new(step.behavior, step.invert);
+        if !step.is_simple() {
+            return self.joined(level, text, base, complete, pieces);
+        }
+        let mut take = |start: usize, end: usize, is_match: bool| {
+            if start == end {
+                return Ok(());
+            }
+            if step.drops(is_match) {
+                pieces.push(Piece { end: base + end, kept: false });
+                return Ok(());
+            }
+            self.step(level + 1, &text[start..end], base + start, true, pieces).map(|_| ())
+        };
         let (mut at, mut gap) = (0, 0);
         while at < text.len() {
             let found = step.matcher.next(text, at)?;
             if found.hit_end && !complete {
-                if !parts.is_simple() {
-                    return Ok(0);
-                }
-                self.take(level, text, base, &mut parts, pieces)?;
-                if parts.drops(false) {
-                    pieces.extend((gap < at).then_some(Piece { end: base + at, kept: false }));
-                    return Ok(at);
-                }
-                return Ok(gap + self.step(level + 1, &text[gap..at], base + gap, false, pieces)?);
+                break;
             }
             if found.matched {
-                parts.push(gap, at, false);
-                parts.push(at, found.end, true);
+                take(gap, at, false)?;
+                take(at, found.end, true)?;
                 gap = found.end;
-                if parts.is_simple() {
-                    self.take(level, text, base, &mut parts, pieces)?;
-                }
             }
             at = found.end;
         }
-        if !complete && !parts.is_simple() {
-            return Ok(0);
+        if complete || step.drops(false) {
+            // What is dropped may be dropped in parts.
+            take(gap, at, false)?;
+            return Ok(at);
         }
-        if !complete {
-            // The last attempt saw no end, and so the gap is known to be one up to here.
-            self.take(level, text, base, &mut parts, pieces)?;
-            if parts.drops(false) {
-                pieces.extend((gap < at).then_some(Piece { end: base + at, kept: false }));
-                return Ok(at);
-            }
-            return Ok(gap + self.step(level + 1, &text[gap..], base + gap, false, pieces)?);
-        }
-        parts.push(gap, text.len(), false);
-        parts.close();
-        self.take(level, text, base, &mut parts, pieces)?;
-        Ok(text.len())
+        // Up to here no attempt saw the end, and so this is known to be a gap.
+        Ok(gap + self.step(level + 1, &text[gap..at], base + gap, false, pieces)?)
     }
 
-    /// Hands the parts that are certain to the next step.
-    fn take(
+    /// A step whose matches join their neighbours: nothing is certain before all of the text is known.
+    fn joined(
         &self,
         level: usize,
         text: &str,
         base: usize,
-        parts: &mut Parts,
+        complete: bool,
         pieces: &mut Vec<Piece>,
-    ) -> Result<()> {
-        for part in parts.done.drain(..) {
-            if part.dropped {
-                pieces.push(Piece { end: base + part.end, kept: false });
-            } else {
-                self.step(level + 1, &text[part.start..part.end], base + part.start, true, pieces)?;
+    ) -> Result<usize> {
+        if !complete {
+            return Ok(0);
+        }
+        let step = &self.steps[level];
+        let (mut parts, mut at, mut gap) = (Vec::new(), 0, 0);
+        let mut push = |start: usize, end: usize, is_match: bool| {
+            if start < end {
+                parts.push((start, end, is_match != step.invert));
             }
-        }
-        Ok(())
-    }
-}
-
-#[derive(Clone, Copy)]
-struct Part {
-    start: usize,
-    end: usize,
-    dropped: bool,
-}
-
-/// Matches and gaps on their way to pieces.
-struct Parts {
-    behavior: Behavior,
-    invert: bool,
-    done: Vec<Part>,
-    /// For the behaviours that look at neighbours: everything, with whether it is a match.
-    waiting: Vec<(Part, bool)>,
-}
-
-impl Parts {
-    fn new(behavior: Behavior, invert: bool) -> Self {
-        Self { behavior, invert, done: Vec::new(), waiting: Vec::new() }
-    }
-
-    /// Whether each match and gap is a part whatever its neighbours are.
-    fn is_simple(&self) -> bool {
-        matches!(self.behavior, Behavior::Isolated | Behavior::Removed)
-    }
-
-    fn drops(&self, is_match: bool) -> bool {
-        self.behavior == Behavior::Removed && is_match != self.invert
-    }
-
-    fn push(&mut self, start: usize, end: usize, is_match: bool) {
-        if start == end {
-            return;
-        }
-        let part = Part { start, end, dropped: self.drops(is_match) };
-        if self.is_simple() {
-            self.done.push(part);
-        } else {
-            self.waiting.push((part, is_match != self.invert));
-        }
-    }
-
-    /// Joins neighbours once all are known.
-    fn close(&mut self) {
-        let mut waiting = std::mem::take(&mut self.waiting);
-        let backwards = self.behavior == Behavior::MergedWithNext;
-        if backwards {
-            waiting.reverse();
-        }
-        let mut was_match = false;
-        for (part, is_match) in waiting {
-            let joins = match self.behavior {
-                Behavior::Contiguous => is_match == was_match,
-                _ => is_match && !was_match,
-            };
-            match self.done.last_mut().filter(|_| joins) {
-                Some(last) if backwards => last.start = part.start,
-                Some(last) => last.end = part.end,
-                None => self.done.push(part),
+        };
+        while at < text.len() {
+            let found = step.matcher.next(text, at)?;
+            if found.matched {
+                push(gap, at, false);
+                push(at, found.end, true);
+                gap = found.end;
             }
-            was_match = is_match;
+            at = found.end;
         }
-        if backwards {
-            self.done.reverse();
+        push(gap, at, false);
+        for (start, end) in step.join(parts) {
+            self.step(level + 1, &text[start..end], base + start, true, pieces)?;
         }
+        Ok(text.len())
     }
 }
 
