@@ -16,6 +16,7 @@ use std::time::{Duration, Instant};
 
 use xxhash_rust::xxh3::Xxh3;
 
+use super::buffers::{Buffers, Pool};
 use super::checkpoint::{Log, Position, Progress, Record, Share};
 use super::sink::Sink;
 use super::{Control, setting};
@@ -34,30 +35,36 @@ const COMMIT_MS: u64 = 2000;
 
 /// The result of one piece of work.
 pub(super) struct Block<L> {
-    pub(super) ids: Vec<L>,
-    pub(super) ends: Vec<u64>,
-    /// A share's hash is final if it has none of the source's bytes in `text`.
+    /// Ids, ends, and the text that they were made of.
+    pub(super) made: Buffers<L>,
     pub(super) shares: Vec<Share>,
-    /// The bytes of the one source in `shares`, where its hash is not known yet.
-    pub(super) text: Vec<u8>,
+    /// `made.text` is the bytes of the one source in `shares`, whose hash is not known yet.
+    pub(super) is_to_be_hashed: bool,
     pub(super) n_bytes: u64,
     /// Where the input stands behind the block, if a job can go on from there.
     pub(super) next: Option<Position>,
-    /// The source of `text`, if this is its end.
+    /// The source of the text, if this is its end.
     pub(super) ended: Option<Arc<Opened>>,
 }
 
 impl<L: Lane> Block<L> {
-    /// Takes the ids and ends out of `documents`.
-    pub(super) fn new(documents: &mut DocumentEncoder<'_, L>, shares: Vec<Share>, n_bytes: u64) -> Self {
+    /// Takes the ids and ends out of `documents`; `text` is what they were made of.
+    pub(super) fn new(
+        documents: &mut DocumentEncoder<'_, L>,
+        text: Vec<u8>,
+        shares: Vec<Share>,
+        n_bytes: u64,
+    ) -> Self {
         let (ids, ends) = (std::mem::take(&mut documents.ids), std::mem::take(&mut documents.ends));
-        Self { ids, ends, shares, text: Vec::new(), n_bytes, next: None, ended: None }
+        let made = Buffers { text, ids, ends };
+        Self { made, shares, is_to_be_hashed: false, n_bytes, next: None, ended: None }
     }
 }
 
 pub(super) struct Committer<'a, L> {
     sink: &'a dyn Sink,
     control: &'a Control,
+    pool: Pool<L>,
     state: Mutex<State<L>>,
     turn: Condvar,
     stopped: AtomicBool,
@@ -90,8 +97,7 @@ struct Written {
 
 /// A committed block on its way to the disk.
 struct Write<L> {
-    ids: Vec<L>,
-    ends: Vec<u64>,
+    made: Buffers<L>,
     number: u64,
     place: Place,
     record: Record,
@@ -99,13 +105,15 @@ struct Write<L> {
 }
 
 impl<'a, L: Lane> Committer<'a, L> {
-    /// Goes on from `progress`; `source_hash` is that of the bytes read of the source under way.
+    /// Goes on from `progress`; `source_hash` is that of the bytes read of the source under way, and
+    /// blocks are of about `chunk_bytes` of text.
     pub(super) fn new(
         sink: &'a dyn Sink,
         control: &'a Control,
         log: Log,
         progress: Progress,
         source_hash: Xxh3,
+        chunk_bytes: u64,
     ) -> Self {
         let state = State {
             next: 0,
@@ -118,6 +126,7 @@ impl<'a, L: Lane> Committer<'a, L> {
         Self {
             sink,
             control,
+            pool: Pool::new(chunk_bytes),
             state: Mutex::new(state),
             turn: Condvar::new(),
             stopped: AtomicBool::new(false),
@@ -146,6 +155,11 @@ impl<'a, L: Lane> Committer<'a, L> {
         self.stopped.store(true, Ordering::Release);
         let _state = self.lock();
         self.turn.notify_all();
+    }
+
+    /// Empty buffers for the next block.
+    pub(super) fn buffers(&self) -> Buffers<L> {
+        self.pool.take()
     }
 
     pub(super) fn is_stopped(&self) -> bool {
@@ -207,15 +221,16 @@ impl<'a, L: Lane> Committer<'a, L> {
     }
 
     fn write(&self, writes: Vec<Write<L>>) -> Result<()> {
-        for Write { ids, ends, number, place, record, ended } in writes {
+        for Write { made, number, place, record, ended } in writes {
             // Everything before in its source has been copied: blocks are taken in order.
             if let (Some(source), Some(share)) = (ended, record.shares.last()) {
                 source.verify(share.xxh3)?;
             }
-            self.sink.write(place, as_bytes(&ids), &ends)?;
+            self.sink.write(place, as_bytes(&made.ids), &made.ends)?;
             self.control.bytes_done.fetch_add(record.n_bytes, Ordering::Relaxed);
-            self.control.n_tokens.fetch_add(ids.len() as u64, Ordering::Relaxed);
-            self.control.n_documents.fetch_add(ends.len() as u64, Ordering::Relaxed);
+            self.control.n_tokens.fetch_add(made.ids.len() as u64, Ordering::Relaxed);
+            self.control.n_documents.fetch_add(made.ends.len() as u64, Ordering::Relaxed);
+            self.pool.give(made);
             self.lock_written().add(number, record)?;
         }
         Ok(())
@@ -270,23 +285,23 @@ impl<'a, L: Lane> Committer<'a, L> {
 
 impl<L: Lane> State<L> {
     fn take(&mut self, block: Block<L>, sink: &dyn Sink) -> Result<Write<L>> {
-        let Block { ids, mut ends, mut shares, text, n_bytes, next, ended } = block;
-        for end in &mut ends {
+        let Block { mut made, mut shares, is_to_be_hashed, n_bytes, next, ended } = block;
+        for end in &mut made.ends {
             *end += self.n_tokens;
         }
-        let (place, mark) = sink.place(as_bytes(&ids), &ends)?;
-        if let ([share], false) = (shares.as_mut_slice(), text.is_empty()) {
+        let (place, mark) = sink.place(as_bytes(&made.ids), &made.ends)?;
+        if let ([share], true) = (shares.as_mut_slice(), is_to_be_hashed) {
             if self.hashing != share.source {
                 self.hashing = share.source;
                 self.source_hash.reset();
             }
-            self.source_hash.update(&text);
+            self.source_hash.update(&made.text);
             share.xxh3 = self.source_hash.digest();
         }
         let number = self.n_blocks;
         self.n_blocks += 1;
-        self.n_tokens += ids.len() as u64;
-        Ok(Write { ids, ends, number, place, record: Record { n_bytes, mark, shares, next }, ended })
+        self.n_tokens += made.ids.len() as u64;
+        Ok(Write { made, number, place, record: Record { n_bytes, mark, shares, next }, ended })
     }
 }
 

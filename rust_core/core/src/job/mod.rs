@@ -6,6 +6,7 @@
 //!
 //! * [`plan`]: hands out the work in the order of the input: batches of small files, pieces of big ones;
 //! * [`work`]: what a worker does with one of them;
+//! * [`buffers`]: what blocks are made in, lent again once they are written;
 //! * [`commit`]: puts results in order, hashes, gives them their places; the writes themselves overlap;
 //! * [`sink`]: where they go, one implementation for each format;
 //! * [`checkpoint`]: how far the job got, so that a killed one can go on.
@@ -13,6 +14,7 @@
 //! Memory is bounded by the number of threads: a worker holds one chunk and its ids, and at most
 //! as many finished ones as there are workers wait for their turn.
 
+mod buffers;
 pub(crate) mod checkpoint;
 mod commit;
 mod plan;
@@ -328,16 +330,17 @@ fn make<L: Lane>(
     let start = progress.position.clone();
     let source_hash = read_so_far(target, &progress)?;
     let leases = Leases::default();
+    let chunk_bytes = setting("TOKEND_CHUNK_BYTES", CHUNK_BYTES);
     let planner = plan::Planner::new(
         sources,
         &spec.roots,
         &leases,
         tokenizer.cuts(),
         rules,
-        setting("TOKEND_CHUNK_BYTES", CHUNK_BYTES),
+        chunk_bytes,
         start,
     );
-    let committer = commit::Committer::<L>::new(sink, control, log, progress, source_hash);
+    let committer = commit::Committer::<L>::new(sink, control, log, progress, source_hash, chunk_bytes);
     let threads = if spec.threads == 0 { default_threads() } else { spec.threads };
     let shared = work::Shared { tokenizer, spec, rules, sources, control };
     // Of several failures the one that stands first in the input is reported, whatever came first.

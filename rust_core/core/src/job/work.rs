@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 
+use super::buffers::Buffers;
 use super::checkpoint::{Carry, Position, Share};
 use super::commit::{Block, Committer};
 use super::plan::{Planner, Task, Work};
@@ -46,9 +47,11 @@ impl Shared<'_> {
     fn one<L: Lane>(&self, sequence: u64, work: Work, committer: &Committer<'_, L>) -> Result<()> {
         self.control.check()?;
         match work {
-            Work::Batch(range) => committer.commit(sequence, self.batch(range)?),
+            Work::Batch(range) => committer.commit(sequence, self.batch(range, committer.buffers())?),
             Work::Piece { index, source, range } => {
-                let block = self.piece(index, &source, range).map_err(|error| or_changed(&source, error))?;
+                let block = self
+                    .piece(index, &source, range, committer.buffers())
+                    .map_err(|error| or_changed(&source, error))?;
                 committer.commit(sequence, block)
             }
             Work::Stream { source, from } => {
@@ -61,10 +64,10 @@ impl Shared<'_> {
         self.tokenizer.with_encoder(|encoder| run(&mut DocumentEncoder::new(encoder.reborrow(), self.rules)))
     }
 
-    fn batch<L: Lane>(&self, range: Range<usize>) -> Result<Block<L>> {
+    fn batch<L: Lane>(&self, range: Range<usize>, buffers: Buffers<L>) -> Result<Block<L>> {
         let mut shares = Vec::with_capacity(range.len());
-        let mut bytes = Vec::new();
         self.documents(|documents| {
+            let mut bytes = refill(documents, buffers);
             documents.first = range.start == 0;
             let mut n_bytes = 0;
             for index in range.clone() {
@@ -86,15 +89,21 @@ impl Shared<'_> {
                 });
             }
             let next = Some(Position { source: range.end, ..Position::default() });
-            Ok(Block { next, ..Block::new(documents, shares, n_bytes) })
+            Ok(Block { next, ..Block::new(documents, bytes, shares, n_bytes) })
         })
     }
 
-    fn piece<L: Lane>(&self, index: usize, source: &Arc<Opened>, range: Range<u64>) -> Result<Block<L>> {
+    fn piece<L: Lane>(
+        &self,
+        index: usize,
+        source: &Arc<Opened>,
+        range: Range<u64>,
+        buffers: Buffers<L>,
+    ) -> Result<Block<L>> {
         let path = &self.sources[index].path;
-        let mut bytes = Vec::new();
-        source.read(range.start, range.end, &mut bytes)?;
         self.documents(|documents| {
+            let mut bytes = refill(documents, buffers);
+            source.read(range.start, range.end, &mut bytes)?;
             documents.first = index == 0 && range.start == 0;
             // Pieces are never cut beside a separator, so a document is always under way at a cut.
             documents.open = range.start > 0;
@@ -112,7 +121,7 @@ impl Shared<'_> {
             } else {
                 Position { source: index, offset_bytes: range.end, carry: None }
             };
-            Ok(part_of(source, index, documents, std::mem::take(&mut bytes), Some(next)))
+            Ok(part_of(source, index, documents, bytes, Some(next)))
         })
     }
 
@@ -130,7 +139,7 @@ impl Shared<'_> {
             return Ok(());
         }
         self.documents(|documents| {
-            let (mut start, mut bytes) = (from.offset_bytes, Vec::new());
+            let mut start = from.offset_bytes;
             let (mut waiting, mut offset) = (String::new(), 0);
             if let Some(carry) = from.carry {
                 (documents.open, documents.untouched) = (carry.is_open, carry.is_untouched);
@@ -142,6 +151,7 @@ impl Shared<'_> {
                 // The pretoken at the end of the waiting text may be a long one: see `StreamEncoder`.
                 let step = STREAM_BYTES.max(waiting.len() as u64);
                 let mut end = (start + step).min(source.size_bytes());
+                let mut bytes = refill(documents, committer.buffers());
                 source.read(start, end, &mut bytes)?;
                 let last = end == source.size_bytes();
                 if !last {
@@ -169,7 +179,7 @@ impl Shared<'_> {
                         }),
                     })
                 };
-                committer.append(part_of(source, index, documents, std::mem::take(&mut bytes), next))?;
+                committer.append(part_of(source, index, documents, bytes, next))?;
                 if last {
                     return committer.pass_on();
                 }
@@ -192,6 +202,13 @@ impl Shared<'_> {
     }
 }
 
+/// Lets `documents` fill these buffers; returns the one for the text.
+fn refill<L>(documents: &mut DocumentEncoder<'_, L>, buffers: Buffers<L>) -> Vec<u8> {
+    let Buffers { text, ids, ends } = buffers;
+    (documents.ids, documents.ends) = (ids, ends);
+    text
+}
+
 /// The block of a part of one source; at the source's end `next` lies behind it.
 fn part_of<L: Lane>(
     source: &Arc<Opened>,
@@ -209,7 +226,7 @@ fn part_of<L: Lane>(
     };
     let ended = next.as_ref().filter(|next| next.source > index).map(|_| Arc::clone(source));
     let n_bytes = text.len() as u64;
-    Block { text, next, ended, ..Block::new(documents, vec![share], n_bytes) }
+    Block { next, ended, is_to_be_hashed: true, ..Block::new(documents, text, vec![share], n_bytes) }
 }
 
 /// An error about a source's content, unless the source was changed under us: then that is the error.

@@ -96,6 +96,13 @@ impl Order {
 /// Makes the files of a part.
 type Make = Box<dyn Fn(usize) -> Result<Part> + Send + Sync>;
 
+/// The bytes of ends as they stand in the file, on the little-endian machines that we run on.
+fn as_bytes(ends: &[u64]) -> &[u8] {
+    // SAFETY: u64 has no padding and every byte of it is initialised; the length in bytes is that of
+    // the slice and u8 has no alignment.
+    unsafe { std::slice::from_raw_parts(ends.as_ptr().cast::<u8>(), size_of_val(ends)) }
+}
+
 /// The parts of an output under way.
 pub(crate) struct Parts {
     id_bytes: u64,
@@ -127,9 +134,7 @@ impl Parts {
         let place =
             Place { part: order.part, first_token: order.n_tokens, first_document: order.n_documents };
         order.tokens.update(ids);
-        for end in ends {
-            order.ends.update(&end.to_le_bytes());
-        }
+        order.ends.update(as_bytes(ends));
         order.n_tokens += ids.len() as u64 / self.id_bytes;
         order.n_documents += ends.len() as u64;
         Ok((place, order.mark()))
@@ -142,8 +147,10 @@ impl Parts {
             return Err(Error::Internal { what: format!("part {} was closed too early", place.part) });
         };
         part.tokens.write(ids, place.first_token * self.id_bytes)?;
-        let ends: Vec<u8> = ends.iter().flat_map(|end| end.to_le_bytes()).collect();
-        part.ends.write(&ends, place.first_document * 8)
+        if ends.is_empty() {
+            return Ok(());
+        }
+        part.ends.write(as_bytes(ends), place.first_document * 8)
     }
 
     /// Makes everything up to the part `last` durable and closes the parts before it. All blocks
