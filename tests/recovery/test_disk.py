@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from tokend import Tokenizer, _core
 from tokend.cli import main
-from tokend_client.errors import NoSpaceError, StreamError
+from tokend_client.errors import NoSpaceError, StreamError, TokendError
 
 
 @pytest.fixture
@@ -119,3 +119,50 @@ def test_half_published_sets(tmp_path: Path, gpt2: Tokenizer) -> None:
     partial.rename(output)
     manifest = gpt2.encode_files([tmp_path / "a.txt"], output, resume=True)
     assert manifest["n_tokens"] == len(np.fromfile(output, "<u2")) and not list(tmp_path.glob(".*"))
+
+
+@pytest.mark.parametrize("format", ["bin", "stream"])
+def test_what_is_there_is_looked_at_only_beneath_the_roots(format: str, tmp_path: Path, gpt2: Tokenizer) -> None:
+    """A link out of the root in the place of a manifest or a file of an output: the set behind it is not read."""
+    root, outside = tmp_path / "root", tmp_path / "outside"
+    root.mkdir()
+    outside.mkdir()
+    source = root / "a.txt"
+    source.write_text("text " * 100)
+    gpt2.encode_files([source], outside / "out", format=format)
+    output = root / "out"
+    if format == "stream":
+        output.mkdir()
+        links = {output / name: outside / "out" / name for name in os.listdir(outside / "out")}
+    else:
+        links = {root / name: outside / name for name in os.listdir(outside)}
+    for link, target in links.items():
+        link.symlink_to(target)
+    # Without roots it is as good as any.
+    assert gpt2.encode_files([source], output, format=format)["up_to_date"]
+    assert json.loads(_core.verify(str(output)))["n_documents"] == 1
+    for look in (
+        lambda: _core.check_paths([str(source)], str(output), force=False, roots=[str(root)], format=format),
+        lambda: _core.verify(str(output), roots=[str(root)]),
+    ):
+        with pytest.raises(TokendError, match="outside the allowed roots"):
+            look()
+    # The manifest is inside, the data is not.
+    manifest = next(link for link in links if link.name.endswith(".json"))
+    text = manifest.read_text()
+    manifest.unlink()
+    manifest.write_text(text)
+    with pytest.raises(TokendError, match="outside the allowed roots"):
+        _core.verify(str(output), roots=[str(root)])
+
+
+@pytest.mark.parametrize("format", ["bin", "stream"])
+def test_a_manifest_names_no_files_elsewhere(format: str, tmp_path: Path, gpt2: Tokenizer) -> None:
+    (tmp_path / "a.txt").write_text("text " * 100)
+    output = tmp_path / "out"
+    gpt2.encode_files([tmp_path / "a.txt"], output, format=format)
+    path = output / "manifest.json" if format == "stream" else tmp_path / "out.json"
+    name = "tokens-00000.bin" if format == "stream" else "out"
+    path.write_text(path.read_text().replace(f'"{name}"', f'"../{tmp_path.name}/{name}"'))
+    with pytest.raises(StreamError, match="is no name of a file beside it"):
+        _core.verify(str(output))

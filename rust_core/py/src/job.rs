@@ -133,8 +133,11 @@ pub(crate) fn discard_partials(
 }
 
 #[pyfunction]
-pub(crate) fn verify(py: Python<'_>, path: PathBuf) -> PyResult<String> {
-    let verified = py.detach(|| tokend_core::stream::verify::verify(&path)).map_err(CoreError::from)?;
+#[pyo3(signature = (path, *, roots=vec![]))]
+pub(crate) fn verify(py: Python<'_>, path: PathBuf, roots: Vec<PathBuf>) -> PyResult<String> {
+    let roots = Roots::new(roots);
+    let verified =
+        py.detach(|| tokend_core::stream::verify::verify(&roots, &path)).map_err(CoreError::from)?;
     serde_json::to_string(&verified)
         .map_err(|error| CoreError::from(Error::Internal { what: error.to_string() }).into())
 }

@@ -6,6 +6,7 @@
 //! is being resolved, leads out.
 
 use std::fs::File;
+use std::io::Read;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
@@ -29,6 +30,33 @@ impl Roots {
     /// Opens an input for reading. `O_NONBLOCK` keeps a FIFO without a writer from blocking.
     pub fn open_input(&self, path: &Path) -> Result<File> {
         self.open(path, OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY).map(File::from)
+    }
+
+    /// Opens a file of an output that is there already, for reading.
+    ///
+    /// # Errors
+    /// [`Error::NotRegular`] for a FIFO or a device in its place, which might be read for ever.
+    pub(crate) fn open_output(&self, path: &Path) -> Result<File> {
+        let file = self.open_input(path)?;
+        let metadata = file.metadata().map_err(|error| Error::io(path, "stat", error))?;
+        if metadata.is_dir() {
+            return Err(Error::IsDirectory { path: path.to_owned() });
+        }
+        if !metadata.is_file() {
+            return Err(Error::NotRegular { path: path.to_owned(), kind: "file that holds data" });
+        }
+        Ok(file)
+    }
+
+    /// The whole of such a file; `None` if there is none.
+    pub(crate) fn read_output(&self, path: &Path) -> Result<Option<Vec<u8>>> {
+        let mut file = match self.open_output(path) {
+            Err(Error::NotFound { .. }) => return Ok(None),
+            opened => opened?,
+        };
+        let mut bytes = Vec::new();
+        file.read_to_end(&mut bytes).map_err(|error| Error::io(path, "reading", error))?;
+        Ok(Some(bytes))
     }
 
     /// Opens a directory in which outputs are made.

@@ -15,11 +15,12 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::folder::{Folder, partial};
-use super::manifest::{Report, hash_file, same_sources};
+use super::manifest::{Report, hash_file, is_plain_name, same_sources};
 use super::native::{Failure, MANIFEST, State, StreamManifest, segment_names};
 use super::parts::{Mark, Named, Order, Part, Parts, Place};
 use crate::error::{Error, Result};
 use crate::input::Source;
+use crate::input::access::Roots;
 use crate::job::checkpoint::{self, Log, Progress, Resumed};
 use crate::job::sink::{Begun, Sink, Target};
 use crate::job::{Control, JobSpec, setting};
@@ -41,11 +42,13 @@ fn look(spec: &JobSpec) -> Result<There> {
     if parent.stat(&name)?.is_none() {
         return Ok(There::Nothing);
     }
-    if !spec.output.is_dir() {
-        return Ok(There::Other);
-    }
-    let folder = Folder::open(&spec.roots, &spec.output)?;
-    if let Some(manifest) = read_manifest(&spec.output)? {
+    let folder = match Folder::open(&spec.roots, &spec.output) {
+        Err(Error::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotADirectory => {
+            return Ok(There::Other);
+        }
+        opened => opened?,
+    };
+    if let Some(manifest) = read_manifest(&spec.roots, &spec.output)? {
         return Ok(There::Stream(Box::new(manifest)));
     }
     let names = folder.names()?;
@@ -58,15 +61,11 @@ fn look(spec: &JobSpec) -> Result<There> {
 }
 
 /// Reads a stream's manifest; `None` where there is none that is one.
-pub(crate) fn read_manifest(output: &Path) -> Result<Option<StreamManifest>> {
-    let path = output.join(MANIFEST);
-    match std::fs::read(&path) {
-        Ok(text) => Ok(serde_json::from_slice::<StreamManifest>(&text).ok().filter(|found| {
-            (&*found.format, found.version) == (super::native::FORMAT, super::native::VERSION)
-        })),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(Error::io(path, "reading", error)),
-    }
+pub(crate) fn read_manifest(roots: &Roots, output: &Path) -> Result<Option<StreamManifest>> {
+    let Some(text) = roots.read_output(&output.join(MANIFEST))? else { return Ok(None) };
+    Ok(serde_json::from_slice::<StreamManifest>(&text)
+        .ok()
+        .filter(|found| (&*found.format, found.version) == (super::native::FORMAT, super::native::VERSION)))
 }
 
 fn temporary(key: &str) -> OsString {
@@ -103,13 +102,15 @@ pub(crate) fn check(spec: &JobSpec, sources: &[Source]) -> Result<()> {
 /// still have the bytes that it says.
 pub(crate) fn up_to_date(target: &Target<'_>) -> Result<Option<StreamManifest>> {
     let output = &target.spec.output;
-    let Some(manifest) = read_manifest(output)?.filter(|found| found.state == State::Sealed) else {
+    let Some(manifest) = read_manifest(&target.spec.roots, output)?.filter(|found| found.state == State::Sealed) else {
         return Ok(None);
     };
     let hash = |name: &str| {
         let path = output.join(name);
-        let file = std::fs::File::open(&path).map_err(|error| Error::io(&path, "opening", error))?;
-        hash_file(&file, &path)
+        if !is_plain_name(name) {
+            return Err(Error::PathDenied { path });
+        }
+        hash_file(&target.spec.roots.open_output(&path)?, &path)
     };
     let sources = manifest
         .sources

@@ -20,6 +20,7 @@ use xxhash_rust::xxh3::Xxh3;
 use super::native::StreamManifest;
 use crate::documents::Eot;
 use crate::error::{Error, Result};
+use crate::input::access::Roots;
 use crate::job::JobSpec;
 use crate::job::checkpoint::Progress;
 use crate::job::sink::Target;
@@ -164,16 +165,18 @@ impl Manifest {
     /// its files and inputs still have the bytes that the manifest says.
     pub(crate) fn up_to_date(target: &Target<'_>) -> Result<Option<Self>> {
         let spec = target.spec;
-        let Some(manifest) = Self::read_beside(&spec.output)? else { return Ok(None) };
+        let Some(manifest) = Self::read_beside(&spec.roots, &spec.output)? else { return Ok(None) };
         let sources = manifest.sources.iter().map(|source| (&*source.path, source.size_bytes, &*source.xxh3));
         let directory = spec.output.parent().unwrap_or(Path::new("/"));
         let same = manifest.tokenizer.fingerprint == target.tokenizer.fingerprint
             && manifest.options == target.options
             && [&manifest.data, &manifest.ends].iter().all(|file| {
                 let path = directory.join(&file.file);
-                File::open(&path)
-                    .map_err(|error| Error::io(&path, "opening", error))
-                    .is_ok_and(|opened| hash_file(&opened, &path).is_ok_and(|xxh3| xxh3 == file.xxh3))
+                is_plain_name(&file.file)
+                    && spec
+                        .roots
+                        .open_output(&path)
+                        .is_ok_and(|opened| hash_file(&opened, &path).is_ok_and(|xxh3| xxh3 == file.xxh3))
             })
             && same_sources(target, sources)?;
         if same { Ok(Some(manifest)) } else { Err(Error::OutputExists { path: spec.output.clone() }) }
@@ -183,12 +186,15 @@ impl Manifest {
     ///
     /// # Errors
     /// [`Error::OutputExists`] if something else stands in its place.
-    pub fn read_beside(data: &Path) -> Result<Option<Self>> {
+    pub fn read_beside(roots: &Roots, data: &Path) -> Result<Option<Self>> {
         let path = with_suffix(data, ".json");
-        let text = match std::fs::read(&path) {
-            Ok(text) => text,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-            Err(error) => return Err(Error::io(&path, "reading", error)),
+        let text = match roots.read_output(&path) {
+            Ok(Some(text)) => text,
+            Ok(None) => return Ok(None),
+            Err(Error::IsDirectory { .. } | Error::NotRegular { .. }) => {
+                return Err(Error::OutputExists { path });
+            }
+            Err(error) => return Err(error),
         };
         match serde_json::from_slice::<Self>(&text) {
             Ok(manifest) if manifest.format == FORMAT && manifest.version == VERSION => Ok(Some(manifest)),
@@ -217,6 +223,11 @@ pub(crate) fn same_sources<'m>(
         }
     }
     Ok(true)
+}
+
+/// Whether a name that a manifest gives is a file beside it: a path could lead anywhere.
+pub(crate) fn is_plain_name(name: &str) -> bool {
+    !name.is_empty() && name != "." && name != ".." && !name.contains('/')
 }
 
 /// `path` with a suffix behind its whole name.

@@ -4,7 +4,6 @@
 //! of that size has, or an end that goes backwards, is named by its place; any other damage is known
 //! by the checksum of its file only.
 
-use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
@@ -12,9 +11,10 @@ use serde::Serialize;
 use xxhash_rust::xxh3::Xxh3;
 
 use super::growing;
-use super::manifest::{Manifest, hex, with_suffix};
+use super::manifest::{Manifest, hex, is_plain_name, with_suffix};
 use super::native::{MANIFEST, State, StreamManifest};
 use crate::error::{Error, Result};
+use crate::input::access::Roots;
 
 /// What was verified.
 #[derive(Clone, Debug, Serialize)]
@@ -30,33 +30,33 @@ pub struct Verified {
 }
 
 /// Verifies a set (by its data file or its manifest) or a stream (by its directory or its manifest).
-/// Of a growing or failed stream, what is committed is verified.
+/// Of a growing or failed stream, what is committed is verified. Only files beneath `roots` are opened.
 ///
 /// # Errors
-/// [`Error::NotFound`], [`Error::Damaged`] with the first fault, [`Error::Io`].
-pub fn verify(path: &Path) -> Result<Verified> {
+/// [`Error::NotFound`], [`Error::Damaged`] with the first fault, [`Error::PathDenied`], [`Error::Io`].
+pub fn verify(roots: &Roots, path: &Path) -> Result<Verified> {
     let is_stream_manifest = path.file_name().is_some_and(|name| name == MANIFEST);
     match path.parent() {
-        _ if path.is_dir() => stream(path),
-        Some(parent) if is_stream_manifest => stream(parent),
-        _ => set(path),
+        _ if roots.open_directory(path).is_ok() => stream(roots, path),
+        Some(parent) if is_stream_manifest => stream(roots, parent),
+        _ => set(roots, path),
     }
 }
 
-fn set(path: &Path) -> Result<Verified> {
+fn set(roots: &Roots, path: &Path) -> Result<Verified> {
     let text = path.to_string_lossy();
     let data = text.strip_suffix(".json").map_or_else(|| path.to_owned(), PathBuf::from);
     let json = with_suffix(&data, ".json");
-    let manifest = match Manifest::read_beside(&data) {
+    let manifest = match Manifest::read_beside(roots, &data) {
         Ok(Some(manifest)) => manifest,
         Ok(None) => {
-            std::fs::metadata(&data).map_err(|error| Error::io(&data, "opening", error))?;
+            roots.open_output(&data)?;
             return Err(damaged(&json, "the manifest is missing"));
         }
         Err(Error::OutputExists { path }) => return Err(damaged(&path, "is no manifest of a token set")),
         Err(error) => return Err(error),
     };
-    let folder = data.parent().unwrap_or(Path::new("/"));
+    let beside = Beside { roots, folder: data.parent().unwrap_or(Path::new("/")), manifest: &json };
     let id_bytes = id_bytes(&json, &manifest.dtype)?;
     let mut ends = Ends::default();
     let ids = Ids { id_bytes, n_ids: manifest.tokenizer.vocab_size };
@@ -72,9 +72,10 @@ fn set(path: &Path) -> Result<Verified> {
             ));
         }
     }
-    ids.check(&folder.join(&manifest.data.file), manifest.data.size_bytes, true, &manifest.data.xxh3, 0)?;
+    ids.check(&beside, &manifest.data.file, manifest.data.size_bytes, true, &manifest.data.xxh3, 0)?;
     ends.check(
-        &folder.join(&manifest.ends.file),
+        &beside,
+        &manifest.ends.file,
         manifest.ends.size_bytes,
         true,
         &manifest.ends.xxh3,
@@ -96,14 +97,16 @@ fn set(path: &Path) -> Result<Verified> {
     })
 }
 
-fn stream(folder: &Path) -> Result<Verified> {
+fn stream(roots: &Roots, folder: &Path) -> Result<Verified> {
     let json = folder.join(MANIFEST);
-    let Some(manifest) = growing::read_manifest(folder)? else {
+    let Some(manifest) = growing::read_manifest(roots, folder)? else {
+        let is_there = roots.read_output(&json)?.is_some();
         return Err(damaged(
             &json,
-            if json.exists() { "is no manifest of a stream" } else { "the manifest is missing" },
+            if is_there { "is no manifest of a stream" } else { "the manifest is missing" },
         ));
     };
+    let beside = Beside { roots, folder, manifest: &json };
     let sealed = manifest.state == State::Sealed;
     let id_bytes = id_bytes(&json, &manifest.dtype)?;
     let ids = Ids { id_bytes, n_ids: manifest.tokenizer.vocab_size };
@@ -122,9 +125,9 @@ fn stream(folder: &Path) -> Result<Verified> {
         else {
             return Err(damaged(&json, &format!("{} has more tokens than the stream", segment.tokens)));
         };
-        ids.check(&folder.join(&segment.tokens), token_bytes, sealed, &segment.tokens_xxh3, n_tokens)?;
+        ids.check(&beside, &segment.tokens, token_bytes, sealed, &segment.tokens_xxh3, n_tokens)?;
         n_tokens += segment.n_tokens;
-        ends.check(&folder.join(&segment.ends), end_bytes, sealed, &segment.ends_xxh3, n_tokens)?;
+        ends.check(&beside, &segment.ends, end_bytes, sealed, &segment.ends_xxh3, n_tokens)?;
         n_documents += segment.n_documents;
     }
     if (n_tokens, n_documents) != (manifest.n_tokens, manifest.n_documents) {
@@ -188,8 +191,25 @@ fn sums(json: &Path, whole: (u64, u64), parts: impl Iterator<Item = (u64, u64)>)
     Err(damaged(json, &what))
 }
 
+/// Where the files lie that a manifest names.
+struct Beside<'a> {
+    roots: &'a Roots,
+    folder: &'a Path,
+    manifest: &'a Path,
+}
+
+impl Beside<'_> {
+    fn path(&self, name: &str) -> Result<PathBuf> {
+        if is_plain_name(name) {
+            return Ok(self.folder.join(name));
+        }
+        Err(damaged(self.manifest, &format!("{name:?} is no name of a file beside it")))
+    }
+}
+
 /// Reads `len_bytes` of a file, which must be all of it if `whole`, past `look`; checks the hash.
 fn read(
+    roots: &Roots,
     path: &Path,
     len_bytes: u64,
     whole: bool,
@@ -197,11 +217,9 @@ fn read(
     mut look: impl FnMut(&[u8]) -> Result<()>,
 ) -> Result<()> {
     let failed = |error| Error::io(path, "reading", error);
-    let mut file = match File::open(path) {
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-            return Err(damaged(path, "the file is missing"));
-        }
-        opened => opened.map_err(failed)?,
+    let mut file = match roots.open_output(path) {
+        Err(Error::NotFound { .. }) => return Err(damaged(path, "the file is missing")),
+        opened => opened?,
     };
     let there = file.metadata().map_err(failed)?.len();
     if there < len_bytes || (whole && there > len_bytes) {
@@ -231,9 +249,18 @@ struct Ids {
 }
 
 impl Ids {
-    fn check(&self, path: &Path, len_bytes: u64, whole: bool, xxh3: &str, first_token: u64) -> Result<()> {
+    fn check(
+        &self,
+        beside: &Beside<'_>,
+        name: &str,
+        len_bytes: u64,
+        whole: bool,
+        xxh3: &str,
+        first_token: u64,
+    ) -> Result<()> {
+        let path = &*beside.path(name)?;
         let mut at = first_token;
-        read(path, len_bytes, whole, xxh3, |bytes| {
+        read(beside.roots, path, len_bytes, whole, xxh3, |bytes| {
             for id in bytes.chunks_exact(self.id_bytes as usize) {
                 let id = match *id {
                     [a, b] => u32::from(u16::from_le_bytes([a, b])),
@@ -262,8 +289,17 @@ struct Ends {
 }
 
 impl Ends {
-    fn check(&mut self, path: &Path, len_bytes: u64, whole: bool, xxh3: &str, n_tokens: u64) -> Result<()> {
-        read(path, len_bytes, whole, xxh3, |bytes| {
+    fn check(
+        &mut self,
+        beside: &Beside<'_>,
+        name: &str,
+        len_bytes: u64,
+        whole: bool,
+        xxh3: &str,
+        n_tokens: u64,
+    ) -> Result<()> {
+        let path = &*beside.path(name)?;
+        read(beside.roots, path, len_bytes, whole, xxh3, |bytes| {
             for end in bytes.as_chunks::<8>().0 {
                 let end = u64::from_le_bytes(*end);
                 if end < self.last || end > n_tokens {
