@@ -6,6 +6,8 @@ import json
 import os
 import random
 import subprocess
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,7 +15,7 @@ import numpy as np
 import pytest
 from tokend import Tokenizer, _core
 from tokend.cli import main
-from tokend_client.errors import NoSpaceError, StreamError, TokendError
+from tokend_client.errors import ConflictError, NoSpaceError, StreamError, TokendError
 
 
 @pytest.fixture
@@ -119,6 +121,58 @@ def test_half_published_sets(tmp_path: Path, gpt2: Tokenizer) -> None:
     partial.rename(output)
     manifest = gpt2.encode_files([tmp_path / "a.txt"], output, resume=True)
     assert manifest["n_tokens"] == len(np.fromfile(output, "<u2")) and not list(tmp_path.glob(".*"))
+
+
+@pytest.mark.parametrize("force", [False, True])
+def test_two_jobs_do_not_make_one_output(force: bool, tmp_path: Path, gpt2: Tokenizer) -> None:
+    (tmp_path / "a.txt").write_text("text of a file " * 4_000_000)
+    (tmp_path / "b.txt").write_text("other")
+    output, control = tmp_path / "out.bin", _core.JobControl()
+    errors: list[BaseException] = []
+
+    def first() -> None:
+        try:
+            gpt2.encode_files([tmp_path / "a.txt"], output, threads=1, control=control)
+        except TokendError as error:
+            errors.append(error)
+
+    worker = threading.Thread(target=first)
+    worker.start()
+    while not (tmp_path / ".out.bin.local.partial").exists():
+        assert worker.is_alive()
+        time.sleep(0.001)
+    with pytest.raises(ConflictError, match=r"out\.bin"):
+        encode(gpt2, [tmp_path / "b.txt"], output, force=force, partial_key="another")
+    assert worker.is_alive(), "the first was done too early to be in the way"
+    assert not list(tmp_path.glob("*.another.partial"))
+    control.cancel()
+    worker.join(60)
+    assert len(errors) == 1
+    # It is free again, also where a killed job left its lock file.
+    (tmp_path / ".out.bin.lock").touch()
+    encode(gpt2, [tmp_path / "b.txt"], output, force=force, partial_key="another")
+    assert sorted(os.listdir(tmp_path)) == ["a.txt", "b.txt", "out.bin", "out.bin.ends", "out.bin.json"]
+
+
+def encode(
+    gpt2: Tokenizer, inputs: list[Path], output: Path, *, force: bool = False, partial_key: str, format: str = "bin"
+) -> None:
+    _core.encode_files(
+        gpt2._core,
+        [str(path) for path in inputs],
+        str(output),
+        separator=None,
+        eot="append",
+        eot_id=50256,
+        special="raise",
+        errors="strict",
+        threads=1,
+        force=force,
+        roots=[],
+        control=_core.JobControl(),
+        partial_key=partial_key,
+        format=format,
+    )
 
 
 @pytest.mark.parametrize("format", ["bin", "stream"])

@@ -6,7 +6,8 @@
 //!       ─► rename data, ends ─► fsync directory ─► rename manifest ─► fsync directory ─► remove checkpoint
 //! ```
 //!
-//! KEY is the job's partial key, so that whoever recovers after a crash finds exactly its own files.
+//! KEY is the job's partial key, so that whoever recovers after a crash finds exactly its own files. Jobs
+//! with different keys do not make one output at the same time either: each holds its [`Claim`].
 //! Renames do not replace: if another program puts a file there meanwhile, the job fails and that
 //! file stays. With `force` the old manifest is removed first, so that at no moment a manifest stands
 //! beside data that it does not describe. A failed fsync is not tried again: the kernel may have
@@ -21,7 +22,7 @@ use std::fs::File;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::sync::Arc;
 
-use super::folder::{Folder, partial, suffixed};
+use super::folder::{Claim, Folder, partial, suffixed};
 use super::manifest::{Manifest, Report, with_suffix};
 use super::parts::{Mark, Named, Order, Part, Parts, Place};
 use crate::error::{Error, Result};
@@ -97,7 +98,11 @@ pub(crate) fn discard(spec: &JobSpec) -> Result<bool> {
     if folder.stat(&names.checkpoint)?.is_none() {
         return Ok(false);
     }
+    let folder = Arc::new(folder);
     let _lock = folder.open_locked(&names.checkpoint)?;
+    // Another job may be making the output; what this one left is in nobody's way. If none is, a lock
+    // file that was left goes too.
+    let _claim = Claim::take(&folder, &name).ok();
     undo(&folder, &names)?;
     remove(&folder, &names)?;
     folder.sync()?;
@@ -115,17 +120,20 @@ fn remove(folder: &Folder, names: &Names) -> Result<()> {
 /// A set under way.
 struct BinSink<'a> {
     target: &'a Target<'a>,
-    folder: Folder,
+    folder: Arc<Folder>,
     names: Names,
     files: [File; 2],
     parts: Parts,
-    /// Keeps other runs with this key out.
+    /// Keeps whoever would discard it out.
     checkpoint: File,
+    _claim: Claim,
 }
 
 /// Creates the partial files, or takes up those of an interrupted run.
 pub(crate) fn begin<'a>(target: &'a Target<'a>, control: &Control) -> Result<Begun<'a>> {
     let (folder, name) = Folder::of(&target.spec.roots, &target.spec.output)?;
+    let folder = Arc::new(folder);
+    let claim = Claim::take(&folder, &name)?;
     let names = Names::new(&name, target.spec.key()?);
     let file = folder.open_locked(&names.checkpoint)?;
     undo(&folder, &names)?;
@@ -147,7 +155,7 @@ pub(crate) fn begin<'a>(target: &'a Target<'a>, control: &Control) -> Result<Beg
             cut(&part.ends, resumed.order.n_documents * 8)?;
             return BinSink::begun(
                 target,
-                folder,
+                claim,
                 names,
                 checkpoint,
                 part,
@@ -167,7 +175,7 @@ pub(crate) fn begin<'a>(target: &'a Target<'a>, control: &Control) -> Result<Beg
         let _ = remove(&folder, &names);
     })?;
     let progress = Progress::new(target.sources.len());
-    BinSink::begun(target, folder, names, checkpoint, part, Order::default(), log, progress)
+    BinSink::begun(target, claim, names, checkpoint, part, Order::default(), log, progress)
 }
 
 fn part(folder: &Folder, names: &Names, tokens: File, ends: File) -> Part {
@@ -181,7 +189,7 @@ impl<'a> BinSink<'a> {
     #[expect(clippy::too_many_arguments, reason = "puts together what was found or made")]
     fn begun(
         target: &'a Target<'a>,
-        folder: Folder,
+        claim: Claim,
         names: Names,
         checkpoint: File,
         part: Part,
@@ -194,7 +202,8 @@ impl<'a> BinSink<'a> {
         let files = [handle(&part.tokens)?, handle(&part.ends)?];
         let one = Box::new(|_| Err(Error::Internal { what: "a set has one part".to_owned() }));
         let parts = Parts::new(target.id_bytes, u64::MAX, one, order, Arc::new(part));
-        let sink = Box::new(Self { target, folder, names, files, parts, checkpoint });
+        let folder = Arc::clone(claim.folder());
+        let sink = Box::new(Self { target, folder, names, files, parts, checkpoint, _claim: claim });
         Ok(Begun { sink, log, progress })
     }
 

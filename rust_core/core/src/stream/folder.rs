@@ -6,6 +6,7 @@ use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use rustix::fs::{AtFlags, FlockOperation, Mode, OFlags, RenameFlags};
 use rustix::io::Errno;
@@ -180,6 +181,44 @@ impl Folder {
                 return Ok(file);
             }
         }
+    }
+}
+
+/// The right to make an output, for one job at a time whatever its partial key; given up when dropped.
+///
+/// It is a lock (`flock`) on a file `.OUT.lock` beside the output, which is removed while it is held.
+/// What a killed job left of it holds nobody up and is taken over.
+pub(crate) struct Claim {
+    folder: Arc<Folder>,
+    name: OsString,
+    /// Closed after the file is removed, so that nobody takes one that is about to go.
+    _file: File,
+}
+
+impl Claim {
+    /// Claims the output `name`.
+    ///
+    /// # Errors
+    /// [`Error::OutputBusy`] while another job has it.
+    pub(crate) fn take(folder: &Arc<Folder>, name: &OsStr) -> Result<Self> {
+        let mut lock_name = OsString::from(".");
+        lock_name.push(suffixed(name, ".lock"));
+        let file = folder.open_locked(&lock_name).map_err(|error| match error {
+            Error::OutputBusy { .. } => Error::OutputBusy { path: folder.path(name) },
+            other => other,
+        })?;
+        Ok(Self { folder: Arc::clone(folder), name: lock_name, _file: file })
+    }
+
+    /// The folder that the output lies in.
+    pub(crate) fn folder(&self) -> &Arc<Folder> {
+        &self.folder
+    }
+}
+
+impl Drop for Claim {
+    fn drop(&mut self) {
+        let _ = self.folder.remove(&self.name);
     }
 }
 
