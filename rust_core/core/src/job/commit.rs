@@ -246,6 +246,7 @@ impl<'a, L: Lane> Committer<'a, L> {
             let written = self.lock_written();
             (Instant::now(), written.n_logged, written.progress.n_bytes)
         };
+        let mut n_asked = last.1;
         loop {
             let mut written = self.lock_written();
             if written.is_finished {
@@ -255,9 +256,16 @@ impl<'a, L: Lane> Committer<'a, L> {
             let due = bytes >= commit_bytes || last.0.elapsed() >= commit_time;
             // A position is announced only where a resumed job can reach it.
             if !due || written.n_logged == last.1 || !written.is_resumable {
-                written =
-                    self.finished.wait_timeout(written, pause).unwrap_or_else(PoisonError::into_inner).0;
-                drop(written);
+                if let (Some(&mark), true) = (written.progress.parts.last(), written.n_logged > n_asked) {
+                    n_asked = written.n_logged;
+                    drop(written);
+                    self.sink.start_write_back(&mark);
+                    written = self.lock_written();
+                }
+                // The end may have come meanwhile, with its signal.
+                if !written.is_finished {
+                    drop(self.finished.wait_timeout(written, pause));
+                }
                 continue;
             }
             let (progress, n_logged) = (written.progress.clone(), written.n_logged);

@@ -29,6 +29,10 @@ pub(crate) trait Sink: Send + Sync {
     /// Writes a block at its place; any thread, in any order, side by side.
     fn write(&self, place: Place, ids: &[u8], ends: &[u64]) -> Result<()>;
 
+    /// Asks the kernel to begin to write what goes up to `mark`, all of which it was given: called
+    /// often, so that [`Sink::sync`] has little to wait for. Fails silently.
+    fn start_write_back(&self, mark: &Mark);
+
     /// Makes every block up to `progress` durable; all of them have been written.
     fn sync(&self, progress: &Progress) -> Result<()>;
 

@@ -240,6 +240,10 @@ impl Sink for BinSink<'_> {
         self.parts.write(place, ids, ends)
     }
 
+    fn start_write_back(&self, mark: &Mark) {
+        self.parts.start_write_back(mark);
+    }
+
     fn sync(&self, _: &Progress) -> Result<()> {
         self.parts.sync(0)
     }

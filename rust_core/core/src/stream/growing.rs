@@ -321,6 +321,10 @@ impl Sink for Growing<'_> {
         self.parts.write(place, ids, ends)
     }
 
+    fn start_write_back(&self, mark: &Mark) {
+        self.parts.start_write_back(mark);
+    }
+
     fn sync(&self, progress: &Progress) -> Result<()> {
         self.parts.sync(progress.last_part())?;
         if self.n_synced.load(Ordering::Relaxed) < progress.parts.len() {
