@@ -79,3 +79,56 @@ fn keep(source: &Opened) -> bool {
     unsafe { libc::fcntl(fd, libc::F_SETLEASE, libc::F_UNLCK) };
     false
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs::File;
+
+    use super::*;
+    use crate::input::{Source, access::Roots};
+
+    #[test]
+    fn a_lease_is_held_until_somebody_wants_to_write() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("a.txt");
+        std::fs::write(&path, vec![b'a'; 200_000]).expect("write");
+        // Whether the kernel gives leases here at all is asked with the same call.
+        let probe = File::open(&path).expect("open");
+        // SAFETY: fcntl with integer arguments on an open descriptor.
+        if unsafe { libc::fcntl(probe.as_raw_fd(), libc::F_SETLEASE, libc::F_RDLCK) } != 0 {
+            eprintln!("no leases on this file system: {}", std::io::Error::last_os_error());
+            return;
+        }
+        drop(probe);
+        let source = Source::find(&path, &Roots::default()).expect("a source");
+        let opened = Arc::new(source.open(&Roots::default()).expect("an open source"));
+        assert!(opened.mapping.read().expect("the mapping").is_some(), "mapped");
+        let leases = Leases::default();
+        leases.take(&opened);
+        assert_eq!(leases.state.lock().expect("the leases").held.len(), 1, "granted");
+        std::thread::scope(|scope| {
+            scope.spawn(|| leases.watch());
+            // Waits in the kernel until the lease is given back.
+            File::options().write(true).open(&path).expect("the writer's turn");
+            assert!(opened.mapping.read().expect("the mapping").is_none(), "unmapped before the writer's turn");
+            leases.stop();
+        });
+        assert!(leases.state.lock().expect("the leases").held.is_empty(), "given back");
+        let mut bytes = Vec::new();
+        opened.read(0, 10, &mut bytes).expect("read instead of mapped");
+        assert_eq!(bytes, [b'a'; 10]);
+    }
+
+    #[test]
+    fn no_lease_on_a_file_that_somebody_writes() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("a.txt");
+        std::fs::write(&path, vec![b'a'; 200_000]).expect("write");
+        let _writer = File::options().write(true).open(&path).expect("a writer");
+        let source = Source::find(&path, &Roots::default()).expect("a source");
+        let opened = Arc::new(source.open(&Roots::default()).expect("an open source"));
+        let leases = Leases::default();
+        leases.take(&opened);
+        assert!(leases.state.lock().expect("the leases").held.is_empty());
+    }
+}

@@ -258,3 +258,30 @@ fn inspect(file: &File, path: &Path) -> Result<Identity> {
     }
     Ok(Identity::of(&metadata))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cut_file_is_noticed_by_the_signal_handler_and_fails_the_read() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("a.txt");
+        std::fs::write(&path, vec![b'a'; 1 << 20]).expect("write");
+        let source = Source::find(&path, &access::Roots::default()).expect("a source");
+        let opened = source.open(&access::Roots::default()).expect("an open source");
+        let is_lost = || {
+            let mapping = opened.mapping.read().expect("the mapping");
+            mapping.as_ref().map(|mapping| mapping.range.is_lost())
+        };
+        let mut bytes = Vec::new();
+        opened.read(0, 1 << 20, &mut bytes).expect("all of it");
+        assert_eq!(is_lost(), Some(false), "mapped, nothing missing");
+        File::options().write(true).open(&path).and_then(|file| file.set_len(100_000)).expect("cut");
+        let failed = opened.read(1 << 19, 1 << 20, &mut bytes);
+        assert!(matches!(failed, Err(Error::InputChanged { .. })), "{failed:?}");
+        // Only the handler makes this note: the copy went through lost pages and came back.
+        assert_eq!(is_lost(), Some(true));
+        assert!(bytes.iter().all(|&byte| byte == 0));
+    }
+}
