@@ -110,7 +110,10 @@ mod tests {
             scope.spawn(|| leases.watch());
             // Waits in the kernel until the lease is given back.
             File::options().write(true).open(&path).expect("the writer's turn");
-            assert!(opened.mapping.read().expect("the mapping").is_none(), "unmapped before the writer's turn");
+            assert!(
+                opened.mapping.read().expect("the mapping").is_none(),
+                "unmapped before the writer's turn"
+            );
             leases.stop();
         });
         assert!(leases.state.lock().expect("the leases").held.is_empty(), "given back");

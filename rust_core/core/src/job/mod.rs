@@ -331,15 +331,8 @@ fn make<L: Lane>(
     let source_hash = read_so_far(target, &progress)?;
     let leases = Leases::default();
     let chunk_bytes = setting("TOKEND_CHUNK_BYTES", CHUNK_BYTES);
-    let planner = plan::Planner::new(
-        sources,
-        &spec.roots,
-        &leases,
-        tokenizer.cuts(),
-        rules,
-        chunk_bytes,
-        start,
-    );
+    let planner =
+        plan::Planner::new(sources, &spec.roots, &leases, tokenizer.cuts(), rules, chunk_bytes, start);
     let committer = commit::Committer::<L>::new(sink, control, log, progress, source_hash, chunk_bytes);
     let threads = if spec.threads == 0 { default_threads() } else { spec.threads };
     let shared = work::Shared { tokenizer, spec, rules, sources, control };

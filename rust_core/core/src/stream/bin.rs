@@ -62,7 +62,10 @@ pub(crate) fn check(spec: &JobSpec, sources: &[Source]) -> Result<()> {
         }
         let is_ours = ours.is_some_and(|inodes| inodes.get(at) == Some(&inode));
         // A complete set may turn out to be up to date; anything else is in the way.
-        if !spec.force && !is_ours && (data.is_none() || Manifest::read_beside(&spec.roots, &spec.output)?.is_none()) {
+        if !spec.force
+            && !is_ours
+            && (data.is_none() || Manifest::read_beside(&spec.roots, &spec.output)?.is_none())
+        {
             return Err(Error::OutputExists { path });
         }
     }

@@ -102,7 +102,9 @@ pub(crate) fn check(spec: &JobSpec, sources: &[Source]) -> Result<()> {
 /// still have the bytes that it says.
 pub(crate) fn up_to_date(target: &Target<'_>) -> Result<Option<StreamManifest>> {
     let output = &target.spec.output;
-    let Some(manifest) = read_manifest(&target.spec.roots, output)?.filter(|found| found.state == State::Sealed) else {
+    let Some(manifest) =
+        read_manifest(&target.spec.roots, output)?.filter(|found| found.state == State::Sealed)
+    else {
         return Ok(None);
     };
     let hash = |name: &str| {
