@@ -8,13 +8,14 @@ import os
 import sys
 import threading
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from tokend_client import Client, paths
 from tokend_client.errors import BadRequestError, TokendError
 
-from .. import spawn
 from .output import check_utf8, duration, plural, progress_bar, size
+
+if TYPE_CHECKING:
+    from tokend_client import Client
 
 
 def encode(arguments: argparse.Namespace) -> int:
@@ -40,6 +41,11 @@ def encode(arguments: argparse.Namespace) -> int:
             raise BadRequestError("--resume goes with --local", "a daemon resumes its jobs by itself")
         if arguments.format != "bin":
             raise BadRequestError(f"--format {arguments.format} goes with --local, for now")
+        # Sockets are not needed with --local, and take longer to import than a small file to encode.
+        from tokend_client import paths
+
+        from .. import spawn
+
         client = spawn.ensure(arguments.endpoint or paths.default_endpoint())
         with client:
             job = client.submit(inputs, arguments.output, tokenizer=arguments.tokenizer, **options)
@@ -77,10 +83,12 @@ def _inputs(arguments: argparse.Namespace) -> list[str]:
 
 
 def _local(arguments: argparse.Namespace, inputs: list[str], options: dict[str, Any]) -> dict[str, Any]:
+    from .. import words
     from .._core import JobControl
     from ..tokenizer import Tokenizer
 
     tokenizer = Tokenizer.load(arguments.tokenizer)
+    words.recall(tokenizer)
     control = JobControl()
     result: list[dict[str, Any] | BaseException] = []
 
@@ -107,6 +115,7 @@ def _local(arguments: argparse.Namespace, inputs: list[str], options: dict[str, 
     outcome = result[0]
     if isinstance(outcome, BaseException):
         raise outcome
+    words.keep(tokenizer)
     return outcome
 
 

@@ -1,8 +1,10 @@
 //! A tokenizer in memory: a vocabulary with its tables, its merge cache and its workers' memory.
 
+use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use crate::cache::{CacheStats, Table, WordCache};
+use crate::cache::{CACHE_BYTES, CacheStats, Table, WordCache, image};
 use crate::decode::Decoder;
 use crate::documents::encode_segments;
 use crate::encode::{Encoder, Model, Scratch};
@@ -33,7 +35,12 @@ pub struct Tokenizer {
     cache: WordCache,
     idle: Mutex<Vec<Scratch>>,
     decoder: Decoder,
+    /// Entries of the cache when it was last written or read.
+    saved_entries: AtomicU64,
 }
+
+/// A cache that has learned less than this is not worth writing.
+const SAVE_MIN_ENTRIES: u64 = 8192;
 
 impl Tokenizer {
     /// Builds the tables of a vocabulary.
@@ -42,18 +49,38 @@ impl Tokenizer {
     /// [`Error::BadPattern`] for a split pattern outside the supported subset, [`Error::Io`] where
     /// there is no memory for the cache.
     pub fn new(vocab: Vocabulary) -> Result<Self> {
-        Self::with_kernels(vocab, tier::kernels()?)
+        Self::with_kernels(vocab, tier::kernels()?, CACHE_BYTES)
+    }
+
+    /// The same with a merge cache of another size than 32 MiB: rounded up to a power of two, at least
+    /// 128 bytes. What has no place in it is merged again whenever it comes.
+    pub fn with_cache(vocab: Vocabulary, cache_bytes: usize) -> Result<Self> {
+        Self::with_kernels(vocab, tier::kernels()?, cache_bytes)
     }
 
     /// The same with given kernels, which this processor can run.
-    pub(crate) fn with_kernels(vocab: Vocabulary, kernels: &'static Kernels) -> Result<Self> {
+    pub(crate) fn with_kernels(
+        vocab: Vocabulary,
+        kernels: &'static Kernels,
+        cache_bytes: usize,
+    ) -> Result<Self> {
         let model = Model::new(&vocab, kernels)?;
-        let cache =
-            WordCache::new(kernels).map_err(|error| Error::io("merge cache", "mapping memory", error))?;
+        let cache = WordCache::new(cache_bytes, kernels)
+            .map_err(|error| Error::io("merge cache", "mapping memory", error))?;
         let finder = (!vocab.specials().is_empty()).then(|| SpecialFinder::new(&vocab));
         let decoder = Decoder::new(&vocab);
-        let tokenizer = Self { vocab, model, finder, cache, idle: Mutex::default(), decoder };
-        tokenizer.seed(&tokenizer.cache.table());
+        let tokenizer = Self {
+            vocab,
+            model,
+            finder,
+            cache,
+            idle: Mutex::default(),
+            decoder,
+            saved_entries: AtomicU64::new(0),
+        };
+        let table = tokenizer.cache.table();
+        tokenizer.seed(&table);
+        tokenizer.saved_entries.store(table.n_entries(), Ordering::Relaxed);
         Ok(tokenizer)
     }
 
@@ -124,6 +151,35 @@ impl Tokenizer {
         let mut bytes = Vec::new();
         self.decoder.decode_into(ids, &mut bytes)?;
         Ok(bytes)
+    }
+
+    /// Adds what a file of [`Tokenizer::save_cache`] holds to the merge cache; returns whether there was a
+    /// file of this vocabulary that could be believed.
+    pub fn load_cache(&self, path: &Path) -> bool {
+        let table = self.cache.table();
+        let loaded = image::load(&table, &self.owner(), path);
+        if loaded.is_some() {
+            self.saved_entries.store(table.n_entries(), Ordering::Relaxed);
+        }
+        loaded.is_some()
+    }
+
+    /// Writes the merge cache to a file, if it has grown by a quarter since it was last written or read;
+    /// returns whether it was. The file is replaced as a whole, and is this user's alone.
+    pub fn save_cache(&self, path: &Path) -> Result<bool> {
+        let table = self.cache.table();
+        let (now, then) = (table.n_entries(), self.saved_entries.load(Ordering::Relaxed));
+        if now < then + then / 4 + SAVE_MIN_ENTRIES {
+            return Ok(false);
+        }
+        image::save(&table, &self.owner(), path)?;
+        self.saved_entries.store(now, Ordering::Relaxed);
+        Ok(true)
+    }
+
+    fn owner(&self) -> image::Owner<'_> {
+        let id_bytes = if self.vocab.is_wide() { 4 } else { 2 };
+        image::Owner { fingerprint: self.vocab.fingerprint(), id_bytes }
     }
 
     /// What the merge cache holds and did.

@@ -1,7 +1,7 @@
 //! The tokenizer class: texts in, arrays out.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use numpy::{IntoPyArray, PyReadonlyArray1};
@@ -252,6 +252,14 @@ impl Tokenizer {
 
     fn cache_clear(&self, py: Python<'_>) {
         py.detach(|| self.inner.cache_clear());
+    }
+
+    fn load_cache(&self, py: Python<'_>, path: PathBuf) -> bool {
+        py.detach(|| self.inner.load_cache(&path))
+    }
+
+    fn save_cache(&self, py: Python<'_>, path: PathBuf) -> PyResult<bool> {
+        Ok(py.detach(|| self.inner.save_cache(&path)).map_err(CoreError::from)?)
     }
 
     fn stream(&self, special: &str) -> PyResult<StreamEncoder> {

@@ -52,6 +52,14 @@ pub(crate) use x86::{avx2, avx512, hash_aes, vaes};
 
 #[cfg(target_arch = "x86_64")]
 mod x86 {
+    #![allow(
+        clippy::wildcard_imports,
+        clippy::cast_possible_wrap,
+        clippy::cast_ptr_alignment,
+        clippy::similar_names,
+        reason = "intrinsics by name; their lanes are signed by convention and their loads unaligned where said"
+    )]
+
     use std::arch::x86_64::*;
 
     use super::{KEY_BYTES, Key, Slots};

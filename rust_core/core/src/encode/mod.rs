@@ -27,7 +27,7 @@ use crate::bpe::medium::MEDIUM_MAX;
 use crate::bpe::merge::{MergeScratch, merge};
 use crate::bpe::pairs::{MISSING, PairTable};
 use crate::bpe::short::{ShortPairs, Word};
-use crate::cache::{KEY_MAX, Key, Learned, Slots, Table};
+use crate::cache::{KEY_MAX, Key, Learned, Slots, Table, image};
 use crate::error::{Error, Result};
 use crate::lane::Lane;
 use crate::pretokenize::scan::{BATCH, STARTS_ROOM, Scan, ScanTables};
@@ -119,34 +119,44 @@ impl Model {
     /// Fills a new table with every token of the vocabulary that a text can contain as a pretoken.
     pub(crate) fn seed<L: Lane>(&self, vocab: &Vocabulary, table: &Table) {
         let tokens = vocab.ordinary().map(|(_, token)| token);
-        let tokens = tokens.filter(|token| token.len() <= KEY_MAX && !token.contains(&0xFF));
-        let mut learned = Learned::default();
+        let tokens: Vec<&[u8]> =
+            tokens.filter(|token| token.len() <= KEY_MAX && !token.contains(&0xFF)).collect();
+        // Two threads: most of it is waiting for memory.
+        let (first, second) = tokens.split_at(tokens.len() / 2);
+        std::thread::scope(|scope| {
+            scope.spawn(|| self.seed_some::<L>(second, table));
+            self.seed_some::<L>(first, table);
+        });
+    }
+
+    fn seed_some<L: Lane>(&self, tokens: &[&[u8]], table: &Table) {
+        let mut entries = Vec::with_capacity(tokens.len());
         let mut learn = |token: &[u8], ids: &[u32]| {
             if ids.iter().all(|&id| id < MISSING)
                 && let Some(value) = L::pack(ids)
             {
-                let key = Key::new(token);
-                table.insert(table.slot(key), key, value, &mut learned);
+                entries.push((Key::new(token), value));
             }
         };
         let (mut scratch, mut ids) = (MergeScratch::default(), Vec::new());
-        let Some(short) = self.short.as_ref().filter(|_| self.whole.is_empty()) else {
+        if let Some(short) = self.short.as_ref().filter(|_| self.whole.is_empty()) {
+            let mut words: Vec<Word> = tokens.iter().map(|token| Word::new(token)).collect();
+            // SAFETY: the tier was chosen for this processor; tokens have at least a byte, and fit.
+            unsafe { (self.kernels.merge)(short, &mut words) };
+            for word in &words {
+                ids.clear();
+                ids.extend(word.symbols().iter().map(|&symbol| short.id(symbol)));
+                learn(word.text(), &ids);
+            }
+        } else {
             for token in tokens {
                 self.merge(token, &mut scratch, &mut ids);
                 learn(token, &ids);
             }
-            table.count(learned);
-            return;
-        };
-        let mut words: Vec<Word> = tokens.map(Word::new).collect();
-        // SAFETY: the tier was chosen for this processor; tokens have at least a byte, and fit.
-        unsafe { (self.kernels.merge)(short, &mut words) };
-        for word in &words {
-            ids.clear();
-            ids.extend(word.symbols().iter().map(|&symbol| short.id(symbol)));
-            learn(word.text(), &ids);
         }
-        table.count(learned);
+        let mut learned = Learned::default();
+        image::insert_all(table, &entries, &mut learned);
+        table.count_seeded(learned);
     }
 }
 
@@ -160,6 +170,7 @@ struct Batch {
 }
 
 impl Batch {
+    #[expect(clippy::large_stack_arrays, reason = "twice per worker, and then it is in a box")]
     fn new() -> Box<Self> {
         let key = Key::default();
         Box::new(Self { base: 0, units: 0, starts: [0; _], keys: [key; _], slots: [0; _] })
@@ -484,3 +495,6 @@ fn at_offset(error: Error, base: u64) -> Error {
         other => other,
     }
 }
+
+#[cfg(test)]
+mod tests;

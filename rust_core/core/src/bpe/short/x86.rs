@@ -1,5 +1,13 @@
 //! Merging short words with vector registers; see the module above.
 
+#![allow(
+    clippy::wildcard_imports,
+    clippy::cast_possible_wrap,
+    clippy::cast_ptr_alignment,
+    clippy::similar_names,
+    reason = "intrinsics by name; their lanes are signed by convention and their loads unaligned where said"
+)]
+
 use std::arch::x86_64::*;
 
 use super::{NEVER, ShortPairs, Word};

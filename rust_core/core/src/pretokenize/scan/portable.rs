@@ -67,7 +67,7 @@ pub(super) unsafe fn characters(t: &ScanTables, src: *const u8, classes: *mut u8
 /// Finds the starts of `n_blocks` blocks and writes them, plus `rel`, to `out`; returns how many.
 ///
 /// # Safety
-/// The blocks and READ_AHEAD can be read at `src`, and a byte before them; the blocks and one before
+/// The blocks and `READ_AHEAD` can be read at `src`, and a byte before them; the blocks and one before
 /// and behind them are valid at `classes`; `out` has room for a start per byte.
 pub(crate) unsafe fn starts(
     t: &ScanTables,
@@ -148,7 +148,7 @@ unsafe fn word_starts(classes: *const u8) -> u64 {
     let space = own >> 3 & SPREAD;
     let glued = before >> 4 & SPREAD;
     let no_space_behind = !(behind >> 3) & SPREAD;
-    debug_assert!(SPACE == 8 && GLUES == 16);
+    const { assert!(SPACE == 8 && GLUES == 16) };
     gather((!space & differs & !glued) | (space & (differs | no_space_behind)))
 }
 

@@ -138,6 +138,22 @@ impl Classes {
         self.blocks[usize::from(self.index[code / BLOCK])][code % BLOCK]
     }
 
+    /// A table of another class of each character, which its category and `\s` decide: row numbers by
+    /// code point / 64, and the rows.
+    pub(crate) fn rows(&self, class: impl Fn(u8, bool) -> u8) -> (Box<[u16]>, Vec<[u8; 64]>) {
+        const HALVES: usize = BLOCK / 64;
+        let classes = self
+            .blocks
+            .iter()
+            .map(|block| block.map(|flagged| class(flagged & !SPACE_FLAG, flagged & SPACE_FLAG != 0)));
+        let rows = classes.flat_map(|block| {
+            let (halves, _) = block.as_chunks::<64>();
+            [halves[0], halves[1]]
+        });
+        let index = self.index.iter().flat_map(|&block| [0, 1].map(|half| block * HALVES as u16 + half));
+        (index.collect(), rows.collect())
+    }
+
     /// Index of a character's general category in [`CATEGORIES`].
     #[inline]
     #[must_use]
@@ -149,14 +165,14 @@ impl Classes {
     #[inline]
     #[must_use]
     pub fn is_letter(&self, c: char) -> bool {
-        self.category(c) < 5
+        is_letter(self.category(c))
     }
 
     /// `\p{N}`.
     #[inline]
     #[must_use]
     pub fn is_number(&self, c: char) -> bool {
-        (8..11).contains(&self.category(c))
+        is_number(self.category(c))
     }
 
     /// `\s`.
@@ -189,6 +205,18 @@ impl Classes {
     pub fn hash(&self) -> &str {
         &self.hash
     }
+}
+
+/// Whether a category is one of `\p{L}`.
+#[inline]
+pub(crate) fn is_letter(category: u8) -> bool {
+    category < 5
+}
+
+/// Whether a category is one of `\p{N}`.
+#[inline]
+pub(crate) fn is_number(category: u8) -> bool {
+    (8..11).contains(&category)
 }
 
 /// The classes of a reference; built at the first call, about two milliseconds.
