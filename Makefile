@@ -6,7 +6,7 @@ STAMP  := $(VENV)/.installed
 SOURCES := Cargo.toml Cargo.lock pyproject.toml client/pyproject.toml \
            $(shell find rust_core -name '*.rs' -o -name 'Cargo.toml' -o -name '*.u16' | grep -v /target/)
 
-.PHONY: demo test faults bench bench-seed bench-service lint tools clean
+.PHONY: demo test faults bench bench-seed bench-service bench-loader loader-torch lint tools clean
 
 # Runs the main job on real text: a daemon, a corpus, progress, and the result read back.
 demo: $(STAMP)
@@ -25,6 +25,16 @@ bench: $(STAMP)
 
 bench-seed: $(STAMP)
 	$(BIN)/python tests/bench/seed.py
+
+# The loader against its peers; installs those that can be had. Writes docs/reference/loader-throughput.*
+bench-loader: $(STAMP)
+	-$(BIN)/python -m pip install --quiet --disable-pip-version-check torch litdata mosaicml-streaming gigatoken
+	$(BIN)/python tests/bench/loader.py
+
+# The loader's tests that need PyTorch, which `make test` does not install for its size.
+loader-torch: $(STAMP)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check torch torchdata
+	$(BIN)/python -m pytest tests/loader/test_torch.py tests/loader/test_guide.py
 
 bench-service: $(STAMP)
 	$(BIN)/python tests/bench/service.py

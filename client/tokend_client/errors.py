@@ -203,6 +203,25 @@ class StreamError(TokendError, ValueError):
     code = "STREAM_INVALID"
 
 
+class StarvedError(TokendError, TimeoutError):
+    """A stream that is read while it is written, and has not grown for too long."""
+
+    code = "STARVED"
+    retryable = True
+
+
+class StateMismatchError(TokendError, ValueError):
+    """A loader's state that belongs to other data or another order."""
+
+    code = "STATE_MISMATCH"
+
+
+class WorkerDiedError(TokendError, RuntimeError):
+    """A loader's worker process that ended before its work did."""
+
+    code = "WORKER_DIED"
+
+
 _CLASSES: dict[str, type[TokendError]] = {cls.code: cls for cls in TokendError.__subclasses__()}
 
 
