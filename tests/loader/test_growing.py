@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import multiprocessing
+import os
 import random
 import threading
 import time
@@ -50,7 +51,7 @@ def finished(folder: Path, documents: list[Any] = DOCUMENTS) -> Path:
     world=st.sampled_from([1, 2, 4]),
     save_at=st.integers(0, 60),
 )
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=int(os.environ.get("TOKEND_EXAMPLES", 10)), deadline=None)
 def test_growth_never_shows(
     tmp_path_factory: pytest.TempPathFactory,
     run: dict[str, Any],

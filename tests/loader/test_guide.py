@@ -19,7 +19,7 @@ from tokend_client.testing import FakeDaemon
 from . import naive
 
 GUIDE = (Path(__file__).parents[2] / "docs/guides/train-while-tokenizing.md").read_text()
-STEPS = 60
+STEPS = 40
 
 BIGRAM = """
 import time
