@@ -14,6 +14,7 @@ from pathlib import Path
 
 from tokend_client.errors import PathDeniedError, TokenizerInvalidError
 
+from . import words
 from ._core import Tokenizer
 
 _Stamp = tuple[tuple[int, int, int], ...]
@@ -28,8 +29,9 @@ class _Entry:
 class Registry:
     """Tokenizers by name or absolute path. Thread-safe."""
 
-    def __init__(self, roots: tuple[Path, ...] = ()) -> None:
+    def __init__(self, roots: tuple[Path, ...] = (), state_dir: Path | None = None) -> None:
         self._roots = roots
+        self._state_dir = state_dir
         self._lock = threading.Lock()
         self._entries: dict[str, _Entry] = {}
 
@@ -38,6 +40,8 @@ class Registry:
 
         Raises `TokenizerInvalidError` for an unknown name, `NotFoundError`, `PathDeniedError`.
         """
+        if self.is_loaded(name):
+            return self._entries[name].tokenizer
         path = Path(name)
         if path.is_absolute() and self._roots:
             real = path.resolve()
@@ -48,13 +52,19 @@ class Registry:
             entry = self._entries.get(name)
             if entry is None or entry.stamp != stamp:
                 entry = _Entry(Tokenizer.load(name), stamp)
+                if self._state_dir is not None:
+                    words.recall(entry.tokenizer, self._state_dir)
                 self._entries[name] = entry
             return entry.tokenizer
 
+    def keep_words(self) -> None:
+        """Writes what the tokenizers have learned into the state directory (some milliseconds, blocking)."""
+        for tokenizer in self.loaded().values():
+            words.keep(tokenizer, self._state_dir)
+
     def is_loaded(self, name: str) -> bool:
-        """Whether `get` would return at once."""
-        entry = self._entries.get(name)
-        return entry is not None and not Path(name).is_absolute()
+        """Whether `get` would return at once: a path has to be looked at again each time."""
+        return name in self._entries and not name.startswith("/")
 
     def loaded(self) -> dict[str, Tokenizer]:
         """The tokenizers that were asked for so far, by name."""

@@ -24,6 +24,7 @@ use crate::error::{Error, Result};
 use crate::pretokenize::scan::{self, ScanTables};
 
 /// The stages of one tier. What each does, and what it asks of its caller, stands at its portable twin.
+#[expect(clippy::type_complexity, reason = "each type is used once, here")]
 pub(crate) struct Kernels {
     pub(crate) name: &'static str,
     /// [`scan::portable::classify`]

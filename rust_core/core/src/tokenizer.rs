@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use crate::cache::{CacheStats, Table, WordCache, image};
+use crate::cache::{CACHE_BYTES, CacheStats, Table, WordCache, image};
 use crate::decode::Decoder;
 use crate::documents::encode_segments;
 use crate::encode::{Encoder, Model, Scratch, Splitter};
@@ -52,11 +52,21 @@ impl Tokenizer {
     /// [`Error::BadPattern`] for a split pattern outside the supported subset, [`Error::Io`] where
     /// there is no memory for the cache.
     pub fn new(vocab: Vocabulary) -> Result<Self> {
-        Self::with_kernels(vocab, tier::kernels()?)
+        Self::with_kernels(vocab, tier::kernels()?, CACHE_BYTES)
+    }
+
+    /// The same with a merge cache of another size than 32 MiB: rounded up to a power of two, at least
+    /// 128 bytes. What has no place in it is merged again whenever it comes.
+    pub fn with_cache(vocab: Vocabulary, cache_bytes: usize) -> Result<Self> {
+        Self::with_kernels(vocab, tier::kernels()?, cache_bytes)
     }
 
     /// The same with given kernels, which this processor can run.
-    pub(crate) fn with_kernels(vocab: Vocabulary, kernels: &'static Kernels) -> Result<Self> {
+    pub(crate) fn with_kernels(
+        vocab: Vocabulary,
+        kernels: &'static Kernels,
+        cache_bytes: usize,
+    ) -> Result<Self> {
         let model = Model::new(&vocab, kernels, |bridges| {
             if !Gpt2::accepts(vocab.pattern()) {
                 return Ok(Splitter::Machine(Machine::new(vocab.pattern(), vocab.reference())?));
@@ -65,11 +75,19 @@ impl Tokenizer {
             let scan = Box::new(ScanTables::new(classes, bridges));
             Ok(Splitter::Gpt2 { scan, plain: Box::new(Gpt2::new(classes)) })
         })?;
-        let cache =
-            WordCache::new(kernels).map_err(|error| Error::io("merge cache", "mapping memory", error))?;
+        let cache = WordCache::new(cache_bytes, kernels)
+            .map_err(|error| Error::io("merge cache", "mapping memory", error))?;
         let finder = (!vocab.specials().is_empty()).then(|| SpecialFinder::new(&vocab));
         let decoder = Decoder::new(&vocab);
-        let tokenizer = Self { vocab, model, finder, cache, idle: Mutex::default(), decoder, saved_entries: AtomicU64::new(0) };
+        let tokenizer = Self {
+            vocab,
+            model,
+            finder,
+            cache,
+            idle: Mutex::default(),
+            decoder,
+            saved_entries: AtomicU64::new(0),
+        };
         let table = tokenizer.cache.table();
         tokenizer.seed(&table);
         tokenizer.saved_entries.store(table.n_entries(), Ordering::Relaxed);

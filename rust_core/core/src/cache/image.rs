@@ -48,7 +48,8 @@ impl Owner<'_> {
         header[8..12].copy_from_slice(&VERSION.to_le_bytes());
         header[12..16].copy_from_slice(&(self.id_bytes as u32).to_le_bytes());
         for (byte, digits) in header[16..48].iter_mut().zip(self.fingerprint.as_bytes().chunks(2)) {
-            *byte = std::str::from_utf8(digits).ok().and_then(|d| u8::from_str_radix(d, 16).ok()).unwrap_or(0);
+            *byte =
+                std::str::from_utf8(digits).ok().and_then(|d| u8::from_str_radix(d, 16).ok()).unwrap_or(0);
         }
         header[48..56].copy_from_slice(&(n_entries as u64).to_le_bytes());
         header[56..].copy_from_slice(&hash.to_le_bytes());
@@ -96,14 +97,18 @@ pub(crate) fn load(table: &Table, owner: &Owner<'_>, path: &Path) -> Option<usiz
     // A hash protects against accidents, not against a program that once wrote nonsense.
     let sound = |&(key, value): &(Key, Value)| {
         let n_bytes = (value[1] >> 48) as usize;
-        key.hi >> 56 == 0xFF && key.hi != CLAIMED && n_bytes > 0 && n_bytes.is_multiple_of(owner.id_bytes) && n_bytes <= 14
+        key.hi >> 56 == 0xFF
+            && key.hi != CLAIMED
+            && n_bytes > 0
+            && n_bytes.is_multiple_of(owner.id_bytes)
+            && n_bytes <= 14
     };
     if !entries.iter().all(sound) {
         return None;
     }
     let mut learned = Learned::default();
     insert_all(table, &entries, &mut learned);
-    table.count(learned);
+    table.count_seeded(learned);
     Some(n_entries)
 }
 

@@ -38,8 +38,8 @@ use crate::vocab::{Merges, Vocabulary};
 use long_cache::LongCache;
 use misses::Found;
 use probe::Miss;
-use wide_cache::WideCache;
 use rustc_hash::FxHashMap;
+use wide_cache::WideCache;
 
 /// Pretokens of a batch: one per byte at most, and the one that the batch before left open.
 const UNITS: usize = BATCH + 1;
@@ -54,7 +54,10 @@ const CERTAIN: usize = 8;
 /// How pretokens are found.
 pub(crate) enum Splitter {
     /// GPT-2's pattern: the scanner, and the plain one that knows where text can be cut.
-    Gpt2 { scan: Box<ScanTables>, plain: Box<Gpt2> },
+    Gpt2 {
+        scan: Box<ScanTables>,
+        plain: Box<Gpt2>,
+    },
     Machine(Machine),
 }
 
@@ -163,7 +166,7 @@ impl Model {
         }
         let mut learned = Learned::default();
         image::insert_all(table, &entries, &mut learned);
-        table.count(learned);
+        table.count_seeded(learned);
     }
 }
 
@@ -177,6 +180,7 @@ struct Batch {
 }
 
 impl Batch {
+    #[expect(clippy::large_stack_arrays, reason = "twice per worker, and then it is in a box")]
     fn new() -> Box<Self> {
         let key = Key::default();
         Box::new(Self { base: 0, units: 0, starts: [0; _], keys: [key; _], slots: [0; _] })
@@ -340,9 +344,10 @@ impl Encoder<'_> {
     ) -> Result<usize> {
         let (mut at, mut base, mut n) = (0, 0, 0);
         loop {
-            let split = match at < text.len() {
-                true => Some(machine.next(text, at).map_err(|error| at_offset(error, offset))?),
-                false => None,
+            let split = if at < text.len() {
+                Some(machine.next(text, at).map_err(|error| at_offset(error, offset))?)
+            } else {
+                None
             };
             let split = split.filter(|split| complete || !split.hit_end);
             let far = at - base > i32::MAX as usize;

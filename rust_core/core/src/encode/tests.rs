@@ -9,9 +9,9 @@ use crate::vocab::Reference;
 /// Characters that have tripped scanners up: every class, every length, every whitespace, quotes, what
 /// looks like quotes, marks, characters of the mixed blocks, and the exceptions in uniform ones.
 const NASTY: [char; 40] = [
-    ' ', '\n', '\t', '\r', '\u{b}', 'a', 's', 'l', 'v', 'e', 'r', 'Z', '1', '9', '\'', '.', '!', '\0', '\u{7f}', '\u{85}',
-    '\u{a0}', 'é', '×', 'ſ', '²', 'Ж', '\u{301}', 'ا', 'अ', '\u{93f}', '\u{2003}', '\u{2019}', '\u{3000}', '、', 'の', '中',
-    '䷀', '！', '😀', '𐍈',
+    ' ', '\n', '\t', '\r', '\u{b}', 'a', 's', 'l', 'v', 'e', 'r', 'Z', '1', '9', '\'', '.', '!', '\0',
+    '\u{7f}', '\u{85}', '\u{a0}', 'é', '×', 'ſ', '²', 'Ж', '\u{301}', 'ا', 'अ', '\u{93f}', '\u{2003}',
+    '\u{2019}', '\u{3000}', '、', 'の', '中', '䷀', '！', '😀', '𐍈',
 ];
 
 struct Random(u64);
@@ -24,7 +24,7 @@ impl Random {
 
     fn text(&mut self, n_chars: usize) -> String {
         // Few kinds of characters at a time make runs and repetitions.
-        let kinds: Vec<char> = (0..1 + self.below(6)).map(|_| NASTY[self.below(NASTY.len())]).collect();
+        let kinds: Vec<char> = (0..=self.below(6)).map(|_| NASTY[self.below(NASTY.len())]).collect();
         (0..n_chars).map(|_| kinds[self.below(kinds.len())]).collect()
     }
 }
@@ -106,7 +106,10 @@ fn every_tier_finds_the_starts_of_the_plain_scanner() {
     for round in 0..4000 {
         check(&random.text(round % 700));
     }
-    for len in [63, 64, 65, 127, 128, 1023, 1024, 1025, 1087, 1088, 1089, 1216, 1535, 1536, 1537, 2047, 2048, 2049, 5000] {
+    for len in [
+        63, 64, 65, 127, 128, 1023, 1024, 1025, 1087, 1088, 1089, 1216, 1535, 1536, 1537, 2047, 2048, 2049,
+        5000,
+    ] {
         check(&"a".repeat(len));
         check(&" ".repeat(len));
         check(&random.text(len));

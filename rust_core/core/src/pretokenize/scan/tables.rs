@@ -15,8 +15,17 @@ pub(crate) struct Table64(pub(crate) [u8; 64]);
 /// (`second` 0), or a lead byte and the byte after it. Chosen for how often texts have them: accented
 /// Latin letters, typographic quotes, kana and CJK punctuation, full-width forms, Devanagari.
 pub(crate) const GROUPS: [(u8, u8); 11] = [
-    (0xC3, 0), (0xC2, 0), (0xE2, 0x80), (0xE3, 0x80), (0xE3, 0x81), (0xE3, 0x82), (0xE3, 0x83), (0xEF, 0xBC),
-    (0xEF, 0xBD), (0xE0, 0xA4), (0xE0, 0xA5),
+    (0xC3, 0),
+    (0xC2, 0),
+    (0xE2, 0x80),
+    (0xE3, 0x80),
+    (0xE3, 0x81),
+    (0xE3, 0x82),
+    (0xE3, 0x83),
+    (0xEF, 0xBC),
+    (0xEF, 0xBD),
+    (0xE0, 0xA4),
+    (0xE0, 0xA5),
 ];
 
 pub(crate) const NO_GROUP: u8 = u8::MAX;
@@ -62,7 +71,8 @@ impl ScanTables {
             _ => OTHER,
         };
         let (index, rows) = classes.rows(class);
-        let mut ascii = std::array::from_fn(|code| rows[usize::from(index[code / 64])][code % 64] & !WIDE_SPACE);
+        let mut ascii =
+            std::array::from_fn(|code| rows[usize::from(index[code / 64])][code % 64] & !WIDE_SPACE);
         ascii[usize::from(b' ')] |= GLUES;
         ascii[usize::from(b'\'')] |= APOSTROPHE;
         let row = |block: usize| rows[usize::from(index[block])];

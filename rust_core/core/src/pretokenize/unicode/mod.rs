@@ -106,9 +106,10 @@ impl Classes {
     /// code point / 64, and the rows.
     pub(crate) fn rows(&self, class: impl Fn(u8, bool) -> u8) -> (Box<[u16]>, Vec<[u8; 64]>) {
         const HALVES: usize = BLOCK / 64;
-        let classes = self.blocks.iter().map(|block| {
-            block.map(|flagged| class(flagged & !SPACE_FLAG, flagged & SPACE_FLAG != 0))
-        });
+        let classes = self
+            .blocks
+            .iter()
+            .map(|block| block.map(|flagged| class(flagged & !SPACE_FLAG, flagged & SPACE_FLAG != 0)));
         let rows = classes.flat_map(|block| {
             let (halves, _) = block.as_chunks::<64>();
             [halves[0], halves[1]]
