@@ -197,7 +197,7 @@ def test_waits_are_explained(tmp_path: Path, caplog: pytest.LogCaptureFixture, m
         assert len(list(loader)) == 4
     text = caplog.text
     assert "waiting for stream 'web' to begin" in text
-    assert "waiting for stream 'web' at token 41: 30 are committed, 4.0 M tokens/s, ETA 0.0 s, paused" in text
+    assert "'web' at token 41: 25 are committed (the writer is at 30), 4.0 M tokens/s, ETA 0.0 s, paused" in text
     assert loader.stats.wait_s > 0 and loader.stats.n_batches == 4
     for timer in timers:
         timer.join()

@@ -9,7 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 from tokend import Tokenizer
-from tokend_client import TokenLoader, TokenStream
+from tokend_client import Client, TokenLoader, TokenStream
+from tokend_client.daemon_feed import DaemonFeed
+from tokend_client.feed import Cursor
 
 from . import naive
 
@@ -61,3 +63,29 @@ def test_followed_from_before_it_begins(tmp_path: Path, gpt2: Tokenizer, corpus:
     for thread in threads:
         thread.join(60)
     assert got == [expected] * 3
+
+
+def test_with_a_daemon(tmp_path: Path, gpt2: Tokenizer, corpus: list[Path], client: Client) -> None:
+    """The daemon writes the stream; the feed tells of its job, and of a daemon that has gone."""
+    gpt2.encode_files(corpus, tmp_path / "set.bin", separator="|")
+    feed = DaemonFeed(client, interval_s=0.05)
+    job = client.submit(corpus, tmp_path / "stream", separator="|", format="stream")
+    loader = TokenLoader(tmp_path / "stream", follow=True, feed=feed, stall_timeout_s=60, **OPTIONS)
+    assert naive.digest(loader) == naive.digest(TokenLoader(tmp_path / "set.bin", **OPTIONS))
+    job.wait(timeout=60)
+    path = str(tmp_path / "stream")
+    feed.report([Cursor(name, at, None, 0, 0, 0) for name, at in (("stream", path), ("other", f"{path}2"))])
+    feed._known.clear()
+    while feed.status("other") is None:
+        feed.wait(0.1)
+    status, other = feed.status("stream"), feed.status("other")
+    assert status is not None and status.n_tokens == len(TokenStream(path))
+    assert status.note == f"job {job.job_id} is done"
+    assert other is not None and other.note == "no job of the daemon writes it"
+    feed.close()
+    gone = DaemonFeed(Client(f"ipc://{tmp_path}/nobody.sock", connect_timeout=0.2), interval_s=0.05)
+    gone.report([Cursor("stream", path, None, 0, 0, 0)])
+    while (status := gone.status("stream")) is None:
+        gone.wait(0.1)
+    assert status.note.startswith("the daemon does not answer")
+    gone.close()
