@@ -6,7 +6,7 @@ STAMP  := $(VENV)/.installed
 SOURCES := Cargo.toml Cargo.lock pyproject.toml client/pyproject.toml \
            $(shell find rust_core -name '*.rs' -o -name 'Cargo.toml' -o -name '*.u16' | grep -v /target/)
 
-.PHONY: demo test faults bench bench-seed bench-service bench-loader loader-torch lint tools clean
+.PHONY: demo test faults parity bench bench-seed bench-service bench-loader loader-torch lint tools clean
 
 # Runs the main job on real text: a daemon, a corpus, progress, and the result read back.
 demo: $(STAMP)
@@ -38,6 +38,10 @@ loader-torch: $(STAMP)
 
 bench-service: $(STAMP)
 	$(BIN)/python tests/bench/service.py
+
+# Every tokenizer family against its real reference, 200,000 strings and 300 MB each: hours.
+parity: $(STAMP)
+	$(BIN)/python tests/parity/campaign.py $(PARITY)
 
 lint: $(STAMP)
 	cargo fmt --all --check

@@ -164,10 +164,16 @@ def shutdown(drain: bool, timeout_s: float) -> Call[None]:
 
 
 def named(tokenizer: str | os.PathLike[str]) -> str:
-    """A tokenizer's name, or its absolute path if it is a path. The bundled one's name wins over a file's."""
+    """A tokenizer's name, or its absolute path if it is a path; `NAME=PATH` with the path made absolute.
+
+    The bundled one's name wins over a file's.
+    """
     if tokenizer == "gpt2":
         return tokenizer
     text = os.fspath(tokenizer)
+    encoding, equals, path = text.partition("=")
+    if equals and path and "/" not in encoding and not os.path.exists(text):
+        return f"{encoding}={os.path.abspath(path)}"
     return os.path.abspath(text) if "/" in text or os.path.exists(text) else text
 
 

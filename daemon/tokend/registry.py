@@ -16,6 +16,7 @@ from tokend_client.errors import PathDeniedError, TokenizerInvalidError
 
 from . import words
 from ._core import Tokenizer
+from .vocabularies import resolve
 
 _Stamp = tuple[tuple[int, int, int], ...]
 
@@ -42,7 +43,8 @@ class Registry:
         """
         if self.is_loaded(name):
             return self._entries[name].tokenizer
-        path = Path(name)
+        name = resolve(name)
+        path = _path_of(name)
         if path.is_absolute() and self._roots:
             real = path.resolve()
             if not any(real.is_relative_to(root.resolve()) for root in self._roots):
@@ -64,7 +66,7 @@ class Registry:
 
     def is_loaded(self, name: str) -> bool:
         """Whether `get` would return at once: a path has to be looked at again each time."""
-        return name in self._entries and not name.startswith("/")
+        return name in self._entries and not _path_of(name).is_absolute()
 
     def loaded(self) -> dict[str, Tokenizer]:
         """The tokenizers that were asked for so far, by name."""
@@ -72,13 +74,20 @@ class Registry:
             return {name: entry.tokenizer for name, entry in self._entries.items()}
 
 
+def _path_of(name: str) -> Path:
+    """The path in a tokenizer's name: itself, or the part behind `cl100k_base=`."""
+    encoding, equals, path = name.partition("=")
+    return Path(path) if equals and "/" not in encoding else Path(name)
+
+
 def _stamp(path: Path) -> _Stamp:
     """What tells that a tokenizer's files changed."""
     if not path.is_absolute() or not path.exists():
         return ()
-    names = ("vocab.json", "merges.txt", "encoder.json", "vocab.bpe")
+    names = ("tokenizer.json", "vocab.json", "merges.txt", "encoder.json", "vocab.bpe")
     folder = path if path.is_dir() else path.parent
-    files = [path] if path.suffix == ".model" else [folder / name for name in names]
+    is_pair = path.is_dir() or path.name in names[1:]
+    files = [folder / name for name in names] if is_pair else [path]
     stats = [os.stat(file) for file in files if file.exists()]
     return tuple((stat.st_ino, stat.st_size, stat.st_mtime_ns) for stat in stats)
 

@@ -11,6 +11,7 @@ from tokend_client.errors import BadRequestError, UnknownIdError
 
 from . import GPT2_PATTERN, _core
 from .registry import eot_id
+from .vocabularies import resolve
 
 if TYPE_CHECKING:
     # Imported where an array is made: files become token files without it.
@@ -41,11 +42,17 @@ class Tokenizer:
 
     @classmethod
     def load(cls, name_or_path: str | os.PathLike[str]) -> Tokenizer:
-        """Loads `"gpt2"` (bundled), a `.model` file, or a folder with `vocab.json` and `merges.txt`.
+        """Loads a tokenizer by name or path.
 
-        Raises `NotFoundError`, or `TokenizerInvalidError` that names the broken line.
+        - `"gpt2"`: bundled.
+        - `"cl100k_base=PATH"`: a published encoding with its rank file; without `=PATH` the file is looked
+          for in installed packages (see `tokend tokenizers`).
+        - a `tokenizer.json` of the byte-level BPE kind, or a folder with one; post-processors are not applied.
+        - a `tekken.json`, a `.model` file, or a folder with `vocab.json` and `merges.txt`.
+
+        Raises `NotFoundError`, or `TokenizerInvalidError` that names the broken line or what is not supported.
         """
-        return cls(_core.Tokenizer.load(os.fspath(name_or_path)))
+        return cls(_core.Tokenizer.load(resolve(os.fspath(name_or_path))))
 
     @classmethod
     def from_tiktoken(
@@ -128,8 +135,14 @@ class Tokenizer:
 
     @property
     def pattern(self) -> str:
-        """The split pattern."""
+        """The split pattern; the steps of a `tokenizer.json` where one pattern does not say it all."""
         return self._core.pattern
+
+    @property
+    def reference(self) -> str:
+        """Whose ids are matched: `"tiktoken"`, `"regex"` (Python's, for the split) or `"tokenizers"` (Hugging
+        Face's, `encode(..., add_special_tokens=False)`: a post-processor of the file is not applied)."""
+        return self._core.reference
 
     def encode(self, text: str, special: str = "raise") -> Ids:
         """The ids of a text: shape (n,), dtype `self.dtype`."""
@@ -254,4 +267,4 @@ class Tokenizer:
         return result
 
     def __repr__(self) -> str:
-        return f"Tokenizer({self.name!r}, vocab_size={self.vocab_size}, {self.dtype})"
+        return f"Tokenizer({self.name!r}, vocab_size={self.vocab_size}, {self.dtype}, like {self.reference})"

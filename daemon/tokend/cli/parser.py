@@ -41,6 +41,7 @@ def build_parser() -> argparse.ArgumentParser:
     verify = command("verify", "verify", "read a token set again: checksums, lengths, ids, document ends")
     verify.add_argument("path", help="OUT.bin, a stream's directory, or the manifest of either")
     _json(verify)
+    _json(command("tokenizers", "tokenizers", "the vocabularies that this machine has"))
     for name, help in (("jobs", "the daemon's jobs"), ("status", "how the daemon is")):
         _client(command(name, "daemon", help))
     stop = command("stop", "daemon", "stop the daemon after its running jobs")
@@ -81,8 +82,9 @@ def _tokenizer(parser: argparse.ArgumentParser, default: str | None = "gpt2") ->
     parser.add_argument(
         "--tokenizer",
         default=default,
-        metavar="gpt2|PATH",
-        help=f"gpt2, a .model file, or a folder with vocab.json and merges.txt{shown}",
+        metavar="NAME|PATH",
+        help="gpt2, a tokenizer.json, a .model file, a folder with vocab.json and merges.txt, or a published "
+        f"encoding with its rank file (cl100k_base=PATH); see `tokend tokenizers`{shown}",
     )
 
 

@@ -16,8 +16,10 @@ pub mod error;
 pub mod input;
 pub mod job;
 pub mod lane;
+pub mod normalize;
 pub mod pretokenize;
 pub mod special;
+mod staged;
 #[doc(hidden)]
 pub mod stages;
 pub mod stream;

@@ -7,13 +7,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use crate::cache::{CACHE_BYTES, CacheStats, Table, WordCache, image};
 use crate::decode::Decoder;
 use crate::documents::encode_segments;
-use crate::encode::{Encoder, Model, Scratch, Splitter};
+use crate::encode::{Encoder, Model, Scratch};
 use crate::error::{Error, Result};
+use crate::input::border::Cuts;
 use crate::lane::Lane;
-use crate::pretokenize::gpt2::Gpt2;
-use crate::pretokenize::machine::Machine;
-use crate::pretokenize::scan::ScanTables;
-use crate::pretokenize::unicode::classes;
 use crate::special::{SpecialFinder, SpecialPolicy};
 use crate::tier::{self, Kernels};
 use crate::vocab::Vocabulary;
@@ -67,14 +64,7 @@ impl Tokenizer {
         kernels: &'static Kernels,
         cache_bytes: usize,
     ) -> Result<Self> {
-        let model = Model::new(&vocab, kernels, |bridges| {
-            if !Gpt2::accepts(vocab.pattern()) {
-                return Ok(Splitter::Machine(Machine::new(vocab.pattern(), vocab.reference())?));
-            }
-            let classes = classes(vocab.reference());
-            let scan = Box::new(ScanTables::new(classes, bridges));
-            Ok(Splitter::Gpt2 { scan, plain: Box::new(Gpt2::new(classes)) })
-        })?;
+        let model = Model::new(&vocab, kernels)?;
         let cache = WordCache::new(cache_bytes, kernels)
             .map_err(|error| Error::io("merge cache", "mapping memory", error))?;
         let finder = (!vocab.specials().is_empty()).then(|| SpecialFinder::new(&vocab));
@@ -208,12 +198,9 @@ impl Tokenizer {
         self.finder.as_ref()
     }
 
-    /// The GPT-2 scanner, if the pattern is GPT-2's: it knows where text can be cut.
-    pub(crate) fn scanner(&self) -> Option<&Gpt2> {
-        match &self.model.splitter {
-            Splitter::Gpt2 { plain, .. } => Some(plain),
-            Splitter::Machine(_) => None,
-        }
+    /// Where text can be cut, if that is known for the vocabulary's splitter.
+    pub(crate) fn cuts(&self) -> Option<Cuts<'_>> {
+        Cuts::new(&self.model.splitter, self.model.stage.as_ref())
     }
 
     /// Lends an encoder over the present table and a worker's memory.

@@ -11,5 +11,5 @@ mod _core {
     #[pymodule_export]
     use super::job::{JobControl, check_paths, default_threads, discard_partials, encode_files, verify};
     #[pymodule_export]
-    use super::tokenizer::{StreamEncoder, Tokenizer};
+    use super::tokenizer::{StreamEncoder, Tokenizer, published_encoding};
 }

@@ -8,7 +8,7 @@ use numpy::{IntoPyArray, PyReadonlyArray1};
 use pyo3::prelude::*;
 use pyo3::pybacked::PyBackedStr;
 use pyo3::types::{PyBytes, PyDict};
-use tokend_core::vocab::SpecialToken;
+use tokend_core::vocab::{Reference, SpecialToken};
 use tokend_core::{Error, Lane, SpecialPolicy, Vocabulary};
 
 use crate::errors::CoreError;
@@ -166,8 +166,11 @@ impl Tokenizer {
     #[getter]
     fn special_tokens<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
         let tokens = PyDict::new(py);
-        for special in self.inner.vocab().specials() {
-            tokens.set_item(&special.text, special.id)?;
+        let vocab = self.inner.vocab();
+        for (at, special) in vocab.specials().iter().enumerate() {
+            if vocab.flags(at).special {
+                tokens.set_item(&special.text, special.id)?;
+            }
         }
         Ok(tokens)
     }
@@ -180,6 +183,15 @@ impl Tokenizer {
     #[getter]
     fn pattern(&self) -> &str {
         self.inner.vocab().pattern()
+    }
+
+    #[getter]
+    fn reference(&self) -> &'static str {
+        match self.inner.vocab().reference() {
+            Reference::Tiktoken => "tiktoken",
+            Reference::PythonRegex => "regex",
+            Reference::HuggingFace => "tokenizers",
+        }
     }
 
     fn encode(&self, py: Python<'_>, text: &str, special: &str) -> PyResult<Py<PyAny>> {
@@ -262,6 +274,12 @@ impl Tokenizer {
         let encoder = tokend_core::StreamEncoder::new(Arc::clone(&self.inner), special);
         Ok(StreamEncoder { wide: self.inner.vocab().is_wide(), inner: Mutex::new(encoder) })
     }
+}
+
+/// What is known of a published encoding by heart: pattern, SHA-256 of its rank file, special tokens.
+#[pyfunction]
+pub(crate) fn published_encoding(name: &str) -> Option<tokend_core::vocab::named::Published> {
+    tokend_core::vocab::named::published(name)
 }
 
 /// Encodes one text that comes in pieces; see `tokend.Tokenizer.encode_iter`.

@@ -19,6 +19,7 @@ pub(crate) mod keys;
 mod long_cache;
 mod misses;
 pub(crate) mod probe;
+pub(crate) mod splitter;
 mod wide_cache;
 
 use crate::bpe::inert::Bridges;
@@ -29,16 +30,17 @@ use crate::bpe::short::{ShortPairs, Word};
 use crate::cache::{KEY_MAX, Key, Learned, Slots, Table, image};
 use crate::error::{Error, Result};
 use crate::lane::Lane;
-use crate::pretokenize::Pretokenizer as _;
-use crate::pretokenize::gpt2::Gpt2;
-use crate::pretokenize::machine::Machine;
 use crate::pretokenize::scan::{BATCH, STARTS_ROOM, Scan, ScanTables};
+use crate::pretokenize::steps::{Chain, Piece};
+use crate::pretokenize::{Matcher, Pretokenizer as _, Split};
+use crate::staged::Stage;
 use crate::tier::Kernels;
 use crate::vocab::{Merges, Vocabulary};
 use long_cache::LongCache;
 use misses::Found;
 use probe::Miss;
 use rustc_hash::FxHashMap;
+use splitter::Splitter;
 use wide_cache::WideCache;
 
 /// Pretokens of a batch: one per byte at most, and the one that the batch before left open.
@@ -51,24 +53,16 @@ const COPY: usize = 32;
 /// the next one, and one more (whitespace gives its last character away, see `scan`).
 const CERTAIN: usize = 8;
 
-/// How pretokens are found.
-pub(crate) enum Splitter {
-    /// GPT-2's pattern: the scanner, and the plain one that knows where text can be cut.
-    Gpt2 {
-        scan: Box<ScanTables>,
-        plain: Box<Gpt2>,
-    },
-    Machine(Machine),
-}
-
 /// What a vocabulary needs to encode; immutable, shared by all threads.
 pub(crate) struct Model {
     pub(crate) splitter: Splitter,
+    /// What happens to text before it is split.
+    pub(crate) stage: Option<Stage>,
     pub(crate) pairs: PairTable,
     short: Option<ShortPairs>,
     bridges: Bridges,
-    /// Rank vocabularies: tokens that merging their bytes does not arrive at. A pretoken that is one
-    /// of them is that token, because tiktoken looks a whole pretoken up before it merges; the same
+    /// Rank vocabularies, and those that ignore merges: tokens that merging their bytes does not arrive at. A pretoken that is one
+    /// of them is that token, because the reference looks a whole pretoken up before it merges; the same
     /// bytes as a part of a longer pretoken are not.
     whole: FxHashMap<Box<[u8]>, u32>,
     token_lens: Vec<u32>,
@@ -76,16 +70,10 @@ pub(crate) struct Model {
 }
 
 impl Model {
-    /// `splitter` is given whether pretokens may be cut at inert borders as they are found: only where
-    /// the cache says of every part what it says of a pretoken.
-    pub(crate) fn new(
-        vocab: &Vocabulary,
-        kernels: &'static Kernels,
-        splitter: impl FnOnce(Option<&Bridges>) -> Result<Splitter>,
-    ) -> Result<Self> {
+    pub(crate) fn new(vocab: &Vocabulary, kernels: &'static Kernels) -> Result<Self> {
         let pairs = PairTable::new(vocab);
         let mut whole = FxHashMap::default();
-        if matches!(vocab.merges(), Merges::Ranks) && !pairs.is_canonical() {
+        if vocab.is_whole_first() && !(*vocab.merges() == Merges::Ranks && pairs.is_canonical()) {
             let (mut scratch, mut ids) = (MergeScratch::default(), Vec::new());
             for (id, token) in vocab.ordinary() {
                 ids.clear();
@@ -100,9 +88,11 @@ impl Model {
             token_lens[id as usize] = token.len() as u32;
         }
         let bridges = Bridges::new(vocab);
-        let splitter = splitter(whole.is_empty().then_some(&bridges))?;
+        // A part of a pretoken may only be taken for one where the cache says the same of both.
+        let splitter = Splitter::new(vocab, whole.is_empty().then_some(&bridges))?;
+        let stage = Stage::new(vocab)?;
         let short = ShortPairs::new(&pairs);
-        Ok(Self { splitter, pairs, short, bridges, whole, token_lens, kernels })
+        Ok(Self { splitter, stage, pairs, short, bridges, whole, token_lens, kernels })
     }
 
     /// The ids of one pretoken or part of one; symbols of bytes without a token stay above [`MISSING`].
@@ -217,6 +207,7 @@ impl Batch {
 /// A worker's own memory; reused from job to job.
 pub(crate) struct Scratch {
     scan: Scan,
+    pieces: Vec<Piece>,
     /// The batch that is being filled, and the one before it, whose lines are on their way.
     filling: Box<Batch>,
     waiting: Box<Batch>,
@@ -242,6 +233,7 @@ impl Default for Scratch {
     fn default() -> Self {
         Self {
             scan: Scan::default(),
+            pieces: Vec::new(),
             filling: Batch::new(),
             waiting: Batch::new(),
             misses: Box::new([Miss::default(); _]),
@@ -290,7 +282,13 @@ impl Encoder<'_> {
         self.scratch.waiting.units = 0;
         match &self.model.splitter {
             Splitter::Gpt2 { scan, .. } => self.scanned(scan, text.as_bytes(), complete, offset, out),
-            Splitter::Machine(machine) => self.matched(machine, text, complete, offset, out),
+            Splitter::Pattern(Matcher::Alternatives(fast)) => {
+                self.matched(|at| Ok(fast.find(text.as_bytes(), at)), text, complete, offset, out)
+            }
+            Splitter::Pattern(Matcher::Machine(machine)) => {
+                self.matched(|at| machine.next(text, at), text, complete, offset, out)
+            }
+            Splitter::Chain(chain) => self.chained(chain, text, complete, offset, out),
         }
     }
 
@@ -336,7 +334,7 @@ impl Encoder<'_> {
     /// With a matcher that gives pretokens one by one, and may skip text between them.
     fn matched<L: Lane>(
         &mut self,
-        machine: &Machine,
+        next: impl Fn(usize) -> Result<Split>,
         text: &str,
         complete: bool,
         offset: u64,
@@ -345,7 +343,7 @@ impl Encoder<'_> {
         let (mut at, mut base, mut n) = (0, 0, 0);
         loop {
             let split = if at < text.len() {
-                Some(machine.next(text, at).map_err(|error| at_offset(error, offset))?)
+                Some(next(at).map_err(|error| at_offset(error, offset))?)
             } else {
                 None
             };
@@ -371,6 +369,43 @@ impl Encoder<'_> {
         }
         self.finish(text.as_bytes(), offset, out)?;
         Ok(at)
+    }
+
+    /// With steps, which give the pretokens of a text all at once.
+    fn chained<L: Lane>(
+        &mut self,
+        chain: &Chain,
+        text: &str,
+        complete: bool,
+        offset: u64,
+        out: &mut Vec<L>,
+    ) -> Result<usize> {
+        let mut pieces = std::mem::take(&mut self.scratch.pieces);
+        pieces.clear();
+        let used = chain.split(text, complete, &mut pieces).map_err(|error| at_offset(error, offset))?;
+        let (mut at, mut base, mut n) = (0, 0, 0);
+        // A piece that is not kept closes the last batch.
+        for piece in pieces.iter().copied().chain([Piece { end: used, kept: false }]) {
+            if n == BATCH || n > 0 && (at - base > i32::MAX as usize || !piece.kept) {
+                self.scratch.filling.starts[n] = (at - base) as u32;
+                self.advance(text.as_bytes(), base, n, offset, out)?;
+                n = 0;
+            }
+            if piece.end - at > i32::MAX as usize {
+                return Err(Error::TooLong { offset: offset + at as u64 });
+            }
+            if piece.kept {
+                if n == 0 {
+                    base = at;
+                }
+                self.scratch.filling.starts[n] = (at - base) as u32;
+                n += 1;
+            }
+            at = piece.end;
+        }
+        self.scratch.pieces = pieces;
+        self.finish(text.as_bytes(), offset, out)?;
+        Ok(used)
     }
 
     /// Takes the batch that was filled, and emits the one before it; `offset` is where `text` starts.

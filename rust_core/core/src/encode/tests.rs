@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::cache::WordCache;
+use crate::pretokenize::gpt2::Gpt2;
 use crate::pretokenize::unicode::classes;
 use crate::tier;
 use crate::vocab::Reference;
@@ -40,12 +41,7 @@ impl Fixture {
     }
 
     fn model(&self, kernels: &'static Kernels) -> Model {
-        Model::new(&self.vocab, kernels, |bridges| {
-            let classes = classes(Reference::Tiktoken);
-            let scan = Box::new(ScanTables::new(classes, bridges));
-            Ok(Splitter::Gpt2 { scan, plain: Box::new(Gpt2::new(classes)) })
-        })
-        .expect("a model")
+        Model::new(&self.vocab, kernels).expect("a model")
     }
 
     /// Starts of the pretokens.

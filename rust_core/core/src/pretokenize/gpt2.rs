@@ -178,14 +178,14 @@ fn char_start(text: &[u8], mut at: usize) -> usize {
 }
 
 /// The last character of `text`, if it is a whole and valid one.
-fn last_char(text: &[u8]) -> Option<&[u8]> {
+pub(super) fn last_char(text: &[u8]) -> Option<&[u8]> {
     let start = char_start(text, text.len().checked_sub(1)?);
     let last = &text[start..];
     (last.len() <= 4 && std::str::from_utf8(last).is_ok_and(|c| c.chars().count() == 1)).then_some(last)
 }
 
 /// The first character of `text`, if it is a whole and valid one.
-fn first_char(text: &[u8]) -> Option<&[u8]> {
+pub(super) fn first_char(text: &[u8]) -> Option<&[u8]> {
     let len = match *text.first()? {
         0..0x80 => 1,
         0xC2..0xE0 => 2,
