@@ -23,17 +23,21 @@ def inspect(arguments: argparse.Namespace) -> int:
         options = stream.manifest["options"]
         sources = stream.manifest["sources"]
         n_bytes = sum(source["size_bytes"] for source in sources)
+        segments = stream.manifest.get("segments")
+        kind = f"raw {stream.dtype}" if segments is None else f"stream of {plural(len(segments), 'segment')}, {stream.dtype}"
         rows = [
             ("file", str(stream.path)),
-            ("format", f"raw {stream.dtype}, {size(stream.manifest['data']['size_bytes'])}"),
+            ("format", f"{kind}, {size(stream.n_tokens * stream.dtype.itemsize)}"),
             ("tokens", f"{stream.n_tokens:,}"),
             ("documents", f"{stream.n_documents:,}"),
-            ("tokenizer", f"{stream.tokenizer} ({stream.fingerprint[:12]})"),
+            ("tokenizer", f"{stream.tokenizer} ({(stream.fingerprint or '')[:12]})"),
             ("end of text", f"{options['eot']} {options['eot_id']}" if options["eot_id"] is not None else "none"),
             ("options", f"special={options['special']} errors={options['errors']} separator={options['separator']!r}"),
             ("sources", f"{plural(len(sources), 'file')}, {size(n_bytes)}"),
         ]
-        if stream.n_tokens:
+        if segments is not None:
+            rows.insert(2, ("state", stream.manifest["state"]))
+        if stream.n_tokens and stream.manifest.get("state", "sealed") == "sealed":
             rows.append(("bytes/token", f"{n_bytes / stream.n_tokens:.2f}"))
         rows += _tokenizer(stream)
         for name, value in rows:
@@ -43,7 +47,7 @@ def inspect(arguments: argparse.Namespace) -> int:
 
 def _tokenizer(stream: TokenStream) -> list[tuple[str, str]]:
     try:
-        tokenizer = Tokenizer.load(stream.tokenizer)
+        tokenizer = Tokenizer.load(stream.tokenizer or "")
         head = repr(tokenizer.decode(stream[:_HEAD_TOKENS]))
     except TokendError as error:
         return [("head", f"(the tokenizer cannot be loaded: {error.message})")]
