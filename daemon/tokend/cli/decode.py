@@ -26,9 +26,9 @@ def decode(arguments: argparse.Namespace) -> int:
     ids: Ids | TokenStream
     if arguments.file is None:
         ids, tokenizer = _from_stdin(), Tokenizer.load(arguments.tokenizer or "gpt2")
-    elif os.path.isdir(arguments.file) or os.path.exists(f"{arguments.file.removesuffix('.json')}.json"):
+    elif _has_manifest(arguments.file):
         stream = TokenStream(arguments.file)
-        tokenizer = Tokenizer.load(arguments.tokenizer or stream.tokenizer or "")
+        tokenizer = Tokenizer.load(arguments.tokenizer or stream.tokenizer or "gpt2")
         if tokenizer.fingerprint != stream.fingerprint:
             raise StreamError(
                 f"{arguments.file}: made by another tokenizer than {tokenizer.name} is now",
@@ -43,6 +43,11 @@ def decode(arguments: argparse.Namespace) -> int:
         sys.stdout.buffer.write(tokenizer.decode_bytes(ids[at : min(at + _BLOCK_TOKENS, stop)]))
     sys.stdout.buffer.flush()
     return 0
+
+
+def _has_manifest(path: str) -> bool:
+    """Whether it is a set or a stream directory of ours."""
+    return os.path.exists(f"{path.removesuffix('.json')}.json") or os.path.exists(os.path.join(path, "manifest.json"))
 
 
 def _from_stdin() -> Ids:
