@@ -6,7 +6,7 @@ STAMP  := $(VENV)/.installed
 SOURCES := Cargo.toml Cargo.lock pyproject.toml client/pyproject.toml \
            $(shell find rust_core -name '*.rs' -o -name 'Cargo.toml' -o -name '*.u16' | grep -v /target/)
 
-.PHONY: demo test bench bench-seed bench-loader loader-torch parity lint tools clean
+.PHONY: demo test faults parity bench bench-seed bench-service bench-loader loader-torch lint tools clean
 
 # Runs the main job on real text: a daemon, a corpus, progress, and the result read back.
 demo: $(STAMP)
@@ -16,15 +16,15 @@ test: $(STAMP)
 	cargo test --workspace --exclude tokend-py --release --quiet
 	$(BIN)/python -m pytest
 
+# Damage done for real, at length; `make test` runs a short form of each item.
+faults: $(STAMP)
+	PYTHONPATH=tests $(BIN)/python -m faults $(ITEMS)
+
 bench: $(STAMP)
 	$(BIN)/python tests/bench/floor.py
 
 bench-seed: $(STAMP)
 	$(BIN)/python tests/bench/seed.py
-
-# Every tokenizer family against its real reference, 200,000 strings and 300 MB each: hours.
-parity: $(STAMP)
-	$(BIN)/python tests/parity/campaign.py $(PARITY)
 
 # The loader against its peers; installs those that can be had. Writes docs/reference/loader-throughput.*
 bench-loader: $(STAMP)
@@ -35,6 +35,13 @@ bench-loader: $(STAMP)
 loader-torch: $(STAMP)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check torch torchdata
 	$(BIN)/python -m pytest tests/loader/test_torch.py tests/loader/test_guide.py
+
+bench-service: $(STAMP)
+	$(BIN)/python tests/bench/service.py
+
+# Every tokenizer family against its real reference, 200,000 strings and 300 MB each: hours.
+parity: $(STAMP)
+	$(BIN)/python tests/parity/campaign.py $(PARITY)
 
 lint: $(STAMP)
 	cargo fmt --all --check

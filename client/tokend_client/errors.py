@@ -178,6 +178,12 @@ class ShuttingDownError(TokendError):
     retryable = True
 
 
+class PoisonError(TokendError):
+    """A job during which the daemon died twice; it is not run again."""
+
+    code = "POISON"
+
+
 class InternalError(TokendError):
     """A defect of tokend."""
 

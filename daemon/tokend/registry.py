@@ -14,6 +14,7 @@ from pathlib import Path
 
 from tokend_client.errors import PathDeniedError, TokenizerInvalidError
 
+from . import words
 from ._core import Tokenizer
 from .vocabularies import resolve
 
@@ -29,8 +30,9 @@ class _Entry:
 class Registry:
     """Tokenizers by name or absolute path. Thread-safe."""
 
-    def __init__(self, roots: tuple[Path, ...] = ()) -> None:
+    def __init__(self, roots: tuple[Path, ...] = (), state_dir: Path | None = None) -> None:
         self._roots = roots
+        self._state_dir = state_dir
         self._lock = threading.Lock()
         self._entries: dict[str, _Entry] = {}
 
@@ -39,6 +41,8 @@ class Registry:
 
         Raises `TokenizerInvalidError` for an unknown name, `NotFoundError`, `PathDeniedError`.
         """
+        if self.is_loaded(name):
+            return self._entries[name].tokenizer
         name = resolve(name)
         path = _path_of(name)
         if path.is_absolute() and self._roots:
@@ -50,13 +54,19 @@ class Registry:
             entry = self._entries.get(name)
             if entry is None or entry.stamp != stamp:
                 entry = _Entry(Tokenizer.load(name), stamp)
+                if self._state_dir is not None:
+                    words.recall(entry.tokenizer, self._state_dir)
                 self._entries[name] = entry
             return entry.tokenizer
 
+    def keep_words(self) -> None:
+        """Writes what the tokenizers have learned into the state directory (some milliseconds, blocking)."""
+        for tokenizer in self.loaded().values():
+            words.keep(tokenizer, self._state_dir)
+
     def is_loaded(self, name: str) -> bool:
-        """Whether `get` would return at once."""
-        entry = self._entries.get(name)
-        return entry is not None and not _path_of(name).is_absolute()
+        """Whether `get` would return at once: a path has to be looked at again each time."""
+        return name in self._entries and not _path_of(name).is_absolute()
 
     def loaded(self) -> dict[str, Tokenizer]:
         """The tokenizers that were asked for so far, by name."""

@@ -28,7 +28,9 @@ def bars(path: Path, runs: list[dict[str, Any]], names: list[str]) -> None:
     parts = []
     y = 40
     for corpus in corpora:
-        parts.append(f'<text x="{_LEFT - 10}" y="{y + 12}" text-anchor="end" font-weight="bold">{escape(corpus)}</text>')
+        parts.append(
+            f'<text x="{_LEFT - 10}" y="{y + 12}" text-anchor="end" font-weight="bold">{escape(corpus)}</text>'
+        )
         for name, colour in zip(names, _COLOURS, strict=False):
             if (corpus, name) not in rates:
                 continue

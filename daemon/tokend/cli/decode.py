@@ -27,7 +27,10 @@ def decode(arguments: argparse.Namespace) -> int:
         ids, tokenizer = _from_stdin(), Tokenizer.load(arguments.tokenizer or "gpt2")
     elif os.path.exists(f"{arguments.file.removesuffix('.json')}.json"):
         stream = TokenStream(arguments.file)
-        tokenizer = Tokenizer.load(arguments.tokenizer or stream.tokenizer)
+        name = arguments.tokenizer or stream.tokenizer
+        if name is None:
+            raise BadRequestError(f"{arguments.file}: does not say which tokenizer made it", "pass --tokenizer")
+        tokenizer = Tokenizer.load(name)
         if tokenizer.fingerprint != stream.fingerprint:
             raise StreamError(
                 f"{arguments.file}: made by another tokenizer than {tokenizer.name} is now",

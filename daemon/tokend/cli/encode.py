@@ -29,18 +29,19 @@ def encode(arguments: argparse.Namespace) -> int:
         "errors": arguments.errors,
         "threads": arguments.threads,
         "force": arguments.force,
+        "format": arguments.format,
     }
     start = time.monotonic()
     if arguments.local:
         if arguments.no_wait:
             raise BadRequestError("--no-wait needs a daemon; it does not go with --local")
-        options |= {"format": arguments.format, "resume": arguments.resume}
+        if arguments.key is not None:
+            raise BadRequestError("--key needs a daemon; it does not go with --local")
+        options["resume"] = arguments.resume
         manifest = _local(arguments, inputs, options)
     else:
         if arguments.resume:
             raise BadRequestError("--resume goes with --local", "a daemon resumes its jobs by itself")
-        if arguments.format != "bin":
-            raise BadRequestError(f"--format {arguments.format} goes with --local, for now")
         # Sockets are not needed with --local, and take longer to import than a small file to encode.
         from tokend_client import paths
 
@@ -48,7 +49,7 @@ def encode(arguments: argparse.Namespace) -> int:
 
         client = spawn.ensure(arguments.endpoint or paths.default_endpoint())
         with client:
-            job = client.submit(inputs, arguments.output, tokenizer=arguments.tokenizer, **options)
+            job = client.submit(inputs, arguments.output, tokenizer=arguments.tokenizer, key=arguments.key, **options)
             if arguments.no_wait:
                 print(json.dumps({"job_id": job.job_id}) if arguments.json else job.job_id)
                 return 0

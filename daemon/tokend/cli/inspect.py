@@ -28,7 +28,7 @@ def inspect(arguments: argparse.Namespace) -> int:
             ("format", f"raw {stream.dtype}, {size(stream.manifest['data']['size_bytes'])}"),
             ("tokens", f"{stream.n_tokens:,}"),
             ("documents", f"{stream.n_documents:,}"),
-            ("tokenizer", f"{stream.tokenizer} ({stream.fingerprint[:12]})"),
+            ("tokenizer", f"{stream.tokenizer} ({(stream.fingerprint or 'no fingerprint')[:12]})"),
             ("end of text", f"{options['eot']} {options['eot_id']}" if options["eot_id"] is not None else "none"),
             ("options", f"special={options['special']} errors={options['errors']} separator={options['separator']!r}"),
             ("sources", f"{plural(len(sources), 'file')}, {size(n_bytes)}"),
@@ -42,6 +42,8 @@ def inspect(arguments: argparse.Namespace) -> int:
 
 
 def _tokenizer(stream: TokenStream) -> list[tuple[str, str]]:
+    if stream.tokenizer is None:
+        return []
     try:
         tokenizer = Tokenizer.load(stream.tokenizer)
         head = repr(tokenizer.decode(stream[:_HEAD_TOKENS]))

@@ -111,6 +111,13 @@ def _serve(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--idle-timeout", type=float, metavar="SECONDS", help="stop when idle for so long (default: never)"
     )
+    parser.add_argument(
+        "--drain-timeout",
+        type=float,
+        default=30.0,
+        metavar="SECONDS",
+        help="how long SIGTERM lets the running job go on; it is resumed at the next start (default: 30)",
+    )
 
 
 def _encode(parser: argparse.ArgumentParser) -> None:
@@ -160,6 +167,9 @@ def _encode(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--local", action="store_true", help="work in this process, without a daemon")
     parser.add_argument("--no-wait", action="store_true", help="print the job's id and return at once")
     parser.add_argument("--force", action="store_true", help="replace an existing output")
+    parser.add_argument(
+        "--key", metavar="KEY", help="a name for this job: giving it again, also after a crash, finds the same job"
+    )
     parser.add_argument(
         "--resume", action="store_true", help="with --local: go on from what an interrupted run left, if anything"
     )

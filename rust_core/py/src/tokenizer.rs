@@ -41,6 +41,25 @@ fn utf8(bytes: &[u8], at: usize) -> Result<&str, CoreError> {
     })
 }
 
+/// The texts that stand one behind the other in `data`; `ends` are where each ends.
+fn cut<'a>(data: &'a [u8], ends: &[u64]) -> Result<Vec<&'a str>, CoreError> {
+    let mut texts = Vec::with_capacity(ends.len());
+    let mut start = 0;
+    for &end in ends {
+        let Some(bytes) = usize::try_from(end).ok().and_then(|end| data.get(start..end)) else {
+            let what = format!("text {} is {start}..{end} of {} bytes", texts.len(), data.len());
+            return Err(Error::BadOption { option: "ends", what }.into());
+        };
+        texts.push(utf8(bytes, start)?);
+        start += bytes.len();
+    }
+    if start != data.len() {
+        let what = format!("the last text ends at {start} of {} bytes", data.len());
+        return Err(Error::BadOption { option: "ends", what }.into());
+    }
+    Ok(texts)
+}
+
 type IdsAndEnds = (Py<PyAny>, Py<PyAny>);
 
 impl Tokenizer {
@@ -192,23 +211,11 @@ impl Tokenizer {
         &self,
         py: Python<'_>,
         data: &[u8],
-        ends: Vec<usize>,
+        ends: PyReadonlyArray1<'_, u64>,
         special: &str,
     ) -> PyResult<IdsAndEnds> {
-        let mut texts = Vec::with_capacity(ends.len());
-        let mut start = 0;
-        for end in ends {
-            let Some(bytes) = data.get(start..end) else {
-                let what = format!("text {} is {start}..{end} of {} bytes", texts.len(), data.len());
-                return Err(CoreError::from(Error::BadOption { option: "ends", what }).into());
-            };
-            texts.push(utf8(bytes, start)?);
-            start = end;
-        }
-        if start != data.len() {
-            let what = format!("the last text ends at {start} of {} bytes", data.len());
-            return Err(CoreError::from(Error::BadOption { option: "ends", what }).into());
-        }
+        let ends = ends.as_slice()?;
+        let texts = py.detach(|| cut(data, ends))?;
         self.batch(py, &texts, special)
     }
 
