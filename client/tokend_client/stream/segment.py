@@ -23,7 +23,7 @@ Ids = NDArray[Any]
 EMPTY_ENDS = np.empty(0, np.uint64)
 
 
-def map_array(path: Path, dtype: np.dtype[Any], n_items: int, *, offset_bytes: int = 0) -> NDArray[Any]:
+def map_array(path: str | Path, dtype: np.dtype[Any], n_items: int, *, offset_bytes: int = 0) -> NDArray[Any]:
     """`n_items` of a file as a read-only array over a memory map of its own.
 
     The array keeps the map alive; the file is closed at once. The map survives a fork, and the file's
@@ -33,7 +33,7 @@ def map_array(path: Path, dtype: np.dtype[Any], n_items: int, *, offset_bytes: i
         return np.empty(0, dtype)
     n_bytes = offset_bytes + n_items * dtype.itemsize
     try:
-        with path.open("rb") as file:
+        with open(path, "rb") as file:
             have = os.fstat(file.fileno()).st_size
             if have < n_bytes:
                 raise StreamError(
@@ -54,7 +54,7 @@ class Segment:
 
     def __init__(
         self,
-        path: Path,
+        path: str,  # Thousands are made when a large stream opens; a Path costs more than all else.
         dtype: np.dtype[Any],
         *,
         first_token: int,
