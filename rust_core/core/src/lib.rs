@@ -21,7 +21,7 @@ pub mod pretokenize;
 pub mod special;
 mod staged;
 #[doc(hidden)]
-pub mod stages;
+pub mod profile;
 pub mod stream;
 mod stream_encoder;
 mod tier;
