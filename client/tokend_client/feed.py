@@ -166,11 +166,13 @@ def failure(stream: TokenStream, name: str) -> TokendError:
 
 def _reason(stream: TokenStream, name: str, n_tokens: int, begun_tokens: int, waited_s: float, feed: Feed) -> str:
     status = feed.status(name)
-    have = max(stream.n_tokens, status.n_tokens if status else 0)
-    rate = status.tokens_per_s if status else (stream.n_tokens - begun_tokens) / max(waited_s, 1e-9)
-    eta = f"ETA {(n_tokens - have) / rate:.1f} s" if rate > 0 else "no ETA"
-    note = f", {status.note}" if status and status.note else ""
+    have, rate, writer = stream.n_tokens, (stream.n_tokens - begun_tokens) / max(waited_s, 1e-9), ""
+    if status is not None and status.n_tokens:
+        have, rate = max(have, status.n_tokens), status.tokens_per_s
+        writer = f" (the writer is at {status.n_tokens:,})"
+    eta = f"ETA {max(n_tokens - have, 0) / rate:.1f} s" if rate > 0 else "no ETA"
+    note = f", {status.note}" if status is not None and status.note else ""
     return (
-        f"waiting for stream {name!r} at token {n_tokens:,}: {have:,} are committed, "
+        f"waiting for stream {name!r} at token {n_tokens:,}: {stream.n_tokens:,} are committed{writer}, "
         f"{rate / 1e6:.1f} M tokens/s, {eta}{note} (waited {waited_s:.1f} s)"
     )

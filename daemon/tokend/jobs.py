@@ -77,7 +77,8 @@ class JobTable:
         self._admits = True
         self._takes_queued = True
         self._last: Job | None = None
-        self._manifests: deque[Job] = deque()
+        self._manifests: OrderedDict[str, Job] = OrderedDict()
+        """Jobs whose manifest is in memory, oldest first."""
         self._manifest_bytes = 0
         self.journal = Journal(config.state_dir, config.endpoint)
         self._runner = threading.Thread(target=self._run, name="tokend-jobs", daemon=True)
@@ -212,6 +213,7 @@ class JobTable:
 
     def _drop(self, job: Job) -> None:
         self._jobs.pop(job.job_id, None)
+        self._let_go(job)
         if job.record.key is not None and self._keys.get(job.record.key) is job:
             del self._keys[job.record.key]
 
@@ -489,12 +491,16 @@ class JobTable:
 
     def _keep_manifest(self, job: Job, manifest: bytes) -> None:
         job.manifest = manifest
-        self._manifests.append(job)
+        self._manifests[job.job_id] = job
         self._manifest_bytes += len(manifest)
         while self._manifest_bytes > _MANIFESTS_MAX_BYTES and len(self._manifests) > 1:
-            oldest = self._manifests.popleft()
-            self._manifest_bytes -= len(oldest.manifest or b"")
-            oldest.manifest = None
+            self._let_go(next(iter(self._manifests.values())))
+
+    def _let_go(self, job: Job) -> None:
+        """Drops a job's manifest from memory; it is on the disk."""
+        if self._manifests.pop(job.job_id, None) is not None:
+            self._manifest_bytes -= len(job.manifest or b"")
+            job.manifest = None
 
 
 def stopping() -> ShuttingDownError:

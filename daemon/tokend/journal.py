@@ -52,6 +52,7 @@ log = logging.getLogger("tokend.journal")
 APPLICATION_ID = 0x544B444A
 VERSION = 1
 
+_PAGE_BYTES = 4096
 _RETRY_S = 1.0
 
 _SPOILING = (sqlite3.SQLITE_IOERR_FSYNC, sqlite3.SQLITE_IOERR_DIR_FSYNC, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
@@ -261,6 +262,8 @@ class Journal:
             if _log(self.path).exists():
                 return self._rebuild("its file is missing, its log is there")
             return _create(self.path, {})
+        if self.path.stat().st_size % _PAGE_BYTES:
+            return self._rebuild("its file is cut short")
         torn = damage_of(_log(self.path))
         if torn is not None:
             return self._rebuild(torn)
@@ -373,6 +376,7 @@ def _create(path: Path, rows: dict[str, tuple[int, bytes]]) -> sqlite3.Connectio
     _remove(fresh)
     database = sqlite3.connect(fresh, isolation_level=None)
     try:
+        database.execute(f"PRAGMA page_size={_PAGE_BYTES}")
         database.execute("PRAGMA journal_mode=MEMORY")
         database.execute("PRAGMA synchronous=FULL")
         database.execute(f"PRAGMA application_id={APPLICATION_ID}")

@@ -72,6 +72,8 @@ def run_job(record: Record, control: _core.JobControl, registry: Registry, confi
         # What is there cannot be gone on with, for instance after an upgrade.
         discard_partials(record, config)
         report = encode(resume=False)
+    # The core has removed its checkpoint, or the disk would not let it; there is no later run to do so.
+    discard_partials(record, config)
     manifest = msgspec.json.decode(report)
     up_to_date = manifest.pop("up_to_date")
     return Summary(msgspec.json.encode(manifest), manifest["n_tokens"], manifest["n_documents"], up_to_date)

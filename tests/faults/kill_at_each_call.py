@@ -28,16 +28,16 @@ def run(scale: Scale) -> Row:
             number = 0
             while True:
                 number += 1 if scale.share == 1 else chance.randint(1, 3)
-                if not _try(row, ground, Rig(folder / "rig"), call, number, folder):
+                if not _try(row, ground, Rig(folder / "rig"), call, number):
                     break
                 hits[call] = hits.get(call, 0) + 1
-                if scale.share < 1 and hits[call] >= 2:
+                if scale.share < 1 and hits[call] >= 1:
                     break
     row.worst = ", ".join(f"{call} {n}" for call, n in hits.items())
     return row
 
 
-def _try(row: Row, ground: Ground, rig: Rig, call: str, number: int, folder: object) -> bool:
+def _try(row: Row, ground: Ground, rig: Rig, call: str, number: int) -> bool:
     """One daemon, one job, one kill; False if the call was not reached."""
     rig.folder.mkdir(exist_ok=True)
     row.tries += 1

@@ -57,7 +57,7 @@ def test_keys_do_not_add_up() -> None:
     assert derive("a", "b") != derive("ab") and derive(1) != derive("\x01")
 
 
-@pytest.mark.parametrize("bits", [16, 17, 20])
+@pytest.mark.parametrize("bits", [10, 15, 18])
 def test_each_bit_depends_on_each(bits: int) -> None:
     """No output bit follows an input bit: their correlation is that of chance."""
     n = 1 << bits

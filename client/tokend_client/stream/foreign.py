@@ -25,6 +25,7 @@ file, when documents are first asked for.
 from __future__ import annotations
 
 import glob
+import os
 import struct
 from collections.abc import Callable
 from pathlib import Path
@@ -112,7 +113,7 @@ def open_megatron(path: Path) -> Snapshot:
         return found
 
     segment = Segment(
-        data, dtype, first_token=0, n_tokens=n_bytes // dtype.itemsize, n_documents=n_bounds - 1, load_ends=ends
+        str(data), dtype, first_token=0, n_tokens=n_bytes // dtype.itemsize, n_documents=n_bounds - 1, load_ends=ends
     )
     return _snapshot([segment], dtype, "megatron")
 
@@ -145,7 +146,7 @@ def open_llmc(paths: list[Path], eot_id: int | None, eot_at: EotAt | None) -> Sn
         _check_length(path, _LLMC_HEADER_BYTES + n_tokens * dtype.itemsize)
         segments.append(
             Segment(
-                path,
+                str(path),
                 dtype,
                 first_token=first,
                 n_tokens=n_tokens,
@@ -178,7 +179,7 @@ def open_datatrove(paths: list[Path]) -> Snapshot:
         load = _datatrove_ends(index, n_documents, n_tokens) if index.exists() else None
         segments.append(
             Segment(
-                path,
+                str(path),
                 dtype,
                 first_token=first,
                 n_tokens=n_tokens,
@@ -221,7 +222,9 @@ def open_raw(path: Path, dtype: str, eot_id: int | None, eot_at: EotAt | None) -
     if rest:
         raise StreamError(f"{path}: {path.stat().st_size} bytes are no whole number of {kind.itemsize}-byte ids")
     scan = scan_for(eot_id, eot_at or "end")
-    segment = Segment(path, kind, first_token=0, n_tokens=n_tokens, n_documents=None if scan else 0, load_ends=scan)
+    segment = Segment(
+        str(path), kind, first_token=0, n_tokens=n_tokens, n_documents=None if scan else 0, load_ends=scan
+    )
     return _snapshot([segment], kind, "raw")
 
 
@@ -247,6 +250,6 @@ def _snapshot(segments: list[Segment], dtype: np.dtype[Any], format: str) -> Sna
     """Its identity is names and lengths: these formats say nothing of how they were made."""
     identity: list[str | int] = [format, str(dtype)]
     for segment in segments:
-        identity += [segment.path.name, segment.n_tokens]
+        identity += [os.path.basename(segment.path), segment.n_tokens]
     manifest = {"format": format, "dtype": dtype.name, "n_tokens": sum(s.n_tokens for s in segments)}
     return Snapshot(tuple(segments), dtype, "sealed", manifest, None, tuple(identity))

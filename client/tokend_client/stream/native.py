@@ -72,7 +72,7 @@ def open_bin(path: Path) -> Snapshot:
         _check_size(tokens, n_tokens * dtype.itemsize, exact=True)
         _check_size(ends, n_documents * _ENDS.itemsize, exact=True)
         segment = Segment(
-            tokens,
+            str(tokens),
             dtype,
             first_token=0,
             n_tokens=n_tokens,
@@ -104,19 +104,20 @@ def open_directory(folder: Path, before: Snapshot | None = None) -> Snapshot:
         # Of thousands of segments only the names are checked here; a length when a file is mapped.
         there = set(os.listdir(folder)) if before is None else set()
         kept = {segment.path: segment for segment in before.segments} if before else {}
+        base = f"{folder}/"
         segments: list[Segment] = []
         n_tokens = n_documents = 0
         for entry in manifest["segments"]:
-            segment = _segment(folder, entry, dtype)
+            segment = _segment(base, entry, dtype)
             if segment.first_token != n_tokens:
-                raise StreamError(f"{path}: {segment.path.name} begins at {segment.first_token}, not at {n_tokens}")
+                raise StreamError(f"{path}: {segment.path} begins at {segment.first_token}, not at {n_tokens}")
             old = kept.get(segment.path)
             if old is not None and old.same_as(segment):
                 segment = old
-            elif before is None and not {entry["tokens"], entry["ends"]} <= there:
+            elif before is None and not (entry["tokens"] in there and entry["ends"] in there):
                 raise StreamError(f"{segment.path}: missing, or its ends are, though the manifest names both")
             elif before is not None or entry is manifest["segments"][-1]:
-                _check_size(segment.path, segment.n_tokens * dtype.itemsize, exact=False)
+                _check_size(Path(segment.path), segment.n_tokens * dtype.itemsize, exact=False)
                 _check_size(folder / entry["ends"], segment.n_documents * _ENDS.itemsize, exact=False)
             segments.append(segment)
             n_tokens += segment.n_tokens
@@ -141,11 +142,11 @@ def open_directory(folder: Path, before: Snapshot | None = None) -> Snapshot:
         raise _broken(path, error) from None
 
 
-def _segment(folder: Path, entry: dict[str, Any], dtype: np.dtype[Any]) -> Segment:
+def _segment(base: str, entry: dict[str, Any], dtype: np.dtype[Any]) -> Segment:
     n_documents = int(entry["n_documents"])
-    ends = folder / entry["ends"]
+    ends = base + entry["ends"]
     return Segment(
-        folder / entry["tokens"],
+        base + entry["tokens"],
         dtype,
         first_token=int(entry["first_token"]),
         n_tokens=int(entry["n_tokens"]),

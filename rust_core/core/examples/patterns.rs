@@ -2,6 +2,8 @@
 //!
 //! For each pattern: the matcher that it is compiled to, and the machine, its naive twin.
 
+#![expect(clippy::print_stdout, clippy::print_stderr, reason = "a program for people")]
+
 use std::process::ExitCode;
 
 use tokend_core::pretokenize::machine::Machine;

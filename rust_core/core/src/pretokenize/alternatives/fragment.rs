@@ -131,7 +131,7 @@ impl Fragment {
     }
 
     /// The end of the match that starts at `start`. `looked` is set when the end of the text had a say.
-    #[inline(always)]
+    #[inline]
     pub(super) fn end(
         &self,
         table: &SetTable,
@@ -205,7 +205,7 @@ impl Fragment {
 }
 
 /// Matches with the prefix, and if that fails and the prefix may be left out, without.
-#[inline(always)]
+#[inline]
 fn with_prefix(
     table: &SetTable,
     text: &[u8],
@@ -233,7 +233,7 @@ fn with_prefix(
 }
 
 /// The end of a run of at least `min` and at most `max` characters.
-#[inline(always)]
+#[inline]
 fn count(
     table: &SetTable,
     text: &[u8],

@@ -84,7 +84,7 @@ impl Alternatives {
 
 impl Alternatives {
     /// The match or the unmatched character at `start`, as [`Pretokenizer::next`], which cannot fail here.
-    #[inline(always)]
+    #[inline]
     #[must_use]
     pub fn find(&self, text: &[u8], start: usize) -> Split {
         let (value, len) = self.table.at(text, start);

@@ -137,6 +137,7 @@ impl SetTable {
         let nibbles = &self.nibbles[set.trailing_zeros() as usize];
         let powers = _mm_setr_epi8(1, 2, 4, 8, 16, 32, 64, -128, 0, 0, 0, 0, 0, 0, 0, 0);
         while let Some(window) = text.get(at..at + 16) {
+            #[expect(clippy::cast_ptr_alignment, reason = "unaligned loads")]
             // SAFETY: both are 16 bytes.
             let (bytes, low) = unsafe {
                 let load = |from: *const u8| _mm_loadu_si128(from.cast::<__m128i>());
