@@ -83,11 +83,13 @@ def tokenizers(threads: int, vocabulary: Path) -> Encode:
 
 
 def _pieces(text: str, n_chars: int = 100_000) -> list[str]:
-    """Pieces that can be encoded on their own: each ends with a newline before a letter."""
+    """Pieces that can be encoded on their own: each ends with one newline, before a letter."""
     pieces, start = [], 0
     while start < len(text):
         end = start + n_chars
-        while end < len(text) and not (text[end - 1] == "\n" and text[end].isalpha()):
+        while end < len(text) and not (
+            text[end - 1] == "\n" and not text[end - 2].isspace() and text[end].isalpha()
+        ):
             end += 1
         pieces.append(text[start:end])
         start = end

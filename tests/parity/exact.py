@@ -69,11 +69,13 @@ def reference() -> tiktoken.Encoding:
 
 
 def pieces(text: str, n_chars: int = 200_000) -> list[str]:
-    """Pieces that the reference can encode on their own: each ends with a newline before a letter."""
+    """Pieces that the reference can encode on their own: each ends with one newline, before a letter."""
     found, start = [], 0
     while start < len(text):
         end = start + n_chars
-        while end < len(text) and not (text[end - 1] == "\n" and text[end].isalpha()):
+        while end < len(text) and not (
+            text[end - 1] == "\n" and not text[end - 2].isspace() and text[end].isalpha()
+        ):
             end += 1
         found.append(text[start:end])
         start = end
