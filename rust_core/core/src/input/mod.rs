@@ -11,6 +11,7 @@
 
 pub mod access;
 pub(crate) mod border;
+pub mod jsonl;
 
 use std::fs::{File, Metadata};
 use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt};
