@@ -3,7 +3,16 @@ from typing import Any, final
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["JobControl", "StreamEncoder", "Tokenizer", "check_paths", "default_threads", "encode_files"]
+__all__ = [
+    "JobControl",
+    "StreamEncoder",
+    "Tokenizer",
+    "check_paths",
+    "default_threads",
+    "discard_partials",
+    "encode_files",
+    "verify",
+]
 
 @final
 class Tokenizer:
@@ -54,6 +63,7 @@ class StreamEncoder:
 class JobControl:
     def __new__(cls) -> JobControl: ...
     def cancel(self) -> None: ...
+    def suspend(self) -> None: ...
     def progress(self) -> tuple[int, int, int, int]: ...
 
 def encode_files(
@@ -70,6 +80,36 @@ def encode_files(
     force: bool,
     roots: list[str],
     control: JobControl,
+    format: str = "bin",
+    resume: bool = False,
+    partial_key: str | None = None,
 ) -> str: ...
-def check_paths(inputs: list[str], output: str, *, force: bool, roots: list[str]) -> int: ...
+def check_paths(
+    inputs: list[str],
+    output: str,
+    *,
+    force: bool,
+    roots: list[str],
+    format: str = "bin",
+    resume: bool = False,
+    partial_key: str | None = None,
+) -> int: ...
+def discard_partials(
+    output: str, partial_key: str | None = None, format: str = "bin", *, roots: list[str] = ...
+) -> bool: ...
+def export(
+    input: str,
+    output: str,
+    format: str,
+    *,
+    eot: str | None = None,
+    eot_id: int | None = None,
+    shard_tokens: int | None = None,
+    row_tokens: int | None = None,
+    val_fraction: float = 0.0,
+    seed: int = 0,
+    shuffle: bool = False,
+    force: bool = False,
+) -> str: ...
+def verify(path: str) -> str: ...
 def default_threads() -> int: ...

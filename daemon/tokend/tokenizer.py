@@ -190,13 +190,22 @@ class Tokenizer:
         errors: str = "strict",
         threads: int = 0,
         force: bool = False,
+        format: str = "bin",
+        resume: bool = False,
         control: _core.JobControl | None = None,
     ) -> dict[str, Any]:
         """Encodes files into one token set and returns its manifest (with `up_to_date` added).
 
-        Blocks until the set is published; releases the GIL; Ctrl-C is seen when it returns. `threads=0`
-        leaves one core free. With an error nothing is left behind. See `tokend encode --help` for the
-        options, and `tokend_client.TokenStream` for reading the result.
+        `format` is `"bin"` (the set `output`, published as a whole) or `"stream"` (the directory
+        `output`, which can be read while it grows). Blocks until the output is complete; releases the
+        GIL; Ctrl-C is seen when it returns. `threads=0` leaves one core free.
+
+        With an error no set is left behind, and a stream says in its manifest that it failed. Partial
+        files stay when the process is killed, when the disk is full, and after `control.suspend()`:
+        `resume=True` goes on from them and ends with the bytes of an undisturbed run. It raises
+        `InputChangedError` or `ConflictError` if the job is not the same any more, and starts from the
+        beginning if there is nothing to go on from. See `tokend encode --help` for the other options,
+        and `tokend_client.TokenStream` for reading the result.
         """
         if isinstance(inputs, str | bytes):
             raise BadRequestError(f"inputs is one path, not a list of them; pass [{inputs!r}]")
@@ -213,6 +222,8 @@ class Tokenizer:
             errors=errors,
             threads=threads,
             force=force,
+            format=format,
+            resume=resume,
             roots=[],
             control=control or _core.JobControl(),
         )

@@ -33,8 +33,13 @@ def encode(arguments: argparse.Namespace) -> int:
     if arguments.local:
         if arguments.no_wait:
             raise BadRequestError("--no-wait needs a daemon; it does not go with --local")
+        options |= {"format": arguments.format, "resume": arguments.resume}
         manifest = _local(arguments, inputs, options)
     else:
+        if arguments.resume:
+            raise BadRequestError("--resume goes with --local", "a daemon resumes its jobs by itself")
+        if arguments.format != "bin":
+            raise BadRequestError(f"--format {arguments.format} goes with --local, for now")
         client = spawn.ensure(arguments.endpoint or paths.default_endpoint())
         with client:
             job = client.submit(inputs, arguments.output, tokenizer=arguments.tokenizer, **options)
@@ -94,8 +99,10 @@ def _local(arguments: argparse.Namespace, inputs: list[str], options: dict[str, 
                 done, total, tokens, _ = control.progress()
                 update(done, total, tokens)
     except KeyboardInterrupt:
-        control.cancel()
+        control.suspend()
         worker.join()
+        if not isinstance(result[0], dict):
+            print(f"tokend: the same command with --resume goes on with {arguments.output}", file=sys.stderr)
         raise
     outcome = result[0]
     if isinstance(outcome, BaseException):

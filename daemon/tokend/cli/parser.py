@@ -38,6 +38,9 @@ def build_parser() -> argparse.ArgumentParser:
     inspect = command("inspect", "inspect", "what a token set holds")
     inspect.add_argument("path", help="OUT.bin or its manifest")
     _json(inspect)
+    verify = command("verify", "verify", "read a token set again: checksums, lengths, ids, document ends")
+    verify.add_argument("path", help="OUT.bin, a stream's directory, or the manifest of either")
+    _json(verify)
     for name, help in (("jobs", "the daemon's jobs"), ("status", "how the daemon is")):
         _client(command(name, "daemon", help))
     stop = command("stop", "daemon", "stop the daemon after its running jobs")
@@ -114,10 +117,19 @@ def _encode(parser: argparse.ArgumentParser) -> None:
         "--files-from", metavar="FILE|-", help="read the input paths from FILE, one per line (or NUL-separated)"
     )
     parser.add_argument(
-        "-o", "--output", required=True, metavar="OUT", help="the data file; OUT.ends and OUT.json are made beside it"
+        "-o",
+        "--output",
+        required=True,
+        metavar="OUT",
+        help="the data file (OUT.ends and OUT.json are made beside it), or a stream's directory",
     )
     _tokenizer(parser)
-    parser.add_argument("--format", choices=["bin"], default="bin", help="raw little-endian ids (default: bin)")
+    parser.add_argument(
+        "--format",
+        choices=["bin", "stream"],
+        default="bin",
+        help="one raw file, published as a whole, or a directory that can be read while it grows (default: bin)",
+    )
     parser.add_argument(
         "--separator", metavar="STR", help="text that ends a document (default: each file is one document)"
     )
@@ -146,6 +158,9 @@ def _encode(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--local", action="store_true", help="work in this process, without a daemon")
     parser.add_argument("--no-wait", action="store_true", help="print the job's id and return at once")
     parser.add_argument("--force", action="store_true", help="replace an existing output")
+    parser.add_argument(
+        "--resume", action="store_true", help="with --local: go on from what an interrupted run left, if anything"
+    )
     _client(parser)
 
 

@@ -17,38 +17,51 @@
 //! values are equal. Nothing is replaced in place, because a reader that has matched a key could
 //! then see another value.
 //!
+//! A key has two lines, its own and the one beside it (they share 128 bytes, which processors fetch
+//! together); the second is only used when the first is full, and only the miss path looks there.
+//!
 //! **Bounded.** When a table has taken as much as it usefully can, the next worker that starts a
 //! chunk puts an empty one in its place (seeded with the vocabulary); workers still reading the old
 //! one keep it alive until their chunk ends. What it held counts as evicted. So memory is at most
 //! two tables, and a change of language cannot leave the cache full of the old one for ever.
 //!
-//! Tried elsewhere and not repeated: a table per thread (each learns the same words again), and
-//! tables that grow with the corpus (every probe then misses the processor's caches).
+//! Tried elsewhere and not repeated: a table per thread (each learns the same words again), tables
+//! that grow with the corpus, denser tables with keys of 8 bytes (more instructions per key cost more
+//! than the misses they save).
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 
 use memmap2::MmapMut;
 
+use crate::tier::Kernels;
+
 /// Longest pretoken, in bytes, that has a key.
-pub const KEY_MAX: usize = 15;
+pub(crate) const KEY_MAX: usize = 15;
 
 /// High key word of a way that is being written; no key has it, its last byte is not 0xFF.
 const CLAIMED: u64 = 1;
 
 /// Lines of the default table: 2^19 of 64 bytes, 32 MiB of address space, touched as it fills.
 const N_LINES: usize = 1 << 19;
+const LINE_BYTES: usize = 64;
+/// From a line to the one beside it.
+const BESIDE: u32 = LINE_BYTES as u32;
+
+/// What a key maps to: ids in final form and their length in bytes, see `lane`.
+pub(crate) type Value = [u64; 2];
 
 /// The key of a pretoken.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Key {
-    lo: u64,
-    hi: u64,
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(crate) struct Key {
+    pub(crate) lo: u64,
+    pub(crate) hi: u64,
 }
 
-/// `PAD[n]` has 0xFF in every byte from `n` on.
-const PAD: [u128; 16] = {
-    let mut pad = [u128::MAX; 16];
+/// `PAD[n]` has 0xFF in every byte from `n` on; with 16 nothing is left of the bytes.
+const PAD: [u128; 17] = {
+    let mut pad = [u128::MAX; 17];
     let mut n = 1;
     while n < 16 {
         pad[n] = u128::MAX << (8 * n);
@@ -58,34 +71,34 @@ const PAD: [u128; 16] = {
 };
 
 impl Key {
-    /// A key that no way ever has: its last byte is not 0xFF, and it is neither 0 nor [`CLAIMED`].
-    pub const NONE: Self = Self { lo: 0, hi: 2 };
-
-    /// The key of `text[start..start + len]`, `len <= KEY_MAX`; the text is UTF-8.
+    /// The key of a pretoken of up to [`KEY_MAX`] bytes; the text is UTF-8.
     #[inline]
-    #[must_use]
-    pub fn new(text: &[u8], start: usize, len: usize) -> Self {
-        debug_assert!(len <= KEY_MAX);
-        let bytes = if let Some(window) = text.get(start..start + 16) {
-            let mut bytes = [0; 16];
-            bytes.copy_from_slice(window);
-            u128::from_le_bytes(bytes)
-        } else {
-            let mut bytes = [0; 16];
-            bytes[..len].copy_from_slice(&text[start..start + len]);
-            u128::from_le_bytes(bytes)
-        };
-        let key = bytes | PAD[len];
+    pub(crate) fn new(piece: &[u8]) -> Self {
+        debug_assert!(piece.len() <= KEY_MAX);
+        let mut bytes = [0; 16];
+        bytes[..piece.len()].copy_from_slice(piece);
+        Self::padded(u128::from_le_bytes(bytes), piece.len() as u32)
+    }
+
+    /// The key of the first `len` bytes, at most 16; with 16 no table has it.
+    #[inline]
+    pub(crate) fn padded(bytes: u128, len: u32) -> Self {
+        let key = bytes | PAD[len as usize];
         Self { lo: key as u64, hi: (key >> 64) as u64 }
     }
 
-    /// One widening multiplication; both halves take part in both factors' high bits.
-    #[inline]
-    fn hash(self) -> u64 {
-        let product =
-            u128::from(self.lo ^ 0x9E37_79B9_7F4A_7C15) * u128::from(self.hi ^ 0xD6E8_FEB8_6659_FD93);
-        (product >> 64) as u64 ^ product as u64
+    /// The pretoken, with 0xFF behind it.
+    pub(crate) fn bytes(self) -> [u8; 16] {
+        (u128::from(self.lo) | u128::from(self.hi) << 64).to_le_bytes()
     }
+}
+
+/// Where the lines of a table are, for the kernels.
+#[derive(Clone, Copy)]
+pub(crate) struct Slots {
+    pub(crate) lines: *const u8,
+    /// A hash, and this, is the offset of a line in bytes.
+    pub(crate) mask: u32,
 }
 
 #[repr(C, align(64))]
@@ -93,95 +106,152 @@ struct Line {
     keys: [[AtomicU64; 2]; 2],
     values: [[AtomicU64; 2]; 2],
 }
+const _: () = assert!(size_of::<Line>() == LINE_BYTES);
 
 /// One generation of the cache.
-pub struct Table {
+pub(crate) struct Table {
     memory: MmapMut,
-    mask: u64,
+    mask: u32,
+    hash: fn(Key) -> u32,
     n_entries: AtomicU64,
     n_refused: AtomicU64,
 }
 
 impl Table {
-    fn new(n_lines: usize) -> std::io::Result<Self> {
-        let memory = MmapMut::map_anon(n_lines * size_of::<Line>())?;
+    fn new(n_lines: usize, kernels: &Kernels) -> std::io::Result<Self> {
+        let memory = MmapMut::map_anon(n_lines * LINE_BYTES)?;
         // Without huge pages every other probe pays a page walk; a kernel that refuses is only slower.
         #[cfg(target_os = "linux")]
         let _ = memory.advise(memmap2::Advice::HugePage);
-        Ok(Self {
-            memory,
-            mask: n_lines as u64 - 1,
-            n_entries: AtomicU64::new(0),
-            n_refused: AtomicU64::new(0),
-        })
+        let mask = ((n_lines - 1) * LINE_BYTES) as u32;
+        let zero = AtomicU64::new;
+        Ok(Self { memory, mask, hash: kernels.hash, n_entries: zero(0), n_refused: zero(0) })
+    }
+
+    /// The table as the kernels see it.
+    pub(crate) fn slots(&self) -> Slots {
+        Slots { lines: self.memory.as_ptr(), mask: self.mask }
+    }
+
+    /// The line of a key, as an offset in bytes.
+    #[inline]
+    pub(crate) fn slot(&self, key: Key) -> u32 {
+        (self.hash)(key) & self.mask
     }
 
     #[inline]
-    fn lines(&self) -> &[Line] {
-        #[expect(clippy::cast_ptr_alignment, reason = "a mapping is page-aligned")]
-        let first = self.memory.as_ptr().cast::<Line>();
-        // SAFETY: the mapping is page-aligned (Line needs 64), holds `mask + 1` lines, lives as long
-        // as `self`, and is only ever accessed through the atomics of this view; zeroed memory is a
-        // valid Line.
-        unsafe { std::slice::from_raw_parts(first, self.mask as usize + 1) }
+    fn line(&self, slot: u32) -> &Line {
+        // Masked once more, so that no caller can reach outside.
+        let offset = (slot & self.mask) as usize;
+        #[expect(clippy::cast_ptr_alignment, reason = "a mapping is page-aligned, offsets are multiples of 64")]
+        // SAFETY: the mapping is page-aligned, reaches to `mask + 64`, lives as long as `self`, and is
+        // only ever accessed atomically or by `probe`; zeroed memory is a valid Line.
+        unsafe {
+            &*self.memory.as_ptr().add(offset).cast::<Line>()
+        }
     }
 
-    /// The line of a key.
+    /// Asks the processor for the second line of a key.
     #[inline]
-    #[must_use]
-    pub fn slot(&self, key: Key) -> u32 {
-        (key.hash() & self.mask) as u32
-    }
-
-    /// Asks the processor for a line that will be probed soon.
-    #[inline]
-    pub fn prefetch(&self, slot: u32) {
+    pub(crate) fn prefetch_beside(&self, slot: u32) {
         #[cfg(target_arch = "x86_64")]
-        if let Some(line) = self.lines().get(slot as usize) {
-            // SAFETY: a prefetch has no effect but on timing, and the address is valid.
-            unsafe {
-                std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T0 }>(
-                    std::ptr::from_ref(line).cast(),
-                );
-            }
+        // SAFETY: a prefetch has no effect but on timing.
+        unsafe {
+            use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+            _mm_prefetch::<_MM_HINT_T0>(std::ptr::from_ref(self.line(slot ^ BESIDE)).cast());
         }
     }
 
-    /// The value of a key, if the table has it.
+    /// The value of a key, if the table has it in either of its lines.
     #[inline]
-    #[must_use]
-    pub fn get(&self, slot: u32, key: Key) -> Option<[u64; 2]> {
-        let line = &self.lines()[slot as usize];
-        for way in 0..2 {
-            let [lo, hi] = &line.keys[way];
-            if hi.load(Ordering::Acquire) == key.hi && lo.load(Ordering::Relaxed) == key.lo {
-                let [first, second] = &line.values[way];
-                return Some([first.load(Ordering::Relaxed), second.load(Ordering::Relaxed)]);
-            }
-        }
-        None
+    pub(crate) fn get(&self, slot: u32, key: Key) -> Option<Value> {
+        self.line(slot).get(key).or_else(|| self.get_beside(slot, key))
     }
 
-    /// Stores a value where a way is free; a full line takes nothing.
-    pub fn insert(&self, slot: u32, key: Key, value: [u64; 2]) {
-        let line = &self.lines()[slot as usize];
-        for way in 0..2 {
-            let [lo, hi] = &line.keys[way];
-            if hi.compare_exchange(0, CLAIMED, Ordering::Relaxed, Ordering::Relaxed).is_ok() {
-                line.values[way][0].store(value[0], Ordering::Relaxed);
-                line.values[way][1].store(value[1], Ordering::Relaxed);
-                lo.store(key.lo, Ordering::Relaxed);
-                hi.store(key.hi, Ordering::Release);
-                self.n_entries.fetch_add(1, Ordering::Relaxed);
-                return;
+    /// The value of a key, if the table has it in its second line.
+    #[inline]
+    pub(crate) fn get_beside(&self, slot: u32, key: Key) -> Option<Value> {
+        self.line(slot ^ BESIDE).get(key)
+    }
+
+    /// Stores a value where a way is free; where none is, nothing is stored.
+    pub(crate) fn insert(&self, slot: u32, key: Key, value: Value) {
+        for slot in [slot, slot ^ BESIDE] {
+            match self.line(slot).insert(key, value) {
+                Inserted::Now => {
+                    self.n_entries.fetch_add(1, Ordering::Relaxed);
+                    return;
+                }
+                Inserted::Before => return,
+                Inserted::Not => {}
             }
         }
         self.n_refused.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Whether refused entries have become as many as half of what the table holds at most.
+    /// Every entry, in the order of the lines.
+    pub(crate) fn entries(&self) -> impl Iterator<Item = (Key, Value)> + '_ {
+        (0..=self.mask).step_by(LINE_BYTES).flat_map(|slot| {
+            let line = self.line(slot);
+            (0..2).filter_map(|way| line.entry(way))
+        })
+    }
+
+    pub(crate) fn n_entries(&self) -> u64 {
+        self.n_entries.load(Ordering::Relaxed)
+    }
+
+    /// Whether refused entries have become as many as a quarter of what the table holds at most.
     fn is_worn(&self) -> bool {
-        self.n_refused.load(Ordering::Relaxed) > self.mask
+        self.n_refused.load(Ordering::Relaxed) > u64::from(self.mask) / (2 * LINE_BYTES as u64)
+    }
+}
+
+enum Inserted {
+    Now,
+    Before,
+    Not,
+}
+
+impl Line {
+    #[inline]
+    fn get(&self, key: Key) -> Option<Value> {
+        (0..2).find(|&way| self.has(way, key)).map(|way| self.value(way))
+    }
+
+    #[inline]
+    fn has(&self, way: usize, key: Key) -> bool {
+        let [lo, hi] = &self.keys[way];
+        hi.load(Ordering::Acquire) == key.hi && lo.load(Ordering::Relaxed) == key.lo
+    }
+
+    #[inline]
+    fn value(&self, way: usize) -> Value {
+        let [first, second] = &self.values[way];
+        [first.load(Ordering::Relaxed), second.load(Ordering::Relaxed)]
+    }
+
+    fn entry(&self, way: usize) -> Option<(Key, Value)> {
+        let [lo, hi] = &self.keys[way];
+        let hi = hi.load(Ordering::Acquire);
+        (hi != 0 && hi != CLAIMED).then(|| (Key { lo: lo.load(Ordering::Relaxed), hi }, self.value(way)))
+    }
+
+    fn insert(&self, key: Key, value: Value) -> Inserted {
+        for way in 0..2 {
+            if self.has(way, key) {
+                return Inserted::Before;
+            }
+            let [lo, hi] = &self.keys[way];
+            if hi.compare_exchange(0, CLAIMED, Ordering::Relaxed, Ordering::Relaxed).is_ok() {
+                self.values[way][0].store(value[0], Ordering::Relaxed);
+                self.values[way][1].store(value[1], Ordering::Relaxed);
+                lo.store(key.lo, Ordering::Relaxed);
+                hi.store(key.hi, Ordering::Release);
+                return Inserted::Now;
+            }
+        }
+        Inserted::Not
     }
 }
 
@@ -197,7 +267,8 @@ pub struct CacheStats {
 }
 
 /// The cache of one tokenizer.
-pub struct WordCache {
+pub(crate) struct WordCache {
+    kernels: &'static Kernels,
     table: RwLock<Arc<Table>>,
     n_lines: usize,
     hits: AtomicU64,
@@ -207,15 +278,16 @@ pub struct WordCache {
 
 impl WordCache {
     /// An empty cache of the default size.
-    pub fn new() -> std::io::Result<Self> {
-        Self::with_lines(N_LINES)
+    pub(crate) fn new(kernels: &'static Kernels) -> std::io::Result<Self> {
+        Self::with_lines(N_LINES, kernels)
     }
 
     /// An empty cache of `n_lines` lines, rounded up to a power of two: lines are found by masking.
-    pub fn with_lines(n_lines: usize) -> std::io::Result<Self> {
-        let n_lines = n_lines.next_power_of_two();
+    pub(crate) fn with_lines(n_lines: usize, kernels: &'static Kernels) -> std::io::Result<Self> {
+        let n_lines = n_lines.next_power_of_two().max(2);
         Ok(Self {
-            table: RwLock::new(Arc::new(Table::new(n_lines)?)),
+            kernels,
+            table: RwLock::new(Arc::new(Table::new(n_lines, kernels)?)),
             n_lines,
             hits: AtomicU64::new(0),
             misses: AtomicU64::new(0),
@@ -224,20 +296,19 @@ impl WordCache {
     }
 
     /// The present table; workers hold it for one chunk and then ask again.
-    #[must_use]
-    pub fn table(&self) -> Arc<Table> {
+    pub(crate) fn table(&self) -> Arc<Table> {
         Arc::clone(&self.table.read().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Replaces a table that refuses too much; `seed` fills the new one. Called between chunks.
-    pub fn renew_if_worn(&self, seed: impl FnOnce(&Table)) {
+    pub(crate) fn renew_if_worn(&self, seed: impl FnOnce(&Table)) {
         if self.table().is_worn() {
             self.replace(seed, Table::is_worn);
         }
     }
 
     /// Forgets everything learned; `seed` fills the new table.
-    pub fn clear(&self, seed: impl FnOnce(&Table)) {
+    pub(crate) fn clear(&self, seed: impl FnOnce(&Table)) {
         self.replace(seed, |_| true);
     }
 
@@ -245,29 +316,28 @@ impl WordCache {
         let mut current = self.table.write().unwrap_or_else(PoisonError::into_inner);
         // Another thread may have been first; and without memory for a new table the old one serves on.
         if still(&current)
-            && let Ok(fresh) = Table::new(self.n_lines)
+            && let Ok(fresh) = Table::new(self.n_lines, self.kernels)
         {
             seed(&fresh);
-            self.evictions.fetch_add(current.n_entries.load(Ordering::Relaxed), Ordering::Relaxed);
+            self.evictions.fetch_add(current.n_entries(), Ordering::Relaxed);
             *current = Arc::new(fresh);
         }
     }
 
     /// Adds a chunk's counts.
-    pub fn count(&self, hits: u64, misses: u64) {
+    pub(crate) fn count(&self, hits: u64, misses: u64) {
         self.hits.fetch_add(hits, Ordering::Relaxed);
         self.misses.fetch_add(misses, Ordering::Relaxed);
     }
 
     /// What the cache holds and did.
-    #[must_use]
-    pub fn stats(&self) -> CacheStats {
+    pub(crate) fn stats(&self) -> CacheStats {
         let table = self.table();
-        let entries = table.n_entries.load(Ordering::Relaxed);
+        let entries = table.n_entries();
         CacheStats {
             entries,
             bytes: entries * 32,
-            capacity_bytes: (self.n_lines * size_of::<Line>()) as u64,
+            capacity_bytes: (self.n_lines * LINE_BYTES) as u64,
             hits: self.hits.load(Ordering::Relaxed),
             misses: self.misses.load(Ordering::Relaxed),
             evictions: self.evictions.load(Ordering::Relaxed),
@@ -278,9 +348,14 @@ impl WordCache {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::tier;
 
     fn key(text: &str) -> Key {
-        Key::new(text.as_bytes(), 0, text.len())
+        Key::new(text.as_bytes())
+    }
+
+    fn cache(n_lines: usize) -> WordCache {
+        WordCache::with_lines(n_lines, tier::kernels().expect("a tier")).expect("memory")
     }
 
     #[test]
@@ -291,28 +366,31 @@ mod tests {
                 assert_eq!(key(a) == key(b), i == j);
             }
         }
-        // The same bytes give the same key whether 16 bytes can be read or not.
-        assert_eq!(Key::new(b"abc and then some more", 0, 3), key("abc"));
+        let longer = u128::from_le_bytes(*b"abc and then mor");
+        assert_eq!(Key::padded(longer, 3), key("abc"));
+        assert_eq!(Key::padded(longer, 16), key(""), "what is too long has the key of nothing");
+        assert_eq!(&key("abc").bytes()[..4], b"abc\xFF");
     }
 
     #[test]
-    fn a_full_line_refuses_and_a_worn_table_is_replaced() {
-        let cache = WordCache::with_lines(1).expect("memory");
+    fn a_full_pair_of_lines_refuses_and_a_worn_table_is_replaced() {
+        let cache = cache(2);
         let table = cache.table();
-        for (text, id) in [("a", 1), ("b", 2), ("c", 3)] {
+        for (text, id) in [("a", 1), ("b", 2), ("c", 3), ("d", 4), ("e", 5), ("f", 6)] {
             table.insert(table.slot(key(text)), key(text), [id, 0]);
         }
-        assert_eq!(table.get(0, key("b")), Some([2, 0]));
-        assert_eq!(table.get(0, key("c")), None);
+        assert_eq!(table.get(table.slot(key("d")), key("d")), Some([4, 0]));
+        assert_eq!(table.get(table.slot(key("e")), key("e")), None);
+        assert_eq!(table.entries().count(), 4);
         cache.renew_if_worn(|fresh| fresh.insert(0, key("z"), [9, 9]));
-        assert_eq!(cache.stats().evictions, 2);
+        assert_eq!(cache.stats().evictions, 4);
         assert_eq!(cache.table().get(0, key("z")), Some([9, 9]));
-        assert_eq!(table.get(0, key("a")), Some([1, 0]), "a reader keeps its table");
+        assert_eq!(table.get(table.slot(key("a")), key("a")), Some([1, 0]), "a reader keeps its table");
     }
 
     #[test]
     fn threads_that_insert_and_read_only_ever_see_whole_values() {
-        let cache = WordCache::with_lines(64).expect("memory");
+        let cache = cache(64);
         let table = cache.table();
         std::thread::scope(|scope| {
             for thread in 0..4_u64 {

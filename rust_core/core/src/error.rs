@@ -42,6 +42,16 @@ pub enum Error {
     #[error("{}: not valid UTF-8 at byte {offset} (0x{byte:02x})", path.display())]
     InvalidUtf8 { path: PathBuf, offset: u64, byte: u8 },
 
+    /// A record that is no document: a broken JSON line, say, or a row without text. `line` counts
+    /// from 1 (for columns: the row).
+    #[error("{}:{line}: {reason} (the line starts at byte {offset})", path.display())]
+    BadDocument { path: PathBuf, line: u64, offset: u64, reason: String },
+
+    /// Compressed data, or a parquet or arrow file, that is cut off or damaged; `offset` counts bytes of
+    /// the file as it is on disk.
+    #[error("{}: {what} at byte {offset}", path.display())]
+    DamagedInput { path: PathBuf, offset: u64, what: String },
+
     /// A special token's text inside a document, under the policy `raise`.
     #[error("{}text contains the special token {token:?} at byte {offset}", at(path.as_deref()))]
     SpecialToken { path: Option<PathBuf>, token: String, offset: u64 },
@@ -57,6 +67,18 @@ pub enum Error {
     /// An output that exists and may not be replaced.
     #[error("{}: output exists", path.display())]
     OutputExists { path: PathBuf },
+
+    /// An output that another job is writing.
+    #[error("{}: another job is writing this output", path.display())]
+    OutputBusy { path: PathBuf },
+
+    /// Partial files of an interrupted run that cannot be gone on from.
+    #[error("{}: cannot resume: {what}", path.display())]
+    CannotResume { path: PathBuf, what: String },
+
+    /// A token set whose bytes are not what its manifest says.
+    #[error("{}: {what}", path.display())]
+    Damaged { path: PathBuf, what: String },
 
     /// An output path that is also an input.
     #[error("{}: output is also an input", path.display())]
@@ -77,6 +99,10 @@ pub enum Error {
     /// A text on which a pattern needs more backtracking than the engine allows.
     #[error("the split pattern needs too much backtracking at byte {offset}")]
     TooMuchBacktracking { offset: u64 },
+
+    /// A single pretoken of two gigabytes or more.
+    #[error("the pretoken at byte {offset} is longer than 2 GiB")]
+    TooLong { offset: u64 },
 
     /// An id that the vocabulary does not have.
     #[error("id {id} at position {position} is not in this vocabulary")]
@@ -106,16 +132,22 @@ impl Error {
         match self {
             Self::NotFound { .. } => "NOT_FOUND",
             Self::PathDenied { .. } => "PATH_DENIED",
-            Self::IsDirectory { .. } | Self::NotRegular { .. } | Self::InvalidUtf8 { .. } => "INPUT_INVALID",
+            Self::IsDirectory { .. }
+            | Self::NotRegular { .. }
+            | Self::InvalidUtf8 { .. }
+            | Self::BadDocument { .. }
+            | Self::DamagedInput { .. } => "INPUT_INVALID",
             Self::Io { .. } => "IO_ERROR",
             Self::NoSpace { .. } => "NO_SPACE",
             Self::SpecialToken { .. } => "SPECIAL_TOKEN",
             Self::NoToken { .. } => "NO_TOKEN",
             Self::InputChanged { .. } => "INPUT_CHANGED",
             Self::OutputExists { .. } => "OUTPUT_EXISTS",
+            Self::OutputBusy { .. } | Self::CannotResume { .. } => "CONFLICT",
+            Self::Damaged { .. } => "STREAM_INVALID",
             Self::OutputIsInput { .. } | Self::BadOption { .. } => "BAD_REQUEST",
             Self::BadLine { .. } | Self::BadTokenizer { .. } | Self::BadPattern { .. } => "TOKENIZER_INVALID",
-            Self::TooMuchBacktracking { .. } => "TOO_LARGE",
+            Self::TooMuchBacktracking { .. } | Self::TooLong { .. } => "TOO_LARGE",
             Self::UnknownId { .. } => "UNKNOWN_ID",
             Self::Cancelled => "CANCELLED",
             Self::Internal { .. } => "INTERNAL",
@@ -130,12 +162,17 @@ impl Error {
             Self::IsDirectory { .. } => "list its files with --files-from, e.g. `find DIR -type f | tokend encode --files-from - -o OUT.bin`".into(),
             Self::NotRegular { .. } => "copy the data to a regular file first".into(),
             Self::PathDenied { .. } => "start the daemon with --root for that directory".into(),
-            Self::NoSpace { .. } => "free space or write to another file system; nothing was left behind".into(),
+            Self::NoSpace { .. } => "free space and go on with --resume, or write to another file system".into(),
             Self::InvalidUtf8 { .. } => "convert the file, or pass --errors replace to put U+FFFD for broken bytes".into(),
+            Self::BadDocument { .. } => "repair the line, or pass --bad-documents skip to leave such documents out and list them".into(),
+            Self::DamagedInput { .. } => "the file is cut off or damaged; make or fetch it again".into(),
             Self::SpecialToken { .. } => "pass --special text to encode it as ordinary text, or --special token for its id".into(),
             Self::NoToken { .. } => "use a vocabulary that has all 256 bytes".into(),
             Self::InputChanged { .. } => "run again when nothing writes to the input".into(),
             Self::OutputExists { .. } => "pass --force to replace it, or choose another output".into(),
+            Self::OutputBusy { .. } => "wait for it, or choose another output".into(),
+            Self::CannotResume { .. } => "run without --resume to start over".into(),
+            Self::Damaged { .. } => "make it again from its inputs".into(),
             Self::OutputIsInput { .. } => "choose another output path".into(),
             Self::UnknownId { .. } => "decode with the tokenizer that made the ids".into(),
             Self::BadPattern { .. } => "the supported subset is listed in docs/reference/patterns.md".into(),
@@ -143,6 +180,13 @@ impl Error {
             Self::Io { source, .. } if source.kind() == io::ErrorKind::PermissionDenied => "check the permissions of the file and its directory".into(),
             _ => return None,
         })
+    }
+
+    /// Whether a run that failed with this can be gone on from once its cause is gone: the disk was
+    /// full. Everything else says that inputs or disk are not to be relied on, or would fail again.
+    #[must_use]
+    pub fn is_resumable(&self) -> bool {
+        matches!(self, Self::NoSpace { .. })
     }
 
     /// Wraps an error of the operating system, giving the common kinds their own variants.

@@ -1,12 +1,12 @@
 //! The width of a token id on its way out: `u16` below 65,536 ids, else `u32`.
 //!
-//! A *value* is what the word cache holds for a pretoken: 16 bytes, stored and copied whole. Its
-//! last lane is the number of ids, the lanes before it are the ids in final form, so that emitting
-//! a cached pretoken is one load, one store and one add:
+//! A *value* is what the word cache holds for a pretoken: 16 bytes, stored and copied whole. The ids
+//! stand in it in final form, and its last two bytes say how many bytes of them there are, so that
+//! emitting a cached pretoken is one load, one store and one add, whatever the lane:
 //!
 //! ```text
-//! u16:  id id id id id id id n      (n <= 7)
-//! u32:  id id id n                  (n <= 3)
+//! u16:  id id id id id id id b      (up to 7 ids)
+//! u32:  id  id  id     0  b         (up to 3 ids)
 //! ```
 //!
 //! A pretoken with more ids than fit has no value; it takes the slower way (see `encode`).
@@ -24,17 +24,14 @@ mod sealed {
 pub trait Lane: sealed::Sealed + Copy + Default + Into<u32> + Send + Sync + 'static {
     /// Bytes of one id on disk.
     const BYTES: usize;
-    /// Ids that fit a cached value.
+    /// Ids that fit a value.
     const VALUE_IDS: usize;
 
     /// Narrows an id; the caller knows that it fits (the vocabulary's largest id chose the lane).
     fn from_id(id: u32) -> Self;
 
-    /// Packs ids and their count; `None` when they do not fit.
+    /// Packs ids and their length in bytes; `None` when they do not fit.
     fn pack(ids: &[u32]) -> Option<[u64; 2]>;
-
-    /// The number of ids in a packed value.
-    fn count(value: [u64; 2]) -> usize;
 }
 
 macro_rules! lane {
@@ -54,16 +51,11 @@ macro_rules! lane {
                 if ids.len() > $ids {
                     return None;
                 }
-                let mut packed = (ids.len() as u128) << (128 - $bits);
+                let mut packed = (size_of::<$lane>() as u128 * ids.len() as u128) << (128 - 16);
                 for (lane, &id) in ids.iter().enumerate() {
                     packed |= u128::from(id) << (lane * $bits);
                 }
                 Some([packed as u64, (packed >> 64) as u64])
-            }
-
-            #[inline]
-            fn count(value: [u64; 2]) -> usize {
-                (value[1] >> (64 - $bits)) as usize
             }
         }
     };
@@ -85,12 +77,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn values_hold_ids_and_their_count() {
+    fn values_hold_ids_and_their_length_in_bytes() {
         let value = u16::pack(&[1, 65_535, 3]).expect("three ids fit");
-        assert_eq!(u16::count(value), 3);
-        assert_eq!(value[0], 1 | 65_535 << 16 | 3 << 32);
+        assert_eq!(value, [1 | 65_535 << 16 | 3 << 32, 6 << 48]);
         assert!(u16::pack(&[0; 7]).is_some() && u16::pack(&[0; 8]).is_none());
-        assert_eq!(u32::count(u32::pack(&[70_000, 1, 2]).expect("fits")), 3);
+        let value = u32::pack(&[70_000, 1, 2]).expect("three ids fit");
+        assert_eq!(value, [70_000 | 1 << 32, 2 | 12 << 48]);
         assert!(u32::pack(&[0; 4]).is_none());
         assert_eq!(as_bytes(&[0x0102_u16]), [2, 1]);
     }

@@ -8,25 +8,29 @@
 //! For text in memory see [`Tokenizer`]; nothing here knows Python or sockets.
 
 pub mod bpe;
-pub mod cache;
+mod cache;
 pub mod decode;
 mod documents;
 mod encode;
 pub mod error;
+pub mod export;
 pub mod input;
 pub mod job;
 pub mod lane;
-mod long_cache;
 pub mod pretokenize;
 pub mod special;
+#[doc(hidden)]
+pub mod stages;
 pub mod stream;
 mod stream_encoder;
+mod tier;
 mod tokenizer;
 pub mod vocab;
 
+pub use cache::CacheStats;
 pub use documents::Eot;
 pub use error::{Error, Result};
-pub use job::{Control, JobSpec, encode_files};
+pub use job::{Control, Format, JobSpec, encode_files};
 pub use lane::Lane;
 pub use special::SpecialPolicy;
 pub use stream_encoder::StreamEncoder;

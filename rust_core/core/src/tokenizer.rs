@@ -10,8 +10,10 @@ use crate::error::{Error, Result};
 use crate::lane::Lane;
 use crate::pretokenize::gpt2::Gpt2;
 use crate::pretokenize::machine::Machine;
+use crate::pretokenize::scan::ScanTables;
 use crate::pretokenize::unicode::classes;
 use crate::special::{SpecialFinder, SpecialPolicy};
+use crate::tier::{self, Kernels};
 use crate::vocab::Vocabulary;
 
 /// An exact byte-level BPE tokenizer; shared freely between threads.
@@ -43,13 +45,21 @@ impl Tokenizer {
     /// [`Error::BadPattern`] for a split pattern outside the supported subset, [`Error::Io`] where
     /// there is no memory for the cache.
     pub fn new(vocab: Vocabulary) -> Result<Self> {
-        let splitter = if Gpt2::accepts(vocab.pattern()) {
-            Splitter::Gpt2(Box::new(Gpt2::new(classes(vocab.reference()))))
-        } else {
-            Splitter::Machine(Machine::new(vocab.pattern(), vocab.reference())?)
-        };
-        let model = Model::new(&vocab, splitter);
-        let cache = WordCache::new().map_err(|error| Error::io("merge cache", "mapping memory", error))?;
+        Self::with_kernels(vocab, tier::kernels()?)
+    }
+
+    /// The same with given kernels, which this processor can run.
+    pub(crate) fn with_kernels(vocab: Vocabulary, kernels: &'static Kernels) -> Result<Self> {
+        let model = Model::new(&vocab, kernels, |bridges| {
+            if !Gpt2::accepts(vocab.pattern()) {
+                return Ok(Splitter::Machine(Machine::new(vocab.pattern(), vocab.reference())?));
+            }
+            let classes = classes(vocab.reference());
+            let scan = Box::new(ScanTables::new(classes, bridges));
+            Ok(Splitter::Gpt2 { scan, plain: Box::new(Gpt2::new(classes)) })
+        })?;
+        let cache =
+            WordCache::new(kernels).map_err(|error| Error::io("merge cache", "mapping memory", error))?;
         let finder = (!vocab.specials().is_empty()).then(|| SpecialFinder::new(&vocab));
         let decoder = Decoder::new(&vocab);
         let tokenizer = Self { vocab, model, finder, cache, idle: Mutex::default(), decoder };
@@ -66,12 +76,18 @@ impl Tokenizer {
     /// The ids of a text. `L` is the vocabulary's lane: `u16` unless [`Vocabulary::is_wide`], then
     /// `u32`; any other is an error, because the cache holds values of one width.
     pub fn encode<L: Lane>(&self, text: &str, special: SpecialPolicy) -> Result<Vec<L>> {
-        self.check_lane::<L>()?;
         let mut ids = Vec::with_capacity(text.len() / 3 + 16);
-        self.with_encoder(|encoder| {
-            encode_segments(encoder, self.finder.as_ref(), special, text, None, 0, &mut ids)
-        })?;
+        self.encode_into(text, special, &mut ids)?;
         Ok(ids)
+    }
+
+    /// Appends the ids of a text to `ids`; with an error, some of them may have been appended.
+    pub fn encode_into<L: Lane>(&self, text: &str, special: SpecialPolicy, ids: &mut Vec<L>) -> Result<()> {
+        self.check_lane::<L>()?;
+        self.with_encoder(|encoder| {
+            encode_segments(encoder, self.finder.as_ref(), special, text, None, 0, ids)
+        })?;
+        Ok(())
     }
 
     /// The ids of many texts, flat, with the cumulative count after each.
@@ -139,7 +155,7 @@ impl Tokenizer {
     /// The GPT-2 scanner, if the pattern is GPT-2's: it knows where text can be cut.
     pub(crate) fn scanner(&self) -> Option<&Gpt2> {
         match &self.model.splitter {
-            Splitter::Gpt2(scanner) => Some(scanner),
+            Splitter::Gpt2 { plain, .. } => Some(plain),
             Splitter::Machine(_) => None,
         }
     }
@@ -151,7 +167,7 @@ impl Tokenizer {
         let idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
         let mut scratch = idle.unwrap_or_default();
         let result = run(&mut Encoder { model: &self.model, table: &table, scratch: &mut scratch });
-        self.cache.count(std::mem::take(&mut scratch.hits), std::mem::take(&mut scratch.misses));
+        self.cache.count(std::mem::take(&mut scratch.hits), std::mem::take(&mut scratch.misses_seen));
         self.idle.lock().unwrap_or_else(PoisonError::into_inner).push(scratch);
         result
     }

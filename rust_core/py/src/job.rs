@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 
 use pyo3::prelude::*;
 use tokend_core::input::access::Roots;
-use tokend_core::{Control, Eot, Error, JobSpec};
+use tokend_core::{Control, Eot, Error, Format, JobSpec};
 
 use crate::errors::CoreError;
 use crate::tokenizer::{Tokenizer, special_policy};
@@ -28,6 +28,10 @@ impl JobControl {
         self.inner.cancel();
     }
 
+    fn suspend(&self) {
+        self.inner.suspend();
+    }
+
     fn progress(&self) -> (u64, u64, u64, u64) {
         let Control { bytes_done, bytes_total, n_tokens, n_documents, .. } = &*self.inner;
         (
@@ -40,7 +44,7 @@ impl JobControl {
 }
 
 #[pyfunction]
-#[pyo3(signature = (tokenizer, inputs, output, *, separator, eot, eot_id, special, errors, threads, force, roots, control))]
+#[pyo3(signature = (tokenizer, inputs, output, *, separator, eot, eot_id, special, errors, threads, force, roots, control, format="bin", resume=false, partial_key=None))]
 #[expect(clippy::too_many_arguments, reason = "keyword arguments of the Python function")]
 pub(crate) fn encode_files(
     py: Python<'_>,
@@ -56,6 +60,9 @@ pub(crate) fn encode_files(
     force: bool,
     roots: Vec<PathBuf>,
     control: &JobControl,
+    format: &str,
+    resume: bool,
+    partial_key: Option<String>,
 ) -> PyResult<String> {
     let replace_invalid = match errors {
         "strict" => false,
@@ -75,6 +82,9 @@ pub(crate) fn encode_files(
         replace_invalid,
         threads,
         force,
+        format: Format::parse(format).map_err(CoreError::from)?,
+        resume,
+        partial_key,
         roots: Roots::new(roots),
     };
     let json = py
@@ -90,16 +100,43 @@ pub(crate) fn encode_files(
 }
 
 #[pyfunction]
-#[pyo3(signature = (inputs, output, *, force, roots))]
+#[pyo3(signature = (inputs, output, *, force, roots, format="bin", resume=false, partial_key=None))]
+#[expect(clippy::too_many_arguments, reason = "keyword arguments of the Python function")]
 pub(crate) fn check_paths(
     py: Python<'_>,
     inputs: Vec<PathBuf>,
     output: PathBuf,
     force: bool,
     roots: Vec<PathBuf>,
+    format: &str,
+    resume: bool,
+    partial_key: Option<String>,
 ) -> PyResult<u64> {
-    let spec = JobSpec { force, roots: Roots::new(roots), ..JobSpec::new(inputs, output) };
+    let format = Format::parse(format).map_err(CoreError::from)?;
+    let roots = Roots::new(roots);
+    let spec = JobSpec { force, format, resume, partial_key, roots, ..JobSpec::new(inputs, output) };
     Ok(py.detach(|| tokend_core::job::check(&spec)).map_err(CoreError::from)?)
+}
+
+#[pyfunction]
+#[pyo3(signature = (output, partial_key=None, format="bin", *, roots=vec![]))]
+pub(crate) fn discard_partials(
+    py: Python<'_>,
+    output: PathBuf,
+    partial_key: Option<String>,
+    format: &str,
+    roots: Vec<PathBuf>,
+) -> PyResult<bool> {
+    let format = Format::parse(format).map_err(CoreError::from)?;
+    let spec = JobSpec { format, partial_key, roots: Roots::new(roots), ..JobSpec::new(Vec::new(), output) };
+    Ok(py.detach(|| tokend_core::job::discard_partials(&spec)).map_err(CoreError::from)?)
+}
+
+#[pyfunction]
+pub(crate) fn verify(py: Python<'_>, path: PathBuf) -> PyResult<String> {
+    let verified = py.detach(|| tokend_core::stream::verify::verify(&path)).map_err(CoreError::from)?;
+    serde_json::to_string(&verified)
+        .map_err(|error| CoreError::from(Error::Internal { what: error.to_string() }).into())
 }
 
 /// The number of worker threads that leaves one core to others.

@@ -2,6 +2,7 @@
 //! GIL around the work, and does nothing else.
 
 mod errors;
+mod export;
 mod job;
 mod tokenizer;
 
@@ -9,7 +10,9 @@ mod tokenizer;
 #[pyo3::pymodule(gil_used = false)]
 mod _core {
     #[pymodule_export]
-    use super::job::{JobControl, check_paths, default_threads, encode_files};
+    use super::export::export;
+    #[pymodule_export]
+    use super::job::{JobControl, check_paths, default_threads, discard_partials, encode_files, verify};
     #[pymodule_export]
     use super::tokenizer::{StreamEncoder, Tokenizer};
 }

@@ -25,19 +25,20 @@ pub const MISSING: u32 = 0xFFFF_FF00;
 /// The priority of a pair that does not merge.
 pub const NEVER: u32 = u32::MAX;
 
-#[derive(Clone, Copy)]
-struct Slot {
-    left: u32,
-    right: u32,
-    priority: u32,
-    result: u32,
+/// A pair of symbols that merges.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Pair {
+    pub left: u32,
+    pub right: u32,
+    pub priority: u32,
+    pub result: u32,
 }
 
-const EMPTY: Slot = Slot { left: u32::MAX, right: u32::MAX, priority: NEVER, result: 0 };
+const EMPTY: Pair = Pair { left: u32::MAX, right: u32::MAX, priority: NEVER, result: 0 };
 
 /// An open-addressed table, at most half full, so that a look-up is one or two adjacent slots.
 pub struct PairTable {
-    slots: Box<[Slot]>,
+    slots: Box<[Pair]>,
     shift: u32,
     symbols: Box<[u32; 256]>,
     ordered: bool,
@@ -55,7 +56,8 @@ impl PairTable {
         }
         match vocab.merges() {
             Merges::List(list) => {
-                let pairs = list.iter().zip(0_u32..).map(|(&(l, r, id), at)| (l, r, at, id)).collect();
+                let pair = |(&(left, right, result), priority): (&(u32, u32, u32), u32)| Pair { left, right, priority, result };
+                let pairs = list.iter().zip(0_u32..).map(pair).collect();
                 Self::from_pairs(symbols, pairs)
             }
             Merges::Ranks => {
@@ -68,14 +70,14 @@ impl PairTable {
         }
     }
 
-    fn from_pairs(symbols: Box<[u32; 256]>, pairs: Vec<(u32, u32, u32, u32)>) -> Self {
-        let n_priorities = pairs.iter().map(|pair| pair.2 + 1).max().unwrap_or(0);
+    fn from_pairs(symbols: Box<[u32; 256]>, pairs: Vec<Pair>) -> Self {
+        let n_priorities = pairs.iter().map(|pair| pair.priority + 1).max().unwrap_or(0);
         let ordered = is_ordered(&pairs);
         let mut table = Self::with_capacity(symbols, pairs.len());
         table.ordered = ordered;
         table.n_priorities = n_priorities;
-        for (left, right, priority, result) in pairs {
-            table.insert(Slot { left, right, priority, result });
+        for pair in pairs {
+            table.insert(pair);
         }
         table
     }
@@ -93,7 +95,7 @@ impl PairTable {
     }
 
     /// The first of equal pairs wins; vocabularies refuse duplicates before it comes to that.
-    fn insert(&mut self, slot: Slot) {
+    fn insert(&mut self, slot: Pair) {
         let mut at = self.home(slot.left, slot.right);
         while self.slots[at].priority != NEVER {
             if (self.slots[at].left, self.slots[at].right) == (slot.left, slot.right) {
@@ -124,6 +126,12 @@ impl PairTable {
         }
     }
 
+    /// All pairs, in no order.
+    #[must_use]
+    pub fn list(&self) -> Vec<Pair> {
+        self.slots.iter().filter(|slot| slot.priority != NEVER).copied().collect()
+    }
+
     /// The symbol of a byte.
     #[inline]
     #[must_use]
@@ -151,18 +159,18 @@ impl PairTable {
     }
 }
 
-fn is_ordered(pairs: &[(u32, u32, u32, u32)]) -> bool {
+fn is_ordered(pairs: &[Pair]) -> bool {
     let mut made_at = FxHashMap::default();
-    for &(_, _, priority, result) in pairs {
-        let latest = made_at.entry(result).or_insert(priority);
-        *latest = priority.max(*latest);
+    for pair in pairs {
+        let latest = made_at.entry(pair.result).or_insert(pair.priority);
+        *latest = pair.priority.max(*latest);
     }
-    pairs.iter().all(|(left, right, priority, _)| {
-        [left, right].into_iter().all(|part| made_at.get(part).is_none_or(|made| made < priority))
+    pairs.iter().all(|pair| {
+        [pair.left, pair.right].iter().all(|part| made_at.get(part).is_none_or(|&made| made < pair.priority))
     })
 }
 
-fn all_splits(vocab: &Vocabulary, symbols: &[u32; 256]) -> Vec<(u32, u32, u32, u32)> {
+fn all_splits(vocab: &Vocabulary, symbols: &[u32; 256]) -> Vec<Pair> {
     let ids: FxHashMap<&[u8], u32> = vocab.ordinary().map(|(id, token)| (token, id)).collect();
     let symbol = |part: &[u8]| match part {
         [byte] => Some(symbols[usize::from(*byte)]),
@@ -172,7 +180,7 @@ fn all_splits(vocab: &Vocabulary, symbols: &[u32; 256]) -> Vec<(u32, u32, u32, u
     for (id, token) in vocab.ordinary() {
         for at in 1..token.len() {
             if let (Some(left), Some(right)) = (symbol(&token[..at]), symbol(&token[at..])) {
-                pairs.push((left, right, id, id));
+                pairs.push(Pair { left, right, priority: id, result: id });
             }
         }
     }
@@ -180,7 +188,7 @@ fn all_splits(vocab: &Vocabulary, symbols: &[u32; 256]) -> Vec<(u32, u32, u32, u
 }
 
 /// The one pair that makes each token, or `None` if some token is not reachable with lower ranks.
-fn canonical_splits(vocab: &Vocabulary, symbols: &[u32; 256]) -> Option<Vec<(u32, u32, u32, u32)>> {
+fn canonical_splits(vocab: &Vocabulary, symbols: &[u32; 256]) -> Option<Vec<Pair>> {
     let tokens: Vec<_> = vocab.ordinary().filter(|(_, token)| token.len() > 1).collect();
     let mut table = PairTable::with_capacity(Box::new(*symbols), tokens.len());
     let mut pairs = Vec::with_capacity(tokens.len());
@@ -191,8 +199,9 @@ fn canonical_splits(vocab: &Vocabulary, symbols: &[u32; 256]) -> Option<Vec<(u32
         parts.extend(token.iter().map(|&byte| table.symbol(byte)));
         super::merge::scan(&table, &mut parts, &mut ids);
         let [left, right] = parts[..] else { return None };
-        table.insert(Slot { left, right, priority: id, result: id });
-        pairs.push((left, right, id, id));
+        let pair = Pair { left, right, priority: id, result: id };
+        table.insert(pair);
+        pairs.push(pair);
     }
     Some(pairs)
 }

@@ -6,41 +6,78 @@
 //! The copy costs about 0.1 ns per byte and makes every later stage simple: it also ends the
 //! question of reading past the end of a file.
 //!
+//! What happens to a file while it is read is noticed: its length is fixed when it is opened, and at
+//! the end of its turn ([`Opened::verify`]) another size or mtime fails the job. Where only its ctime
+//! moved (a link was made, another file was renamed over its name) or its mtime is too fresh to tell
+//! one write from the next, its content is hashed again and compared with what was read.
+//!
 //! * [`access`]: which paths may be opened;
-//! * [`border`]: where a big file may be cut.
+//! * [`border`]: where a big file may be cut;
+//! * [`detect`]: what an input is, by its content;
+//! * [`compressed`]: gzip, zstd, bzip2 and xz as plain bytes;
+//! * [`jsonl`]: the field of a JSON line; [`columnar`]: the column of a parquet or arrow file;
+//! * [`filesystem`]: where mapping is safe;
+//! * [`lease`]: being told before somebody writes;
+//! * [`sigbus`]: pages that vanish all the same.
 
 pub mod access;
 pub(crate) mod border;
+pub mod columnar;
+pub mod compressed;
+pub mod detect;
+mod filesystem;
 pub mod jsonl;
+pub(crate) mod lease;
+mod sigbus;
 
 use std::fs::{File, Metadata};
 use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
+use std::sync::{PoisonError, RwLock};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use memmap2::Mmap;
+use xxhash_rust::xxh3::Xxh3;
 
 use crate::error::{Error, Result};
 
 /// Smaller files are read: a system call costs less than a mapping and its page faults.
 const MAP_MIN_BYTES: u64 = 64 * 1024;
+/// File times move in ticks of the kernel's clock, 10 ms at most: a write within one tick of the last
+/// one does not show in the mtime.
+const TICK_NS: i128 = 10_000_000;
 
 /// What identifies a file's content for the length of a job.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug)]
 pub struct Identity {
     pub device: u64,
     pub inode: u64,
     pub size_bytes: u64,
     pub mtime_ns: i128,
+    ctime_ns: i128,
+    /// The mtime was so fresh when it was looked at that another write may have the same.
+    fresh: bool,
 }
 
 impl Identity {
     fn of(metadata: &Metadata) -> Self {
+        let mtime_ns = i128::from(metadata.mtime()) * 1_000_000_000 + i128::from(metadata.mtime_nsec());
+        let now_ns =
+            SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |now| now.as_nanos().cast_signed());
         Self {
             device: metadata.dev(),
             inode: metadata.ino(),
             size_bytes: metadata.len(),
-            mtime_ns: i128::from(metadata.mtime()) * 1_000_000_000 + i128::from(metadata.mtime_nsec()),
+            mtime_ns,
+            ctime_ns: i128::from(metadata.ctime()) * 1_000_000_000 + i128::from(metadata.ctime_nsec()),
+            fresh: (now_ns - mtime_ns).abs() < TICK_NS,
         }
+    }
+
+    /// Whether this is the same file, of the same size, not written to since.
+    fn is_same(&self, then: &Self) -> bool {
+        let key = |of: &Self| (of.device, of.inode, of.size_bytes, of.mtime_ns);
+        key(self) == key(then)
     }
 }
 
@@ -66,18 +103,33 @@ impl Source {
     pub(crate) fn open(&self, roots: &access::Roots) -> Result<Opened> {
         let file = roots.open_input(&self.path)?;
         let identity = inspect(&file, &self.path)?;
-        if identity != self.identity {
+        if !identity.is_same(&self.identity) {
             return Err(changed(&self.path, &self.identity, &identity));
         }
-        let map = if identity.size_bytes < MAP_MIN_BYTES {
-            None
-        } else {
-            // SAFETY: the mapping is private to `Opened`, which never makes a reference into it (see
-            // the module header); a file that shrinks is answered by the checks around the job.
-            // A file system that cannot map is read instead.
-            unsafe { Mmap::map(&file) }.ok()
-        };
-        Ok(Opened { path: self.path.clone(), identity, file, map })
+        let identity = Identity { fresh: self.identity.fresh, ..identity };
+        let mapping = Mapping::new(&file, identity.size_bytes);
+        Ok(Opened { path: self.path.clone(), identity, file, mapping: RwLock::new(mapping) })
+    }
+}
+
+/// A mapped file. Fields are dropped in order: the range is withdrawn before the memory goes.
+struct Mapping {
+    range: sigbus::Range,
+    map: Mmap,
+}
+
+impl Mapping {
+    /// Maps a file where that pays and is safe; it is read otherwise.
+    fn new(file: &File, size_bytes: u64) -> Option<Self> {
+        if size_bytes < MAP_MIN_BYTES || filesystem::kind(file) != filesystem::Kind::Local {
+            return None;
+        }
+        // SAFETY: the mapping is private to `Opened`, which never makes a reference into it (see the
+        // module header); pages that vanish are the registered handler's business.
+        let map =
+            unsafe { memmap2::MmapOptions::new().len(usize::try_from(size_bytes).ok()?).map(file) }.ok()?;
+        let range = sigbus::Range::register(map.as_ptr(), map.len())?;
+        Some(Self { range, map })
     }
 }
 
@@ -86,7 +138,7 @@ pub(crate) struct Opened {
     path: PathBuf,
     identity: Identity,
     file: File,
-    map: Option<Mmap>,
+    mapping: RwLock<Option<Mapping>>,
 }
 
 impl Opened {
@@ -98,7 +150,8 @@ impl Opened {
     pub(crate) fn read(&self, start: u64, end: u64, buffer: &mut Vec<u8>) -> Result<()> {
         let len = (end - start) as usize;
         buffer.clear();
-        if let Some(map) = &self.map {
+        // The lock is held for the copy: `unmap` waits for it.
+        if let Some(Mapping { range, map }) = &*self.mapping.read().unwrap_or_else(PoisonError::into_inner) {
             debug_assert!(end <= map.len() as u64);
             buffer.reserve(len);
             // SAFETY: the range lies inside the mapping and inside the reserved buffer; raw copies
@@ -107,23 +160,76 @@ impl Opened {
                 std::ptr::copy_nonoverlapping(map.as_ptr().add(start as usize), buffer.as_mut_ptr(), len);
                 buffer.set_len(len);
             }
-            return Ok(());
+            return if range.is_lost() { Err(self.lost(end)) } else { Ok(()) };
         }
         buffer.resize(len, 0);
         self.file.read_exact_at(buffer, start).map_err(|error| {
             if error.kind() == std::io::ErrorKind::UnexpectedEof {
-                let what = format!("it ends before byte {end}");
-                return Error::InputChanged { path: self.path.clone(), what };
+                return self.lost(end);
             }
             Error::io(&self.path, "reading", error)
         })
     }
 
-    /// Checks that the file is still what it was when it was opened.
-    pub(crate) fn verify(&self) -> Result<()> {
+    /// Bytes before `end` that are not there any more.
+    fn lost(&self, end: u64) -> Error {
+        match self.file.metadata().map(|metadata| metadata.len()) {
+            Ok(len) if len >= self.identity.size_bytes => {
+                let source = std::io::Error::other("a page could not be read from the disk");
+                Error::Io { path: self.path.clone(), action: "reading", source }
+            }
+            Ok(len) => {
+                let what = format!("it had {} bytes and has {len}", self.identity.size_bytes);
+                Error::InputChanged { path: self.path.clone(), what }
+            }
+            Err(_) => {
+                let what = format!("it ends before byte {end}");
+                Error::InputChanged { path: self.path.clone(), what }
+            }
+        }
+    }
+
+    /// Lets go of the mapping, if there is one; what is still to be read is read from the file.
+    fn unmap(&self) {
+        *self.mapping.write().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+
+    /// Checks, once all of the file has been read, that it is still what it was; `xxh3` is the hash
+    /// of what was read. Reads the file again where its times cannot tell.
+    pub(crate) fn verify(&self, xxh3: u64) -> Result<()> {
+        if self.must_be_hashed_again()? && self.hash(self.size_bytes())?.digest() != xxh3 {
+            let what = "it was written to".to_owned();
+            return Err(Error::InputChanged { path: self.path.clone(), what });
+        }
+        Ok(())
+    }
+
+    /// Checks what the file's times and size can tell of a change.
+    pub(crate) fn check(&self) -> Result<()> {
+        self.must_be_hashed_again().map(|_| ())
+    }
+
+    fn must_be_hashed_again(&self) -> Result<bool> {
         let metadata = self.file.metadata().map_err(|error| Error::io(&self.path, "stat", error))?;
         let now = Identity::of(&metadata);
-        if now == self.identity { Ok(()) } else { Err(changed(&self.path, &self.identity, &now)) }
+        if !now.is_same(&self.identity) {
+            return Err(changed(&self.path, &self.identity, &now));
+        }
+        Ok(now.ctime_ns != self.identity.ctime_ns || self.identity.fresh)
+    }
+
+    /// The hash, still running, of the first bytes of the file.
+    pub(crate) fn hash(&self, len_bytes: u64) -> Result<Xxh3> {
+        let mut hash = Xxh3::new();
+        let mut buffer = Vec::new();
+        let mut at = 0;
+        while at < len_bytes {
+            let end = (at + (1 << 20)).min(len_bytes);
+            self.read(at, end, &mut buffer)?;
+            hash.update(&buffer);
+            at = end;
+        }
+        Ok(hash)
     }
 }
 
@@ -153,6 +259,9 @@ fn inspect(file: &File, path: &Path) -> Result<Identity> {
             "device"
         };
         return Err(Error::NotRegular { path: path.to_owned(), kind });
+    }
+    if filesystem::kind(file) == filesystem::Kind::Kernel {
+        return Err(Error::NotRegular { path: path.to_owned(), kind: "file that the kernel makes up" });
     }
     Ok(Identity::of(&metadata))
 }

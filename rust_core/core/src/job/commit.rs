@@ -2,126 +2,143 @@
 //!
 //! Workers finish in any order; the output has one. A finished block whose turn has not come is
 //! parked. Whoever brings the block whose turn it is commits it and all parked ones that follow:
-//! under the lock it only assigns offsets and runs the checksums (memory speed); the writes happen
-//! after the lock is released, at their offsets, side by side.
+//! under the lock it only assigns places and runs the checksums (memory speed); the writes happen
+//! after the lock is released, side by side.
+//!
+//! Once a block and all before it are written, its record goes to the checkpoint log. A thread of its
+//! own ([`Committer::keep`]) makes what was written durable every so many bytes or seconds, so that
+//! no worker ever waits for the disk's caches.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use xxhash_rust::xxh3::Xxh3;
 
-use super::Control;
+use super::checkpoint::{Log, Position, Progress, Record, Share};
+use super::sink::Sink;
+use super::{Control, setting};
 use crate::documents::DocumentEncoder;
 use crate::error::Result;
+use crate::input::Opened;
 use crate::lane::{Lane, as_bytes};
-use crate::stream::publish::OutputSet;
+use crate::stream::parts::Place;
 
 /// Finished blocks that may wait for their turn; a worker that would add one more waits itself.
 const PARKED_MAX: usize = 32;
-
-/// What a block holds of one source.
-pub(super) struct Share {
-    pub(super) index: usize,
-    pub(super) n_tokens: u64,
-    pub(super) n_documents: u64,
-    /// Hash of the source's bytes, where the block holds the whole source.
-    pub(super) xxh3: Option<u64>,
-}
+/// Input between two commits, at most about.
+const COMMIT_BYTES: u64 = 64 << 20;
+/// Time between two commits of a job that makes progress.
+const COMMIT_MS: u64 = 2000;
 
 /// The result of one piece of work.
 pub(super) struct Block<L> {
-    ids: Vec<L>,
-    ends: Vec<u64>,
-    shares: Vec<Share>,
-    /// The source's bytes, where its hash is not known yet.
-    text: Vec<u8>,
-    n_bytes: u64,
+    pub(super) ids: Vec<L>,
+    pub(super) ends: Vec<u64>,
+    /// A share's hash is final if it has none of the source's bytes in `text`.
+    pub(super) shares: Vec<Share>,
+    /// The bytes of the one source in `shares`, where its hash is not known yet.
+    pub(super) text: Vec<u8>,
+    pub(super) n_bytes: u64,
+    /// Where the input stands behind the block, if a job can go on from there.
+    pub(super) next: Option<Position>,
+    /// The source of `text`, if this is its end.
+    pub(super) ended: Option<Arc<Opened>>,
 }
 
 impl<L: Lane> Block<L> {
     /// Takes the ids and ends out of `documents`.
-    pub(super) fn new(
-        documents: &mut DocumentEncoder<'_, L>,
-        shares: Vec<Share>,
-        text: Vec<u8>,
-        n_bytes: u64,
-    ) -> Self {
-        let ids = std::mem::take(&mut documents.ids);
-        Self { ids, ends: std::mem::take(&mut documents.ends), shares, text, n_bytes }
+    pub(super) fn new(documents: &mut DocumentEncoder<'_, L>, shares: Vec<Share>, n_bytes: u64) -> Self {
+        let (ids, ends) = (std::mem::take(&mut documents.ids), std::mem::take(&mut documents.ends));
+        Self { ids, ends, shares, text: Vec::new(), n_bytes, next: None, ended: None }
     }
 }
 
-/// What is known of a source once it is done.
-#[derive(Clone, Default)]
-pub(crate) struct SourceTotals {
-    pub(crate) xxh3: u64,
-    pub(crate) n_tokens: u64,
-    pub(crate) n_documents: u64,
-}
-
-/// What is known of an output once it is written.
-pub(crate) struct Totals {
-    pub(crate) n_tokens: u64,
-    pub(crate) n_documents: u64,
-    pub(crate) data_xxh3: u64,
-    pub(crate) ends_xxh3: u64,
-    pub(crate) sources: Vec<SourceTotals>,
-}
-
 pub(super) struct Committer<'a, L> {
-    output: &'a OutputSet,
+    sink: &'a dyn Sink,
     control: &'a Control,
     state: Mutex<State<L>>,
     turn: Condvar,
     stopped: AtomicBool,
+    written: Mutex<Written>,
+    /// Wakes the keeper for its end.
+    finished: Condvar,
 }
 
+/// What was put in order.
 struct State<L> {
     next: u64,
     n_tokens: u64,
-    n_documents: u64,
-    data_hash: Xxh3,
-    ends_hash: Xxh3,
+    n_blocks: u64,
     source_hash: Xxh3,
     hashing: usize,
-    sources: Vec<SourceTotals>,
     parked: BTreeMap<u64, Block<L>>,
+}
+
+/// What is in the files.
+struct Written {
+    log: Log,
+    progress: Progress,
+    /// Records of blocks that are written, from the first that is not on; `None`: not written yet.
+    records: VecDeque<Option<Record>>,
+    n_logged: u64,
+    /// Whether a job can go on behind the last record.
+    is_resumable: bool,
+    is_finished: bool,
 }
 
 /// A committed block on its way to the disk.
 struct Write<L> {
     ids: Vec<L>,
     ends: Vec<u64>,
-    first_token: u64,
-    first_document: u64,
-    n_bytes: u64,
+    number: u64,
+    place: Place,
+    record: Record,
+    ended: Option<Arc<Opened>>,
 }
 
 impl<'a, L: Lane> Committer<'a, L> {
-    pub(super) fn new(output: &'a OutputSet, n_sources: usize, control: &'a Control) -> Self {
+    /// Goes on from `progress`; `source_hash` is that of the bytes read of the source under way.
+    pub(super) fn new(
+        sink: &'a dyn Sink,
+        control: &'a Control,
+        log: Log,
+        progress: Progress,
+        source_hash: Xxh3,
+    ) -> Self {
         let state = State {
             next: 0,
-            n_tokens: 0,
-            n_documents: 0,
-            data_hash: Xxh3::new(),
-            ends_hash: Xxh3::new(),
-            source_hash: Xxh3::new(),
-            hashing: usize::MAX,
-            sources: vec![SourceTotals::default(); n_sources],
+            n_tokens: progress.n_tokens,
+            n_blocks: 0,
+            source_hash,
+            hashing: progress.position.source,
             parked: BTreeMap::new(),
         };
         Self {
-            output,
+            sink,
             control,
             state: Mutex::new(state),
             turn: Condvar::new(),
             stopped: AtomicBool::new(false),
+            written: Mutex::new(Written {
+                log,
+                progress,
+                records: VecDeque::new(),
+                n_logged: 0,
+                is_resumable: true,
+                is_finished: false,
+            }),
+            finished: Condvar::new(),
         }
     }
 
     fn lock(&self) -> MutexGuard<'_, State<L>> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn lock_written(&self) -> MutexGuard<'_, Written> {
+        self.written.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Makes every worker stop after a failure.
@@ -147,23 +164,24 @@ impl<'a, L: Lane> Committer<'a, L> {
                 state.parked.insert(sequence, block);
                 return Ok(());
             }
-            writes.push(state.take(block));
-            self.advance(&mut state, &mut writes);
+            writes.push(state.take(block, self.sink)?);
+            self.advance(&mut state, &mut writes)?;
         }
-        self.write(&writes)
+        self.write(writes)
     }
 
     /// Ends the present turn and takes the parked blocks that follow.
-    fn advance(&self, state: &mut State<L>, writes: &mut Vec<Write<L>>) {
+    fn advance(&self, state: &mut State<L>, writes: &mut Vec<Write<L>>) -> Result<()> {
         state.next += 1;
         while let Some(block) = {
             let next = state.next;
             state.parked.remove(&next)
         } {
-            writes.push(state.take(block));
+            writes.push(state.take(block, self.sink)?);
             state.next += 1;
         }
         self.turn.notify_all();
+        Ok(())
     }
 
     /// Waits until it is `sequence`'s turn; false when the job has failed meanwhile.
@@ -177,80 +195,116 @@ impl<'a, L: Lane> Committer<'a, L> {
 
     /// Commits a block of the present turn without ending it.
     pub(super) fn append(&self, block: Block<L>) -> Result<()> {
-        let write = self.lock().take(block);
-        self.write(&[write])
+        let write = self.lock().take(block, self.sink)?;
+        self.write(vec![write])
     }
 
     /// Ends the present turn.
     pub(super) fn pass_on(&self) -> Result<()> {
         let mut writes = Vec::new();
-        self.advance(&mut self.lock(), &mut writes);
-        self.write(&writes)
+        self.advance(&mut self.lock(), &mut writes)?;
+        self.write(writes)
     }
 
-    fn write(&self, writes: &[Write<L>]) -> Result<()> {
-        for write in writes {
-            self.output.write_data(as_bytes(&write.ids), write.first_token * L::BYTES as u64)?;
-            let ends: Vec<u8> = write.ends.iter().flat_map(|end| end.to_le_bytes()).collect();
-            self.output.write_ends(&ends, write.first_document * 8)?;
-            self.control.bytes_done.fetch_add(write.n_bytes, Ordering::Relaxed);
-            self.control.n_tokens.fetch_add(write.ids.len() as u64, Ordering::Relaxed);
-            self.control.n_documents.fetch_add(write.ends.len() as u64, Ordering::Relaxed);
+    fn write(&self, writes: Vec<Write<L>>) -> Result<()> {
+        for Write { ids, ends, number, place, record, ended } in writes {
+            // Everything before in its source has been copied: blocks are taken in order.
+            if let (Some(source), Some(share)) = (ended, record.shares.last()) {
+                source.verify(share.xxh3)?;
+            }
+            self.sink.write(place, as_bytes(&ids), &ends)?;
+            self.control.bytes_done.fetch_add(record.n_bytes, Ordering::Relaxed);
+            self.control.n_tokens.fetch_add(ids.len() as u64, Ordering::Relaxed);
+            self.control.n_documents.fetch_add(ends.len() as u64, Ordering::Relaxed);
+            self.lock_written().add(number, record)?;
         }
         Ok(())
     }
 
+    /// Makes what was written durable and announces it, from time to time, until [`Committer::finish`];
+    /// blocks. It is to run on a thread of its own.
+    pub(super) fn keep(&self) -> Result<()> {
+        let commit_bytes = setting("TOKEND_COMMIT_BYTES", COMMIT_BYTES);
+        let commit_time = Duration::from_millis(setting("TOKEND_COMMIT_MS", COMMIT_MS));
+        let pause = (commit_time / 4).clamp(Duration::from_millis(1), Duration::from_millis(100));
+        let mut last = {
+            let written = self.lock_written();
+            (Instant::now(), written.n_logged, written.progress.n_bytes)
+        };
+        loop {
+            let mut written = self.lock_written();
+            if written.is_finished {
+                return Ok(());
+            }
+            let bytes = written.progress.n_bytes - last.2;
+            let due = bytes >= commit_bytes || last.0.elapsed() >= commit_time;
+            // A position is announced only where a resumed job can reach it.
+            if !due || written.n_logged == last.1 || !written.is_resumable {
+                written =
+                    self.finished.wait_timeout(written, pause).unwrap_or_else(PoisonError::into_inner).0;
+                drop(written);
+                continue;
+            }
+            let (progress, n_logged) = (written.progress.clone(), written.n_logged);
+            let log = written.log.handle()?;
+            drop(written);
+            self.sink.sync(&progress)?;
+            log.sync()?;
+            self.sink.announce(&progress)?;
+            last = (Instant::now(), n_logged, progress.n_bytes);
+        }
+    }
+
+    /// Ends [`Committer::keep`].
+    pub(super) fn finish(&self) {
+        self.lock_written().is_finished = true;
+        self.finished.notify_all();
+    }
+
     /// What was written, once every worker has returned without an error.
-    pub(super) fn finish(self) -> Result<Totals> {
+    pub(super) fn into_progress(self) -> Result<Progress> {
         self.control.check()?;
-        let mut state = self.state.into_inner().unwrap_or_else(PoisonError::into_inner);
-        state.end_source_hash();
-        Ok(Totals {
-            n_tokens: state.n_tokens,
-            n_documents: state.n_documents,
-            data_xxh3: state.data_hash.digest(),
-            ends_xxh3: state.ends_hash.digest(),
-            sources: state.sources,
-        })
+        Ok(self.written.into_inner().unwrap_or_else(PoisonError::into_inner).progress)
     }
 }
 
 impl<L: Lane> State<L> {
-    fn take(&mut self, block: Block<L>) -> Write<L> {
-        let Block { ids, mut ends, shares, text, n_bytes } = block;
-        self.data_hash.update(as_bytes(&ids));
+    fn take(&mut self, block: Block<L>, sink: &dyn Sink) -> Result<Write<L>> {
+        let Block { ids, mut ends, mut shares, text, n_bytes, next, ended } = block;
         for end in &mut ends {
             *end += self.n_tokens;
-            self.ends_hash.update(&end.to_le_bytes());
         }
-        for share in shares {
-            let source = &mut self.sources[share.index];
-            source.n_tokens += share.n_tokens;
-            source.n_documents += share.n_documents;
-            match share.xxh3 {
-                Some(xxh3) => source.xxh3 = xxh3,
-                None => self.hash_source(share.index, &text),
+        let (place, mark) = sink.place(as_bytes(&ids), &ends)?;
+        if let ([share], false) = (shares.as_mut_slice(), text.is_empty()) {
+            if self.hashing != share.source {
+                self.hashing = share.source;
+                self.source_hash.reset();
             }
+            self.source_hash.update(&text);
+            share.xxh3 = self.source_hash.digest();
         }
-        let write =
-            Write { first_token: self.n_tokens, first_document: self.n_documents, n_bytes, ids, ends };
-        self.n_tokens += write.ids.len() as u64;
-        self.n_documents += write.ends.len() as u64;
-        write
+        let number = self.n_blocks;
+        self.n_blocks += 1;
+        self.n_tokens += ids.len() as u64;
+        Ok(Write { ids, ends, number, place, record: Record { n_bytes, mark, shares, next }, ended })
     }
+}
 
-    fn hash_source(&mut self, index: usize, text: &[u8]) {
-        if self.hashing != index {
-            self.end_source_hash();
-            self.hashing = index;
+impl Written {
+    /// Logs the record of a written block, and those after it that waited for it.
+    fn add(&mut self, number: u64, record: Record) -> Result<()> {
+        let at = (number - self.n_logged) as usize;
+        if self.records.len() <= at {
+            self.records.resize(at + 1, None);
         }
-        self.source_hash.update(text);
-    }
-
-    fn end_source_hash(&mut self) {
-        if let Some(source) = self.sources.get_mut(self.hashing) {
-            source.xxh3 = self.source_hash.digest();
+        self.records[at] = Some(record);
+        while let Some(Some(record)) = self.records.front() {
+            self.log.append(record)?;
+            self.progress.apply(record);
+            self.is_resumable = record.next.is_some();
+            self.records.pop_front();
+            self.n_logged += 1;
         }
-        self.source_hash.reset();
+        Ok(())
     }
 }

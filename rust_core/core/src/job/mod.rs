@@ -6,16 +6,19 @@
 //!
 //! * [`plan`]: hands out the work in the order of the input: batches of small files, pieces of big ones;
 //! * [`work`]: what a worker does with one of them;
-//! * [`commit`]: puts results in order, hashes, assigns offsets; the writes themselves overlap.
+//! * [`commit`]: puts results in order, hashes, gives them their places; the writes themselves overlap;
+//! * [`sink`]: where they go, one implementation for each format;
+//! * [`checkpoint`]: how far the job got, so that a killed one can go on.
 //!
 //! Memory is bounded by the number of threads: a worker holds one chunk and its ids, and at most
 //! as many finished ones as there are workers wait for their turn.
 
+pub(crate) mod checkpoint;
 mod commit;
 mod plan;
+pub(crate) mod sink;
 mod work;
 
-pub(crate) use commit::Totals;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -26,22 +29,65 @@ use crate::documents::{Eot, Rules};
 use crate::error::{Error, Result};
 use crate::input::Source;
 use crate::input::access::Roots;
+use crate::input::lease::Leases;
 use crate::lane::Lane;
 use crate::special::SpecialPolicy;
-use crate::stream::manifest::{Manifest, Options, TokenizerInfo};
-use crate::stream::publish::OutputSet;
+use crate::stream::folder::Folder;
+use crate::stream::manifest::{Manifest, Options, Report, TokenizerInfo};
+use crate::stream::{bin, growing};
 use crate::tokenizer::Tokenizer;
+use sink::{Begun, Target};
 
 /// Nominal size of a chunk: its text and its ids fit a core's L2 cache together.
 const CHUNK_BYTES: u64 = 1 << 20;
+/// Output bytes per input byte that must be free before a job starts: about what European text
+/// needs as uint16. Denser text may still run out of space; that is then an error that a resumed run
+/// can overcome.
+const FREE_PER_INPUT_BYTE: f64 = 0.5;
+/// The partial key of a job that is given none.
+const LOCAL_KEY: &str = "local";
+
+/// What a job makes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Format {
+    /// One data file with its ends and its manifest, published as a whole.
+    #[default]
+    Bin,
+    /// A directory that readers can follow while it grows.
+    Stream,
+}
+
+impl Format {
+    /// Reads the option's value.
+    pub fn parse(text: &str) -> Result<Self> {
+        match text {
+            "bin" => Ok(Self::Bin),
+            "stream" => Ok(Self::Stream),
+            _ => {
+                let what = format!("{text:?} is none of bin, stream");
+                Err(Error::BadOption { option: "format", what })
+            }
+        }
+    }
+
+    /// The option's value.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Bin => "bin",
+            Self::Stream => "stream",
+        }
+    }
+}
 
 /// What is to be done.
 #[derive(Clone, Debug)]
 pub struct JobSpec {
     /// Absolute paths of the inputs, in the order of the output.
     pub inputs: Vec<PathBuf>,
-    /// Absolute path of the output's data file.
+    /// Absolute path of the output: the data file, or the directory of a stream.
     pub output: PathBuf,
+    pub format: Format,
     /// Text that ends a document; `None`: each input is one document.
     pub separator: Option<String>,
     pub eot: Eot,
@@ -54,6 +100,10 @@ pub struct JobSpec {
     pub threads: usize,
     /// Replace an existing output.
     pub force: bool,
+    /// Go on from what an interrupted run with the same key left, if it left anything.
+    pub resume: bool,
+    /// Part of the names of partial files, so that who made them can be told; `None`: `"local"`.
+    pub partial_key: Option<String>,
     pub roots: Roots,
 }
 
@@ -72,8 +122,22 @@ impl JobSpec {
             replace_invalid: false,
             threads: 0,
             force: false,
+            resume: false,
+            partial_key: None,
+            format: Format::default(),
             roots: Roots::default(),
         }
+    }
+
+    /// The partial key.
+    pub(crate) fn key(&self) -> Result<&str> {
+        let key = self.partial_key.as_deref().unwrap_or(LOCAL_KEY);
+        let plain = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_';
+        if (1..=64).contains(&key.len()) && key.bytes().all(plain) {
+            return Ok(key);
+        }
+        let what = format!("{key:?} is not 1 to 64 letters, digits, - and _");
+        Err(Error::BadOption { option: "partial_key", what })
     }
 }
 
@@ -81,6 +145,7 @@ impl JobSpec {
 #[derive(Debug, Default)]
 pub struct Control {
     cancelled: AtomicBool,
+    suspended: AtomicBool,
     pub bytes_done: AtomicU64,
     pub bytes_total: AtomicU64,
     pub n_tokens: AtomicU64,
@@ -93,6 +158,12 @@ impl Control {
         self.cancelled.store(true, Ordering::Relaxed);
     }
 
+    /// Asks the job to stop as [`Control::cancel`] does, but to leave what a resumed run needs.
+    pub fn suspend(&self) {
+        self.suspended.store(true, Ordering::Relaxed);
+        self.cancel();
+    }
+
     fn check(&self) -> Result<()> {
         if self.cancelled.load(Ordering::Relaxed) { Err(Error::Cancelled) } else { Ok(()) }
     }
@@ -101,7 +172,7 @@ impl Control {
 /// What a job made.
 #[derive(Debug)]
 pub struct Outcome {
-    pub manifest: Manifest,
+    pub manifest: Report,
     /// The output was there already, made from the same inputs in the same way, and it verified.
     pub up_to_date: bool,
 }
@@ -132,14 +203,39 @@ fn prepare(spec: &JobSpec) -> Result<(Vec<Source>, u64)> {
     let sources: Vec<_> =
         spec.inputs.iter().map(|path| Source::find(path, &spec.roots)).collect::<Result<_>>()?;
     let total = sources.iter().map(|source| source.identity.size_bytes).sum();
-    OutputSet::check(spec, &sources, total)?;
+    match spec.format {
+        Format::Bin => bin::check(spec, &sources)?,
+        Format::Stream => growing::check(spec, &sources)?,
+    }
+    let (folder, name) = Folder::of(&spec.roots, &spec.output)?;
+    let free = folder.free_bytes()?;
+    let needed = (total as f64 * FREE_PER_INPUT_BYTE) as u64;
+    // What is there already may be up to date; what is being resumed has its space in part.
+    if free < needed && !spec.resume && folder.stat(&name)?.is_none() {
+        let what = format!("about {needed} bytes are needed for {total} bytes of input, {free} are free");
+        return Err(Error::NoSpace { path: spec.output.clone(), what });
+    }
     Ok((sources, total))
 }
 
-/// Encodes files into one token set; blocks until it is published.
+/// Removes what an unfinished job with the partial key of `spec` left of its output; false if there
+/// was nothing. A finished output is not touched, nor are files of other keys.
 ///
 /// # Errors
-/// Any [`Error`]; nothing is left under the output's name then, nor any partial file.
+/// [`Error::OutputBusy`] while the job runs, [`Error::Io`].
+pub fn discard_partials(spec: &JobSpec) -> Result<bool> {
+    match spec.format {
+        Format::Bin => bin::discard(spec),
+        Format::Stream => growing::discard(spec),
+    }
+}
+
+/// Encodes files into one output; blocks until it is published.
+///
+/// # Errors
+/// Any [`Error`]. Nothing is left under the name of a set then; a stream says in its manifest that it
+/// failed. Partial files stay only where a resumed run can go on from them: after
+/// [`Control::suspend`], or when [`Error::is_resumable`].
 pub fn encode_files(tokenizer: &Tokenizer, spec: &JobSpec, control: &Control) -> Result<Outcome> {
     if tokenizer.vocab().is_wide() {
         run::<u32>(tokenizer, spec, control)
@@ -151,13 +247,53 @@ pub fn encode_files(tokenizer: &Tokenizer, spec: &JobSpec, control: &Control) ->
 fn run<L: Lane>(tokenizer: &Tokenizer, spec: &JobSpec, control: &Control) -> Result<Outcome> {
     let (sources, total) = prepare(spec)?;
     control.bytes_total.store(total, Ordering::Relaxed);
-    let info = TokenizerInfo::of::<L>(tokenizer.vocab());
-    let options = Options::of(spec);
-    if !spec.force
-        && let Some(manifest) = Manifest::up_to_date(spec, &sources, &info, &options)?
-    {
+    let (tokenizer_info, options) = (TokenizerInfo::of::<L>(tokenizer.vocab()), Options::of(spec));
+    let target =
+        Target { spec, sources: &sources, tokenizer: tokenizer_info, options, id_bytes: L::BYTES as u64 };
+    if let Some(manifest) = up_to_date(&target)? {
         return Ok(Outcome { manifest, up_to_date: true });
     }
+    let rules = rules(tokenizer, spec)?;
+    let Begun { sink, log, progress } = match spec.format {
+        Format::Bin => bin::begin(&target, control)?,
+        Format::Stream => growing::begin(&target, control)?,
+    };
+    let made = make::<L>(tokenizer, &target, &rules, control, &*sink, log, progress)
+        .and_then(|progress| sink.publish(&progress));
+    match made {
+        Ok(manifest) => Ok(Outcome { manifest, up_to_date: false }),
+        Err(error) => {
+            let suspended = matches!(error, Error::Cancelled) && control.suspended.load(Ordering::Relaxed);
+            sink.abandon(&error, suspended || error.is_resumable());
+            Err(error)
+        }
+    }
+}
+
+/// The manifest of an output that is there already and need not be made again.
+fn up_to_date(target: &Target<'_>) -> Result<Option<Report>> {
+    let spec = target.spec;
+    // A job that is being resumed may have come to its end before it was interrupted.
+    if spec.force && !spec.resume {
+        return Ok(None);
+    }
+    let found = match spec.format {
+        Format::Bin => Manifest::up_to_date(target).map(|found| found.map(Report::Set)),
+        Format::Stream => growing::up_to_date(target).map(|found| found.map(Report::Stream)),
+    };
+    match found {
+        Ok(Some(report)) => {
+            if spec.format == Format::Bin {
+                let _ = bin::discard(spec);
+            }
+            Ok(Some(report))
+        }
+        Err(Error::OutputExists { .. }) if spec.force => Ok(None),
+        other => other,
+    }
+}
+
+fn rules<'a>(tokenizer: &'a Tokenizer, spec: &'a JobSpec) -> Result<Rules<'a>> {
     let eot_id = match (spec.eot, spec.eot_id) {
         (Eot::None, _) => 0,
         (_, Some(id)) => id,
@@ -166,43 +302,93 @@ fn run<L: Lane>(tokenizer: &Tokenizer, spec: &JobSpec, control: &Control) -> Res
             return Err(Error::BadOption { option: "eot_token", what });
         }
     };
-    let rules = Rules {
+    Ok(Rules {
         separator: spec.separator.as_deref().map(memmem::Finder::new),
         eot: spec.eot,
         eot_id,
         special: spec.special,
         finder: tokenizer.finder(),
-    };
-    let output = OutputSet::create(spec)?;
-    let planner = plan::Planner::new(&sources, &spec.roots, tokenizer.scanner(), &rules, chunk_bytes());
-    let committer = commit::Committer::<L>::new(&output, sources.len(), control);
+    })
+}
+
+/// Does the work behind `progress` and writes it to the sink; returns the whole of it.
+fn make<L: Lane>(
+    tokenizer: &Tokenizer,
+    target: &Target<'_>,
+    rules: &Rules<'_>,
+    control: &Control,
+    sink: &dyn sink::Sink,
+    log: checkpoint::Log,
+    progress: checkpoint::Progress,
+) -> Result<checkpoint::Progress> {
+    let Target { spec, sources, .. } = *target;
+    control.bytes_done.store(progress.n_bytes, Ordering::Relaxed);
+    control.n_tokens.store(progress.n_tokens, Ordering::Relaxed);
+    control.n_documents.store(progress.n_documents, Ordering::Relaxed);
+    let start = progress.position.clone();
+    let source_hash = read_so_far(target, &progress)?;
+    let leases = Leases::default();
+    let planner = plan::Planner::new(
+        sources,
+        &spec.roots,
+        &leases,
+        tokenizer.scanner(),
+        rules,
+        setting("TOKEND_CHUNK_BYTES", CHUNK_BYTES),
+        start,
+    );
+    let committer = commit::Committer::<L>::new(sink, control, log, progress, source_hash);
     let threads = if spec.threads == 0 { default_threads() } else { spec.threads };
-    let shared = work::Shared { tokenizer, spec, rules: &rules, sources: &sources, control };
+    let shared = work::Shared { tokenizer, spec, rules, sources, control };
     // Of several failures the one that stands first in the input is reported, whatever came first.
     let failure: Mutex<Option<(u64, Error)>> = Mutex::new(None);
+    let guarded = |work: &dyn Fn() -> Result<(), (u64, Error)>| {
+        let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(work))
+            .unwrap_or_else(|panic| Err((0, from_panic(&*panic))));
+        if let Err(found) = result {
+            committer.stop();
+            let mut first = failure.lock().unwrap_or_else(PoisonError::into_inner);
+            if first.as_ref().is_none_or(|first| found.0 < first.0) {
+                *first = Some(found);
+            }
+        }
+    };
     std::thread::scope(|scope| {
-        for _ in 0..threads.min(planner.n_chunks_at_most()) {
-            scope.spawn(|| {
-                let work = std::panic::AssertUnwindSafe(|| work::run::<L>(&shared, &planner, &committer));
-                let result =
-                    std::panic::catch_unwind(work).unwrap_or_else(|panic| Err((0, from_panic(&*panic))));
-                if let Err(found) = result {
-                    committer.stop();
-                    let mut first = failure.lock().unwrap_or_else(PoisonError::into_inner);
-                    if first.as_ref().is_none_or(|first| found.0 < first.0) {
-                        *first = Some(found);
-                    }
-                }
-            });
+        let helpers = [
+            scope.spawn(|| guarded(&|| committer.keep().map_err(|error| (0, error)))),
+            scope.spawn(|| leases.watch()),
+        ];
+        let workers: Vec<_> = (0..threads.min(planner.n_chunks_at_most()))
+            .map(|_| scope.spawn(|| guarded(&|| work::run::<L>(&shared, &planner, &committer))))
+            .collect();
+        // Panics were caught and noted.
+        for worker in workers {
+            drop(worker.join());
+        }
+        committer.finish();
+        leases.stop();
+        for helper in helpers {
+            drop(helper.join());
         }
     });
-    if let Some((_, error)) = failure.into_inner().unwrap_or_else(PoisonError::into_inner) {
-        return Err(error);
+    match failure.into_inner().unwrap_or_else(PoisonError::into_inner) {
+        Some((_, error)) => Err(error),
+        None => committer.into_progress(),
     }
-    let done = committer.finish()?;
-    let manifest = Manifest::new(info, options, &sources, done, &output);
-    output.publish(&manifest, spec.force)?;
-    Ok(Outcome { manifest, up_to_date: false })
+}
+
+/// The hash of what was read of the source under way, after checking that it still holds that.
+fn read_so_far(target: &Target<'_>, progress: &checkpoint::Progress) -> Result<xxhash_rust::xxh3::Xxh3> {
+    let position = &progress.position;
+    let (Some(source), 1..) = (target.sources.get(position.source), position.offset_bytes) else {
+        return Ok(xxhash_rust::xxh3::Xxh3::new());
+    };
+    let hash = source.open(&target.spec.roots)?.hash(position.offset_bytes)?;
+    if hash.digest() != progress.sources[position.source].xxh3 {
+        let what = "since the interrupted run: it was written to".to_owned();
+        return Err(Error::InputChanged { path: source.path.clone(), what });
+    }
+    Ok(hash)
 }
 
 fn from_panic(panic: &(dyn std::any::Any + Send)) -> Error {
@@ -214,13 +400,13 @@ fn from_panic(panic: &(dyn std::any::Any + Send)) -> Error {
     Error::Internal { what }
 }
 
-/// The nominal chunk size; `TOKEND_CHUNK_BYTES` changes it, for tests of borders.
-fn chunk_bytes() -> u64 {
-    std::env::var("TOKEND_CHUNK_BYTES")
+/// A size or time of the job's machinery, which an environment variable changes for tests.
+pub(crate) fn setting(variable: &str, default: u64) -> u64 {
+    std::env::var(variable)
         .ok()
         .and_then(|text| text.parse().ok())
-        .filter(|&bytes| bytes > 0)
-        .unwrap_or(CHUNK_BYTES)
+        .filter(|&value| value > 0)
+        .unwrap_or(default)
 }
 
 /// Gives an error without a path the path of the input that it came from.

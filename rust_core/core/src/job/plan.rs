@@ -7,9 +7,11 @@
 use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use super::checkpoint::Position;
 use crate::documents::Rules;
 use crate::error::{Error, Result};
 use crate::input::access::Roots;
+use crate::input::lease::Leases;
 use crate::input::{Opened, Source, border};
 use crate::pretokenize::gpt2::Gpt2;
 
@@ -27,35 +29,41 @@ pub(super) enum Work {
     Batch(Range<usize>),
     /// A piece of one source.
     Piece { index: usize, source: Arc<Opened>, range: Range<u64> },
-    /// One source, whole, in bounded steps.
-    Stream { index: usize, source: Arc<Opened> },
+    /// One source, from a position in it on, in bounded steps.
+    Stream { source: Arc<Opened>, from: Position },
 }
 
 pub(super) struct Planner<'a> {
     sources: &'a [Source],
     roots: &'a Roots,
+    leases: &'a Leases,
     scanner: Option<&'a Gpt2>,
     rules: &'a Rules<'a>,
     chunk_bytes: u64,
     cursor: Mutex<Cursor>,
 }
 
-#[derive(Default)]
+/// Where the next piece of work starts.
 struct Cursor {
     sequence: u64,
-    index: usize,
-    open: Option<(Arc<Opened>, u64)>,
+    position: Position,
+    /// The source at the position, if it is being cut.
+    open: Option<Arc<Opened>>,
 }
 
 impl<'a> Planner<'a> {
+    /// Plans what lies behind `start`.
     pub(super) fn new(
         sources: &'a [Source],
         roots: &'a Roots,
+        leases: &'a Leases,
         scanner: Option<&'a Gpt2>,
         rules: &'a Rules<'a>,
         chunk_bytes: u64,
+        start: Position,
     ) -> Self {
-        Self { sources, roots, scanner, rules, chunk_bytes, cursor: Mutex::default() }
+        let cursor = Mutex::new(Cursor { sequence: 0, position: start, open: None });
+        Self { sources, roots, leases, scanner, rules, chunk_bytes, cursor }
     }
 
     /// An upper bound of the pieces of work, so that no threads are started for nothing.
@@ -75,35 +83,49 @@ impl<'a> Planner<'a> {
     }
 
     fn work(&self, cursor: &mut Cursor) -> Result<Option<Work>> {
-        let index = cursor.index;
+        let index = cursor.position.source;
         let Some(source) = self.sources.get(index) else { return Ok(None) };
-        if source.identity.size_bytes <= self.chunk_bytes {
-            let mut bytes = 0;
-            let mut end = index;
-            while let Some(source) = self.sources.get(end)
-                && end - index < BATCH_SOURCES
-                && bytes + source.identity.size_bytes <= self.chunk_bytes
-            {
-                bytes += source.identity.size_bytes;
-                end += 1;
-            }
-            cursor.index = end;
+        if source.identity.size_bytes <= self.chunk_bytes && cursor.position.offset_bytes == 0 {
+            let end = self.batch_end(index);
+            cursor.position.source = end;
             return Ok(Some(Work::Batch(index..end)));
         }
+        let source = match cursor.open.take() {
+            Some(source) => source,
+            None => self.open(index)?,
+        };
         let Some(scanner) = self.scanner else {
-            cursor.index += 1;
-            return Ok(Some(Work::Stream { index, source: Arc::new(source.open(self.roots)?) }));
+            let next = Position { source: index + 1, ..Position::default() };
+            return Ok(Some(Work::Stream { source, from: std::mem::replace(&mut cursor.position, next) }));
         };
-        let (source, start) = match cursor.open.take() {
-            Some(open) => open,
-            None => (Arc::new(source.open(self.roots)?), 0),
-        };
+        let start = cursor.position.offset_bytes;
         let end = border::chunk_end(&source, scanner, self.rules, start, self.chunk_bytes)?;
         if end == source.size_bytes() {
-            cursor.index += 1;
+            cursor.position = Position { source: index + 1, ..Position::default() };
         } else {
-            cursor.open = Some((Arc::clone(&source), end));
+            cursor.position.offset_bytes = end;
+            cursor.open = Some(Arc::clone(&source));
         }
         Ok(Some(Work::Piece { index, source, range: start..end }))
+    }
+
+    /// The end of the batch of small sources that begins with `index`.
+    fn batch_end(&self, index: usize) -> usize {
+        let mut bytes = 0;
+        let mut end = index;
+        while let Some(source) = self.sources.get(end)
+            && end - index < BATCH_SOURCES
+            && bytes + source.identity.size_bytes <= self.chunk_bytes
+        {
+            bytes += source.identity.size_bytes;
+            end += 1;
+        }
+        end
+    }
+
+    fn open(&self, index: usize) -> Result<Arc<Opened>> {
+        let source = Arc::new(self.sources[index].open(self.roots)?);
+        self.leases.take(&source);
+        Ok(source)
     }
 }

@@ -2,7 +2,8 @@
 
 use std::borrow::Cow;
 
-use super::commit::{Block, Committer, Share};
+use super::checkpoint::{Carry, Position, Share};
+use super::commit::{Block, Committer};
 use super::plan::{Planner, Task, Work};
 use super::{Control, JobSpec, in_source};
 use crate::documents::{DocumentEncoder, Rules, TextEnd};
@@ -12,10 +13,13 @@ use crate::lane::Lane;
 use crate::tokenizer::Tokenizer;
 use std::ops::Range;
 use std::path::Path;
+use std::sync::Arc;
 use xxhash_rust::xxh3::xxh3_64;
 
 /// Bytes that a streamed source is read at a time.
 const STREAM_BYTES: u64 = 1 << 20;
+/// Text between two steps of a streamed source that is still put into the checkpoint.
+const CARRY_MAX_BYTES: usize = 64 << 10;
 
 pub(super) struct Shared<'a> {
     pub(super) tokenizer: &'a Tokenizer,
@@ -44,9 +48,12 @@ impl Shared<'_> {
         match work {
             Work::Batch(range) => committer.commit(sequence, self.batch(range)?),
             Work::Piece { index, source, range } => {
-                committer.commit(sequence, self.piece(index, &source, range)?)
+                let block = self.piece(index, &source, range).map_err(|error| or_changed(&source, error))?;
+                committer.commit(sequence, block)
             }
-            Work::Stream { index, source } => self.stream(sequence, index, &source, committer),
+            Work::Stream { source, from } => {
+                self.stream(sequence, &source, from, committer).map_err(|error| or_changed(&source, error))
+            }
         }
     }
 
@@ -60,27 +67,30 @@ impl Shared<'_> {
         self.documents(|documents| {
             documents.first = range.start == 0;
             let mut n_bytes = 0;
-            for index in range {
+            for index in range.clone() {
+                self.control.check()?;
                 let path = &self.sources[index].path;
                 let source = self.sources[index].open(&self.spec.roots)?;
                 source.read(0, source.size_bytes(), &mut bytes)?;
-                source.verify()?;
+                let xxh3 = xxh3_64(&bytes);
+                source.verify(xxh3)?;
                 let (n_ids, n_ends) = (documents.ids.len(), documents.ends.len());
                 let text = self.text(&bytes, path, 0)?;
                 documents.push(&text, 0, TextEnd::Source).map_err(|error| in_source(error, path))?;
                 n_bytes += bytes.len() as u64;
                 shares.push(Share {
-                    index,
+                    source: index,
                     n_tokens: (documents.ids.len() - n_ids) as u64,
                     n_documents: (documents.ends.len() - n_ends) as u64,
-                    xxh3: Some(xxh3_64(&bytes)),
+                    xxh3,
                 });
             }
-            Ok(Block::new(documents, shares, Vec::new(), n_bytes))
+            let next = Some(Position { source: range.end, ..Position::default() });
+            Ok(Block { next, ..Block::new(documents, shares, n_bytes) })
         })
     }
 
-    fn piece<L: Lane>(&self, index: usize, source: &Opened, range: Range<u64>) -> Result<Block<L>> {
+    fn piece<L: Lane>(&self, index: usize, source: &Arc<Opened>, range: Range<u64>) -> Result<Block<L>> {
         let path = &self.sources[index].path;
         let mut bytes = Vec::new();
         source.read(range.start, range.end, &mut bytes)?;
@@ -97,17 +107,12 @@ impl Shared<'_> {
                 let text = self.text(&bytes, path, range.start)?;
                 documents.push(&text, range.start, end).map_err(|error| in_source(error, path))?;
             }
-            if last {
-                source.verify()?;
-            }
-            let share = Share {
-                index,
-                n_tokens: documents.ids.len() as u64,
-                n_documents: documents.ends.len() as u64,
-                xxh3: None,
+            let next = if last {
+                Position { source: index + 1, ..Position::default() }
+            } else {
+                Position { source: index, offset_bytes: range.end, carry: None }
             };
-            let n_bytes = bytes.len() as u64;
-            Ok(Block::new(documents, vec![share], std::mem::take(&mut bytes), n_bytes))
+            Ok(part_of(source, index, documents, std::mem::take(&mut bytes), Some(next)))
         })
     }
 
@@ -115,22 +120,27 @@ impl Shared<'_> {
     fn stream<L: Lane>(
         &self,
         sequence: u64,
-        index: usize,
-        source: &Opened,
+        source: &Arc<Opened>,
+        from: Position,
         committer: &Committer<'_, L>,
     ) -> Result<()> {
+        let index = from.source;
         let path = &self.sources[index].path;
         if !committer.await_turn(sequence) {
             return Ok(());
         }
         self.documents(|documents| {
-            documents.first = index == 0;
-            let (mut waiting, mut bytes) = (String::new(), Vec::new());
-            let (mut start, mut offset) = (0, 0);
-            // The pretoken at the end of the waiting text may be a long one: see `StreamEncoder`.
-            let mut step = STREAM_BYTES;
+            let (mut start, mut bytes) = (from.offset_bytes, Vec::new());
+            let (mut waiting, mut offset) = (String::new(), 0);
+            if let Some(carry) = from.carry {
+                (documents.open, documents.untouched) = (carry.is_open, carry.is_untouched);
+                (waiting, offset) = (carry.text, carry.text_offset_bytes);
+            }
+            documents.first = index == 0 && documents.untouched;
             loop {
                 self.control.check()?;
+                // The pretoken at the end of the waiting text may be a long one: see `StreamEncoder`.
+                let step = STREAM_BYTES.max(waiting.len() as u64);
                 let mut end = (start + step).min(source.size_bytes());
                 source.read(start, end, &mut bytes)?;
                 let last = end == source.size_bytes();
@@ -144,22 +154,24 @@ impl Shared<'_> {
                     documents.push(&waiting, offset, text_end).map_err(|error| in_source(error, path))?;
                 waiting.drain(..used);
                 offset += used as u64;
-                step = STREAM_BYTES.max(waiting.len() as u64);
-                if last {
-                    source.verify()?;
-                }
-                let share = Share {
-                    index,
-                    n_tokens: documents.ids.len() as u64,
-                    n_documents: documents.ends.len() as u64,
-                    xxh3: None,
-                };
-                let block = Block::new(documents, vec![share], std::mem::take(&mut bytes), end - start);
-                committer.append(block)?;
                 start = end;
+                let next = if last {
+                    Some(Position { source: index + 1, ..Position::default() })
+                } else {
+                    (waiting.len() <= CARRY_MAX_BYTES).then(|| Position {
+                        source: index,
+                        offset_bytes: end,
+                        carry: Some(Carry {
+                            text: waiting.clone(),
+                            text_offset_bytes: offset,
+                            is_open: documents.open,
+                            is_untouched: documents.untouched,
+                        }),
+                    })
+                };
+                committer.append(part_of(source, index, documents, std::mem::take(&mut bytes), next))?;
                 if last {
-                    committer.pass_on()?;
-                    return Ok(());
+                    return committer.pass_on();
                 }
             }
         })
@@ -177,6 +189,36 @@ impl Shared<'_> {
                 Err(Error::InvalidUtf8 { path: path.to_owned(), offset: offset + at as u64, byte })
             }
         }
+    }
+}
+
+/// The block of a part of one source; at the source's end `next` lies behind it.
+fn part_of<L: Lane>(
+    source: &Arc<Opened>,
+    index: usize,
+    documents: &mut DocumentEncoder<'_, L>,
+    text: Vec<u8>,
+    next: Option<Position>,
+) -> Block<L> {
+    let share = Share {
+        source: index,
+        n_tokens: documents.ids.len() as u64,
+        n_documents: documents.ends.len() as u64,
+        // Known once the block is in its place.
+        xxh3: 0,
+    };
+    let ended = next.as_ref().filter(|next| next.source > index).map(|_| Arc::clone(source));
+    let n_bytes = text.len() as u64;
+    Block { text, next, ended, ..Block::new(documents, vec![share], n_bytes) }
+}
+
+/// An error about a source's content, unless the source was changed under us: then that is the error.
+fn or_changed(source: &Opened, error: Error) -> Error {
+    match error {
+        Error::InvalidUtf8 { .. } | Error::SpecialToken { .. } | Error::NoToken { .. } => {
+            source.check().err().unwrap_or(error)
+        }
+        other => other,
     }
 }
 

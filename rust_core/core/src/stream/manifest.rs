@@ -17,14 +17,14 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::Xxh3;
 
+use super::native::StreamManifest;
 use crate::documents::Eot;
 use crate::error::{Error, Result};
-use crate::input::Source;
 use crate::job::JobSpec;
-use crate::job::Totals;
+use crate::job::checkpoint::Progress;
+use crate::job::sink::Target;
 use crate::lane::Lane;
 use crate::special::SpecialPolicy;
-use crate::stream::publish::OutputSet;
 use crate::vocab::Vocabulary;
 
 const FORMAT: &str = "tokend-bin";
@@ -54,7 +54,7 @@ pub struct TokenizerInfo {
     pub vocab_size: u32,
     pub eot_id: Option<u32>,
     #[serde(skip)]
-    dtype: String,
+    pub(crate) dtype: String,
 }
 
 /// What changes the ids of given inputs.
@@ -83,6 +83,14 @@ pub struct FileInfo {
     pub file: String,
     pub size_bytes: u64,
     pub xxh3: String,
+}
+
+/// What a job made: the manifest of one format or another.
+#[derive(Clone, Debug, Serialize)]
+#[serde(untagged)]
+pub enum Report {
+    Set(Manifest),
+    Stream(StreamManifest),
 }
 
 impl TokenizerInfo {
@@ -121,37 +129,28 @@ impl Options {
 }
 
 impl Manifest {
-    pub(crate) fn new(
-        tokenizer: TokenizerInfo,
-        options: Options,
-        sources: &[Source],
-        totals: Totals,
-        output: &OutputSet,
-    ) -> Self {
-        let width = if tokenizer.dtype == "uint16" { 2 } else { 4 };
-        let sources = sources
-            .iter()
-            .zip(totals.sources)
-            .map(|(source, totals)| SourceInfo {
-                path: source.path.clone(),
-                size_bytes: source.identity.size_bytes,
-                xxh3: hex(totals.xxh3),
-                n_tokens: totals.n_tokens,
-                n_documents: totals.n_documents,
-            })
-            .collect();
+    /// The manifest of a finished set whose data file is called `name`.
+    pub(crate) fn new(target: &Target<'_>, progress: &Progress, name: &str) -> Self {
+        let sources = target.sources.iter().zip(&progress.sources).map(|(source, totals)| SourceInfo {
+            path: source.path.clone(),
+            size_bytes: source.identity.size_bytes,
+            xxh3: hex(totals.xxh3),
+            n_tokens: totals.n_tokens,
+            n_documents: totals.n_documents,
+        });
+        let mark = progress.parts.last().copied().unwrap_or_default();
         let file = |file: String, size_bytes, hash| FileInfo { file, size_bytes, xxh3: hex(hash) };
         Self {
             format: FORMAT.to_owned(),
             version: VERSION,
-            dtype: tokenizer.dtype.clone(),
-            n_tokens: totals.n_tokens,
-            n_documents: totals.n_documents,
-            tokenizer,
-            options,
-            sources,
-            data: file(output.data_name(), totals.n_tokens * width, totals.data_xxh3),
-            ends: file(output.ends_name(), totals.n_documents * 8, totals.ends_xxh3),
+            dtype: target.tokenizer.dtype.clone(),
+            n_tokens: progress.n_tokens,
+            n_documents: progress.n_documents,
+            tokenizer: target.tokenizer.clone(),
+            options: target.options.clone(),
+            sources: sources.collect(),
+            data: file(name.to_owned(), progress.n_tokens * target.id_bytes, mark.tokens_xxh3),
+            ends: file(format!("{name}.ends"), progress.n_documents * 8, mark.ends_xxh3),
             tokend_version: env!("CARGO_PKG_VERSION").to_owned(),
         }
     }
@@ -163,39 +162,21 @@ impl Manifest {
 
     /// The manifest of an existing output, if that was made from the same inputs in the same way and
     /// its files and inputs still have the bytes that the manifest says.
-    pub(crate) fn up_to_date(
-        spec: &JobSpec,
-        sources: &[Source],
-        tokenizer: &TokenizerInfo,
-        options: &Options,
-    ) -> Result<Option<Self>> {
+    pub(crate) fn up_to_date(target: &Target<'_>) -> Result<Option<Self>> {
+        let spec = target.spec;
         let Some(manifest) = Self::read_beside(&spec.output)? else { return Ok(None) };
-        let same_way = manifest.tokenizer.fingerprint == tokenizer.fingerprint
-            && manifest.options == *options
-            && manifest.sources.len() == sources.len()
-            && manifest
-                .sources
-                .iter()
-                .zip(sources)
-                .all(|(then, now)| then.path == now.path && then.size_bytes == now.identity.size_bytes);
-        let exists = || Err(Error::OutputExists { path: spec.output.clone() });
-        if !same_way {
-            return exists();
-        }
+        let sources = manifest.sources.iter().map(|source| (&*source.path, source.size_bytes, &*source.xxh3));
         let directory = spec.output.parent().unwrap_or(Path::new("/"));
-        for file in [&manifest.data, &manifest.ends] {
-            let path = directory.join(&file.file);
-            let opened = File::open(&path).map_err(|error| Error::io(&path, "opening", error))?;
-            if hash_file(&opened, &path)? != file.xxh3 {
-                return exists();
-            }
-        }
-        for (then, now) in manifest.sources.iter().zip(sources) {
-            if hash_file(&spec.roots.open_input(&now.path)?, &now.path)? != then.xxh3 {
-                return exists();
-            }
-        }
-        Ok(Some(manifest))
+        let same = manifest.tokenizer.fingerprint == target.tokenizer.fingerprint
+            && manifest.options == target.options
+            && [&manifest.data, &manifest.ends].iter().all(|file| {
+                let path = directory.join(&file.file);
+                File::open(&path)
+                    .map_err(|error| Error::io(&path, "opening", error))
+                    .is_ok_and(|opened| hash_file(&opened, &path).is_ok_and(|xxh3| xxh3 == file.xxh3))
+            })
+            && same_sources(target, sources)?;
+        if same { Ok(Some(manifest)) } else { Err(Error::OutputExists { path: spec.output.clone() }) }
     }
 
     /// Reads the manifest that belongs to a data file; `None` if there is none.
@@ -216,6 +197,28 @@ impl Manifest {
     }
 }
 
+/// Whether the inputs of a job are those, by path, size and hash, that a manifest names.
+pub(crate) fn same_sources<'m>(
+    target: &Target<'_>,
+    then: impl ExactSizeIterator<Item = (&'m Path, u64, &'m str)> + Clone,
+) -> Result<bool> {
+    let now = || target.sources.iter();
+    if then.len() != now().len()
+        || !then
+            .clone()
+            .zip(now())
+            .all(|((path, size_bytes, _), now)| path == now.path && size_bytes == now.identity.size_bytes)
+    {
+        return Ok(false);
+    }
+    for ((path, _, xxh3), _) in then.zip(now()) {
+        if hash_file(&target.spec.roots.open_input(path)?, path)? != xxh3 {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
 /// `path` with a suffix behind its whole name.
 pub(crate) fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
@@ -223,11 +226,11 @@ pub(crate) fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
     PathBuf::from(name)
 }
 
-fn hex(hash: u64) -> String {
+pub(crate) fn hex(hash: u64) -> String {
     format!("{hash:016x}")
 }
 
-fn hash_file(mut file: &File, path: &Path) -> Result<String> {
+pub(crate) fn hash_file(mut file: &File, path: &Path) -> Result<String> {
     let mut hash = Xxh3::new();
     let mut buffer = vec![0; 1 << 20];
     loop {

@@ -1,0 +1,75 @@
+//! Encoding rate in memory, one thread, by processor time: `cargo run --release --example throughput -- FILE...`
+//!
+//! For each file: its first half with a fresh tokenizer (cold), then its second half (unseen), then the
+//! second half again (warm).
+
+use std::process::ExitCode;
+use std::time::Instant;
+
+use tokend_core::{SpecialPolicy, Tokenizer, Vocabulary};
+
+fn main() -> ExitCode {
+    for path in std::env::args().skip(1) {
+        let text = match std::fs::read_to_string(&path) {
+            Ok(text) => text,
+            Err(error) => {
+                eprintln!("{path}: {error}");
+                return ExitCode::FAILURE;
+            }
+        };
+        let started = Instant::now();
+        let tokenizer = match Tokenizer::new(Vocabulary::gpt2()) {
+            Ok(tokenizer) => tokenizer,
+            Err(error) => {
+                eprintln!("{error}");
+                return ExitCode::FAILURE;
+            }
+        };
+        let load_ms = started.elapsed().as_secs_f64() * 1e3;
+        let half = text.floor_char_boundary(text.len() / 2);
+        let mut ids: Vec<u16> = Vec::new();
+        let mut line = format!("{path}: load {load_ms:.1} ms;");
+        let rounds = std::env::var("ROUNDS").ok().and_then(|rounds| rounds.parse().ok()).unwrap_or(2);
+        let warm = std::iter::repeat_n(("warm", &text[half..]), rounds);
+        for (name, part) in [("cold", &text[..half]), ("unseen", &text[half..])].into_iter().chain(warm) {
+            let before = tokenizer.cache_stats();
+            let started = cpu_seconds();
+            let mut n_ids = 0;
+            for chunk in chunks(part) {
+                ids.clear();
+                if let Err(error) = tokenizer.encode_into(chunk, SpecialPolicy::Text, &mut ids) {
+                    eprintln!("{error}");
+                    return ExitCode::FAILURE;
+                }
+                n_ids += ids.len();
+            }
+            let seconds = cpu_seconds() - started;
+            let after = tokenizer.cache_stats();
+            let (hits, misses) = (after.hits - before.hits, after.misses - before.misses);
+            let rate = part.len() as f64 / seconds / 1e6;
+            let missed = misses as f64 / (hits + misses).max(1) as f64 * 100.0;
+            line += &format!(" {name} {rate:.0} MB/s ({missed:.2} % missed, {:.2} B/unit, {n_ids} ids)", part.len() as f64 / (hits + misses).max(1) as f64);
+        }
+        println!("{line}");
+    }
+    ExitCode::SUCCESS
+}
+
+/// Time that this thread has spent on a processor: other programs only disturb the caches.
+fn cpu_seconds() -> f64 {
+    let text = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap_or_default();
+    text.split(' ').next().and_then(|ns| ns.parse::<f64>().ok()).unwrap_or_default() / 1e9
+}
+
+/// Pieces of a megabyte, cut at line ends.
+fn chunks(mut text: &str) -> impl Iterator<Item = &str> {
+    std::iter::from_fn(move || {
+        let end = match text.as_bytes().get(1 << 20..).and_then(|rest| rest.iter().position(|&byte| byte == b'\n')) {
+            Some(at) => (1 << 20) + at + 1,
+            None => text.len(),
+        };
+        let (chunk, rest) = text.split_at(end);
+        text = rest;
+        (!chunk.is_empty()).then_some(chunk)
+    })
+}

@@ -1,0 +1,99 @@
+//! What one worker remembers of pretokens that have no place in the shared cache: those of 16 to 64
+//! bytes, and shorter ones with more ids than a value holds.
+//!
+//! Indented source code is the reason: GPT-2 has nearly one token per space of a deep indent, and
+//! the same few runs of spaces come back on every line. Direct-mapped, so bounded; a newcomer
+//! replaces what was there.
+
+use std::hash::{BuildHasher, BuildHasherDefault};
+
+use rustc_hash::FxHasher;
+
+/// Longest pretoken, in bytes, that is remembered; longer ones hardly ever come twice.
+pub(super) const LONG_MAX: usize = 64;
+const N_SLOTS: usize = 1 << 13;
+/// A pretoken has at most one id per byte.
+const IDS_MAX_BYTES: usize = LONG_MAX * 4;
+
+/// A direct-mapped cache of long pretokens; its memory is touched as it fills.
+#[derive(Default)]
+pub(super) struct LongCache {
+    slots: Vec<Entry>,
+}
+
+/// An empty entry is all zeros: no pretoken has no bytes.
+#[derive(Clone)]
+#[repr(C, align(64))]
+struct Entry {
+    text: [u8; LONG_MAX],
+    ids: [u8; IDS_MAX_BYTES],
+    n_text_bytes: u16,
+    n_ids_bytes: u16,
+}
+
+impl LongCache {
+    /// Where a pretoken would be; `None` if it is too long.
+    #[inline]
+    pub(super) fn slot(text: &[u8]) -> Option<usize> {
+        let hash = BuildHasherDefault::<FxHasher>::default().hash_one(text);
+        (text.len() <= LONG_MAX).then_some((hash >> 48) as usize % N_SLOTS)
+    }
+
+    /// Asks the processor for an entry.
+    #[inline]
+    pub(super) fn prefetch(&self, slot: usize) {
+        #[cfg(target_arch = "x86_64")]
+        if let Some(entry) = self.slots.get(slot) {
+            use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+            // SAFETY: a prefetch has no effect but on timing.
+            unsafe {
+                _mm_prefetch::<_MM_HINT_T0>(entry.text.as_ptr().cast());
+                _mm_prefetch::<_MM_HINT_T0>(entry.ids.as_ptr().cast());
+                _mm_prefetch::<_MM_HINT_T0>((&raw const entry.n_text_bytes).cast());
+            }
+        }
+    }
+
+    /// Appends the ids of a pretoken, as bytes, to `out`; false if it is not known.
+    #[inline]
+    pub(super) fn get(&self, slot: usize, text: &[u8], out: &mut Vec<u8>) -> bool {
+        let Some(entry) = self.slots.get(slot) else { return false };
+        let n = usize::from(entry.n_text_bytes);
+        if n != text.len() || entry.text[..n] != *text {
+            return false;
+        }
+        out.extend_from_slice(&entry.ids[..usize::from(entry.n_ids_bytes)]);
+        true
+    }
+
+    /// Remembers the ids of a pretoken, given as bytes; its text is not longer than [`LONG_MAX`].
+    pub(super) fn insert(&mut self, slot: usize, text: &[u8], ids: &[u8]) {
+        if self.slots.is_empty() {
+            let empty = Entry { text: [0; _], ids: [0; _], n_text_bytes: 0, n_ids_bytes: 0 };
+            self.slots = vec![empty; N_SLOTS];
+        }
+        let entry = &mut self.slots[slot];
+        entry.text[..text.len()].copy_from_slice(text);
+        entry.ids[..ids.len()].copy_from_slice(ids);
+        (entry.n_text_bytes, entry.n_ids_bytes) = (text.len() as u16, ids.len() as u16);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn remembers_what_fits_and_nothing_longer() {
+        let mut cache = LongCache::default();
+        let text = b"a long run of spaces";
+        let slot = LongCache::slot(text).expect("it fits");
+        let mut ids = vec![7];
+        assert!(!cache.get(slot, text, &mut ids));
+        cache.insert(slot, text, &[1, 0, 2, 0]);
+        assert!(cache.get(slot, text, &mut ids));
+        assert_eq!(ids, [7, 1, 0, 2, 0]);
+        assert!(!cache.get(slot, b"another run of lines", &mut ids));
+        assert_eq!(LongCache::slot(&[b'x'; 65]), None);
+    }
+}

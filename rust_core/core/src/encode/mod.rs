@@ -1,0 +1,426 @@
+//! Text to ids: pretokens in batches of a kilobyte, through the merge cache.
+//!
+//! ```text
+//! scan ─► starts ─► keys, lines, prefetch ─► probe ─┬─ hits: 16 bytes each, in order ──┬─► ids
+//!                                                   └─ misses: look further, merge ────┘
+//! ```
+//!
+//! * `pretokenize::scan` finds where pretokens start (other patterns: `pretokenize::machine`);
+//! * [`keys`] makes a key of each and asks for its cache line;
+//! * [`probe`] compares the lines, which have arrived by then, and appends the values of the hits;
+//! * [`misses`] finds or merges the rest, all of a batch together, and teaches them to the cache;
+//! * [`splice`](Encoder::splice) puts their ids where they belong.
+//!
+//! Each stage is a loop over arrays that stay in the processor's first cache, exists once per
+//! processor tier (`tier`) and has a portable twin. Nothing here knows which vocabulary it is: class,
+//! cut, pair and word tables are made from any (see [`Model`]).
+
+pub(crate) mod keys;
+mod long_cache;
+mod misses;
+pub(crate) mod probe;
+
+use crate::bpe::inert::Bridges;
+use crate::bpe::medium::MEDIUM_MAX;
+use crate::bpe::merge::{MergeScratch, merge};
+use crate::bpe::pairs::{MISSING, PairTable};
+use crate::bpe::short::{ShortPairs, Word};
+use crate::cache::{KEY_MAX, Key, Slots, Table};
+use crate::error::{Error, Result};
+use crate::lane::Lane;
+use crate::pretokenize::Pretokenizer as _;
+use crate::pretokenize::gpt2::Gpt2;
+use crate::pretokenize::machine::Machine;
+use crate::pretokenize::scan::{BATCH, STARTS_ROOM, Scan, ScanTables};
+use crate::tier::Kernels;
+use crate::vocab::{Merges, Vocabulary};
+use long_cache::LongCache;
+use misses::Found;
+use probe::Miss;
+use rustc_hash::FxHashMap;
+
+/// Pretokens of a batch: one per byte at most, and the one that the batch before left open.
+const UNITS: usize = BATCH + 1;
+/// Bytes that the probe may write for them: 14 each, and one store of 16.
+const STAGED: usize = UNITS * 14 + 2;
+/// Bytes behind the start of a pretoken from which later text cannot change it: itself a character,
+/// the next one, and one more (whitespace gives its last character away, see `scan`).
+const CERTAIN: usize = 8;
+
+/// How pretokens are found.
+pub(crate) enum Splitter {
+    /// GPT-2's pattern: the scanner, and the plain one that knows where text can be cut.
+    Gpt2 { scan: Box<ScanTables>, plain: Box<Gpt2> },
+    Machine(Machine),
+}
+
+/// What a vocabulary needs to encode; immutable, shared by all threads.
+pub(crate) struct Model {
+    pub(crate) splitter: Splitter,
+    pub(crate) pairs: PairTable,
+    short: Option<ShortPairs>,
+    bridges: Bridges,
+    /// Rank vocabularies: tokens that merging their bytes does not arrive at. A pretoken that is one
+    /// of them is that token, because tiktoken looks a whole pretoken up before it merges; the same
+    /// bytes as a part of a longer pretoken are not.
+    whole: FxHashMap<Box<[u8]>, u32>,
+    token_lens: Vec<u32>,
+    pub(crate) kernels: &'static Kernels,
+}
+
+impl Model {
+    /// `splitter` is given whether pretokens may be cut at inert borders as they are found: only where
+    /// the cache says of every part what it says of a pretoken.
+    pub(crate) fn new(
+        vocab: &Vocabulary,
+        kernels: &'static Kernels,
+        splitter: impl FnOnce(Option<&Bridges>) -> Result<Splitter>,
+    ) -> Result<Self> {
+        let pairs = PairTable::new(vocab);
+        let mut whole = FxHashMap::default();
+        if matches!(vocab.merges(), Merges::Ranks) && !pairs.is_canonical() {
+            let (mut scratch, mut ids) = (MergeScratch::default(), Vec::new());
+            for (id, token) in vocab.ordinary() {
+                ids.clear();
+                merge(&pairs, token, &mut scratch, &mut ids);
+                if ids != [id] {
+                    whole.insert(token.into(), id);
+                }
+            }
+        }
+        let mut token_lens = vec![0; vocab.len_ids() as usize];
+        for (id, token) in vocab.ordinary() {
+            token_lens[id as usize] = token.len() as u32;
+        }
+        let bridges = Bridges::new(vocab);
+        let splitter = splitter(whole.is_empty().then_some(&bridges))?;
+        let short = ShortPairs::new(&pairs);
+        Ok(Self { splitter, pairs, short, bridges, whole, token_lens, kernels })
+    }
+
+    /// The ids of one pretoken or part of one; symbols of bytes without a token stay above [`MISSING`].
+    fn merge(&self, piece: &[u8], scratch: &mut MergeScratch, ids: &mut Vec<u32>) {
+        ids.clear();
+        if let Some(&id) = self.whole.get(piece) {
+            ids.push(id);
+        } else if let Some(short) = self.short.as_ref().filter(|_| piece.len() <= MEDIUM_MAX) {
+            // SAFETY: the tier was chosen for this processor.
+            let merged = unsafe { (self.kernels.medium)(short, piece) };
+            ids.extend(merged.symbols[..merged.n].iter().map(|&symbol| short.id(symbol)));
+        } else {
+            merge(&self.pairs, piece, scratch, ids);
+        }
+    }
+
+    /// Refuses ids that stand for bytes without a token; `offset` is where their text starts.
+    fn check(&self, ids: &[u32], offset: u64) -> Result<()> {
+        let Some(at) = ids.iter().position(|&id| id >= MISSING) else { return Ok(()) };
+        let before: u64 = ids[..at].iter().map(|&id| u64::from(self.token_lens[id as usize])).sum();
+        Err(Error::NoToken { path: None, byte: ids[at] as u8, offset: offset + before })
+    }
+
+    /// Fills a new table with every token of the vocabulary that a text can contain as a pretoken.
+    pub(crate) fn seed<L: Lane>(&self, vocab: &Vocabulary, table: &Table) {
+        let tokens = vocab.ordinary().map(|(_, token)| token);
+        let tokens = tokens.filter(|token| token.len() <= KEY_MAX && !token.contains(&0xFF));
+        let learn = |token: &[u8], ids: &[u32]| {
+            if ids.iter().all(|&id| id < MISSING)
+                && let Some(value) = L::pack(ids)
+            {
+                let key = Key::new(token);
+                table.insert(table.slot(key), key, value);
+            }
+        };
+        let (mut scratch, mut ids) = (MergeScratch::default(), Vec::new());
+        let Some(short) = self.short.as_ref().filter(|_| self.whole.is_empty()) else {
+            for token in tokens {
+                self.merge(token, &mut scratch, &mut ids);
+                learn(token, &ids);
+            }
+            return;
+        };
+        let mut words: Vec<Word> = tokens.map(Word::new).collect();
+        // SAFETY: the tier was chosen for this processor; tokens have at least a byte, and fit.
+        unsafe { (self.kernels.merge)(short, &mut words) };
+        for word in &words {
+            ids.clear();
+            ids.extend(word.symbols().iter().map(|&symbol| short.id(symbol)));
+            learn(word.text(), &ids);
+        }
+    }
+}
+
+/// Pretokens on their way: `units` of them, from each start to the next, counted from `base`.
+struct Batch {
+    base: usize,
+    units: usize,
+    starts: [u32; 1 + STARTS_ROOM],
+    keys: [Key; UNITS],
+    slots: [u32; UNITS],
+}
+
+impl Batch {
+    fn new() -> Box<Self> {
+        let key = Key::default();
+        Box::new(Self { base: 0, units: 0, starts: [0; _], keys: [key; _], slots: [0; _] })
+    }
+}
+
+impl Batch {
+    /// Makes the keys and slots of `units` pretokens, which stand in `text` from `base` on.
+    fn fill(&mut self, text: &[u8], base: usize, units: usize, table: Slots, kernels: &Kernels) {
+        (self.base, self.units) = (base, units);
+        let Self { starts, keys, slots, .. } = self;
+        let (text, starts) = (&text[base..], &starts[..=units]);
+        // Keys are read 16 bytes at a time; where the text ends before that, from a copy of its end.
+        let whole = |&start: &u32| start as usize + 16 <= text.len();
+        let n_inside = starts[..units].iter().rposition(whole).map_or(0, |at| at + 1);
+        // SAFETY: behind the first `n_inside` starts 16 bytes can be read; arrays have room for UNITS,
+        // which `units` does not exceed; the tier was chosen for this processor.
+        unsafe { (kernels.keys)(text.as_ptr(), &starts[..=n_inside], table, keys, slots) };
+        if n_inside < units {
+            let from = starts[n_inside] as usize;
+            let mut end = [0; 32];
+            end[..text.len() - from].copy_from_slice(&text[from..]);
+            // SAFETY: the remaining starts are less than 16 bytes before the end of the text, so 16 can
+            // be read behind each of them in the copy, which stands for the text from `from` on.
+            unsafe {
+                let base = end.as_ptr().wrapping_sub(from);
+                let (keys, slots) = (&mut keys[n_inside..], &mut slots[n_inside..]);
+                (kernels.keys)(base, &starts[n_inside..], table, keys, slots);
+            }
+        }
+    }
+}
+
+/// A worker's own memory; reused from job to job.
+pub(crate) struct Scratch {
+    scan: Scan,
+    /// The batch that is being filled, and the one before it, whose lines are on their way.
+    filling: Box<Batch>,
+    waiting: Box<Batch>,
+    misses: Box<[Miss; UNITS]>,
+    /// Values of a batch's hits, one after the other.
+    staged: Box<[u8; STAGED]>,
+    /// Ids of a batch's misses, as bytes, and where those of each miss are.
+    spill: Vec<u8>,
+    found: Vec<Found>,
+    words: Vec<Word>,
+    merge: MergeScratch,
+    ids: Vec<u32>,
+    long: LongCache,
+    pub(crate) hits: u64,
+    pub(crate) misses_seen: u64,
+}
+
+impl Default for Scratch {
+    fn default() -> Self {
+        Self {
+            scan: Scan::default(),
+            filling: Batch::new(),
+            waiting: Batch::new(),
+            misses: Box::new([Miss::default(); _]),
+            staged: Box::new([0; _]),
+            spill: Vec::new(),
+            found: Vec::new(),
+            words: Vec::new(),
+            merge: MergeScratch::default(),
+            ids: Vec::new(),
+            long: LongCache::default(),
+            hits: 0,
+            misses_seen: 0,
+        }
+    }
+}
+
+/// Encodes text through one generation of the cache.
+pub(crate) struct Encoder<'a> {
+    pub(crate) model: &'a Model,
+    pub(crate) table: &'a Table,
+    pub(crate) scratch: &'a mut Scratch,
+}
+
+impl Encoder<'_> {
+    /// The same encoder for a shorter time.
+    pub(crate) fn reborrow(&mut self) -> Encoder<'_> {
+        Encoder { model: self.model, table: self.table, scratch: self.scratch }
+    }
+
+    /// Appends the ids of `text` to `out` and returns how many bytes of it were used.
+    ///
+    /// With `complete`, `text` ends where it ends and all of it is used. Without, more text will
+    /// follow, and only pretokens that it cannot change are used. `offset` is where `text` starts in
+    /// its document, for errors.
+    pub(crate) fn encode<L: Lane>(
+        &mut self,
+        text: &str,
+        complete: bool,
+        offset: u64,
+        out: &mut Vec<L>,
+    ) -> Result<usize> {
+        // An error may have left a batch behind.
+        self.scratch.waiting.units = 0;
+        match &self.model.splitter {
+            Splitter::Gpt2 { scan, .. } => self.scanned(scan, text.as_bytes(), complete, offset, out),
+            Splitter::Machine(machine) => self.matched(machine, text, complete, offset, out),
+        }
+    }
+
+    /// With the scanner.
+    fn scanned<L: Lane>(
+        &mut self,
+        tables: &ScanTables,
+        text: &[u8],
+        complete: bool,
+        offset: u64,
+        out: &mut Vec<L>,
+    ) -> Result<usize> {
+        let (mut base, mut n) = (0, 0);
+        self.scratch.scan.begin();
+        while self.scratch.scan.at() < text.len() {
+            let Scratch { scan, filling, .. } = &mut *self.scratch;
+            if scan.at() - base > i32::MAX as usize {
+                return Err(Error::TooLong { offset: offset + base as u64 });
+            }
+            let starts = &mut filling.starts;
+            n = scan.batch(tables, self.model.kernels, text, base, starts, n);
+            let units = if scan.at() < text.len() {
+                // The last start's pretoken goes on in the next batch.
+                n - 1
+            } else if complete {
+                starts[n] = (text.len() - base) as u32;
+                n
+            } else {
+                let certain = |&start: &u32| base + start as usize + CERTAIN <= text.len();
+                starts[..n].iter().rposition(certain).unwrap_or(0)
+            };
+            if units > 0 {
+                let used = starts[units] as usize;
+                self.advance(text, base, units, offset, out)?;
+                base += used;
+                (self.scratch.filling.starts[0], n) = (0, 1);
+            }
+        }
+        self.finish(text, offset, out)?;
+        Ok(base)
+    }
+
+    /// With a matcher that gives pretokens one by one, and may skip text between them.
+    fn matched<L: Lane>(
+        &mut self,
+        machine: &Machine,
+        text: &str,
+        complete: bool,
+        offset: u64,
+        out: &mut Vec<L>,
+    ) -> Result<usize> {
+        let (mut at, mut base, mut n) = (0, 0, 0);
+        loop {
+            let split = match at < text.len() {
+                true => Some(machine.next(text, at).map_err(|error| at_offset(error, offset))?),
+                false => None,
+            };
+            let split = split.filter(|split| complete || !split.hit_end);
+            let far = at - base > i32::MAX as usize;
+            if n == BATCH || n > 0 && (far || split.is_none_or(|split| !split.matched)) {
+                self.scratch.filling.starts[n] = (at - base) as u32;
+                self.advance(text.as_bytes(), base, n, offset, out)?;
+                n = 0;
+            }
+            let Some(split) = split else { break };
+            if split.end - at > i32::MAX as usize {
+                return Err(Error::TooLong { offset: offset + at as u64 });
+            }
+            if split.matched {
+                if n == 0 {
+                    base = at;
+                }
+                self.scratch.filling.starts[n] = (at - base) as u32;
+                n += 1;
+            }
+            at = split.end;
+        }
+        self.finish(text.as_bytes(), offset, out)?;
+        Ok(at)
+    }
+
+    /// Takes the batch that was filled, and emits the one before it; `offset` is where `text` starts.
+    fn advance<L: Lane>(
+        &mut self,
+        text: &[u8],
+        base: usize,
+        units: usize,
+        offset: u64,
+        out: &mut Vec<L>,
+    ) -> Result<()> {
+        let table = self.table.slots();
+        self.scratch.filling.fill(text, base, units, table, self.model.kernels);
+        // What the probe of the waiting batch will not ask for.
+        let asked = self.scratch.waiting.units.min(units);
+        keys::prefetch(table, &self.scratch.filling.slots[asked..units]);
+        let result = self.emit(text, offset, out);
+        let Scratch { filling, waiting, .. } = &mut *self.scratch;
+        std::mem::swap(filling, waiting);
+        result
+    }
+
+    /// Emits the last batch of a text.
+    fn finish<L: Lane>(&mut self, text: &[u8], offset: u64, out: &mut Vec<L>) -> Result<()> {
+        let result = self.emit(text, offset, out);
+        self.scratch.waiting.units = 0;
+        result
+    }
+
+    /// Appends the ids of the waiting batch, and asks for the lines of the one that was filled.
+    fn emit<L: Lane>(&mut self, text: &[u8], offset: u64, out: &mut Vec<L>) -> Result<()> {
+        let Scratch { filling, waiting, misses, staged, .. } = &mut *self.scratch;
+        let Batch { base, units, keys, slots, .. } = &**waiting;
+        let (base, units, table) = (*base, *units, self.table.slots());
+        // SAFETY: the slots were made for this table; `staged` has room for UNITS; the tier was chosen
+        // for this processor.
+        let (n_bytes, n_misses) = unsafe {
+            let (keys, slots, next) = (&keys[..units], &slots[..units], &filling.slots[..units]);
+            (self.model.kernels.probe)(table, keys, slots, next, staged.as_mut_ptr(), &mut misses[..])
+        };
+        self.scratch.hits += (units - n_misses) as u64;
+        if n_misses > 0 {
+            self.resolve::<L>(&text[base..], n_misses, offset + base as u64)?;
+        }
+        self.splice(n_bytes, n_misses, out);
+        Ok(())
+    }
+
+    /// Appends the ids of the hits to `out`, and those of the misses in their places.
+    fn splice<L: Lane>(&mut self, n_bytes: usize, n_misses: usize, out: &mut Vec<L>) {
+        let Scratch { staged, misses, found, spill, .. } = &mut *self.scratch;
+        out.reserve((n_bytes + spill.len()) / L::BYTES);
+        // SAFETY: room for all bytes of the hits and of the misses was reserved; both are whole ids, of
+        // which any bytes are valid; `staged` and `spill` hold what `misses` and `found` say.
+        unsafe {
+            let first = out.as_mut_ptr().add(out.len()).cast::<u8>();
+            let mut end = first;
+            let mut append = |from: *const u8, n: usize| {
+                std::ptr::copy_nonoverlapping(from, end, n);
+                end = end.add(n);
+            };
+            let mut done = 0;
+            for (miss, found) in misses[..n_misses].iter().zip(found.iter()) {
+                let at = miss.at_bytes as usize;
+                append(staged.as_ptr().add(done), at - done);
+                append(spill.as_ptr().add(found.at_bytes as usize), found.n_bytes as usize);
+                done = at;
+            }
+            append(staged.as_ptr().add(done), n_bytes - done);
+            let n_ids = end.offset_from(first) as usize / L::BYTES;
+            out.set_len(out.len() + n_ids);
+        }
+        spill.clear();
+    }
+}
+
+fn at_offset(error: Error, base: u64) -> Error {
+    match error {
+        Error::TooMuchBacktracking { offset } => Error::TooMuchBacktracking { offset: offset + base },
+        other => other,
+    }
+}

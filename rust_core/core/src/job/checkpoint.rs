@@ -1,0 +1,387 @@
+//! How far a job got: a log beside its partial files, from which a killed job goes on.
+//!
+//! ```text
+//! line 1   header: what the job is (format, tokenizer, options, inputs with their identities)
+//! line n   one record for each block, in order, appended once the block and all before it are written
+//! ```
+//!
+//! Each line is a JSON object and a newline; a line without its newline was cut off by the kill and
+//! is not there. A record says how many ids and document ends there are, how far into which source
+//! the input was read, and the hashes of all of these *up to that point*. Nothing is assumed about
+//! what a crash left on disk: a resumed job reads the partial files again, and goes on behind the last
+//! record up to which their bytes have the recorded hashes. So records need no sync of their own, and
+//! after a kill at most the blocks that were in the workers' hands are made again. After a power
+//! failure it is those since the last commit, for which files and log were synced, in that order.
+//!
+//! The log costs about 250 bytes for each MiB of input.
+
+use std::fs::File;
+use std::io::{BufRead, BufReader, Read, Seek, SeekFrom, Write};
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+use xxhash_rust::xxh3::Xxh3;
+
+use super::Control;
+use crate::error::{Error, Result};
+use crate::input::Source;
+use crate::stream::manifest::{Options, TokenizerInfo};
+use crate::stream::parts::{Mark, Order, Part};
+
+const FORMAT: &str = "tokend-checkpoint";
+const VERSION: u32 = 1;
+/// Bytes read at a time when partial files are checked.
+const READ_BYTES: usize = 1 << 20;
+
+/// Where the input stands: everything before is in the output.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Position {
+    /// Index of the source.
+    pub(crate) source: usize,
+    /// Bytes of it that were read.
+    pub(crate) offset_bytes: u64,
+    /// What a streamed source holds between two steps.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) carry: Option<Carry>,
+}
+
+/// The state between two steps of a streamed source.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Carry {
+    /// Text that was read and not yet encoded.
+    pub(crate) text: String,
+    /// Where it starts in the text of the source.
+    pub(crate) text_offset_bytes: u64,
+    pub(crate) is_open: bool,
+    pub(crate) is_untouched: bool,
+}
+
+/// What a block holds of one source; `xxh3` is the hash of what was read of it so far.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Share {
+    pub(crate) source: usize,
+    pub(crate) n_tokens: u64,
+    pub(crate) n_documents: u64,
+    pub(crate) xxh3: u64,
+}
+
+/// One block, as the log has it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Record {
+    pub(crate) n_bytes: u64,
+    pub(crate) mark: Mark,
+    pub(crate) shares: Vec<Share>,
+    /// Where a job can go on behind this block; `None` where it cannot.
+    pub(crate) next: Option<Position>,
+}
+
+/// What is known of a source: finished if it lies before the position.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct SourceTotals {
+    pub(crate) xxh3: u64,
+    pub(crate) n_tokens: u64,
+    pub(crate) n_documents: u64,
+}
+
+/// The sum of all records up to some point.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Progress {
+    pub(crate) n_bytes: u64,
+    pub(crate) n_tokens: u64,
+    pub(crate) n_documents: u64,
+    pub(crate) sources: Vec<SourceTotals>,
+    /// One for each part, the last one under way.
+    pub(crate) parts: Vec<Mark>,
+    pub(crate) position: Position,
+}
+
+impl Progress {
+    /// Nothing done yet.
+    pub(crate) fn new(n_sources: usize) -> Self {
+        let sources = vec![SourceTotals::default(); n_sources];
+        Self { sources, parts: vec![Mark { ..Order::default().mark() }], ..Self::default() }
+    }
+
+    /// Adds the next record.
+    pub(crate) fn apply(&mut self, record: &Record) {
+        for share in &record.shares {
+            let Some(source) = self.sources.get_mut(share.source) else { continue };
+            source.n_tokens += share.n_tokens;
+            source.n_documents += share.n_documents;
+            source.xxh3 = share.xxh3;
+            self.n_tokens += share.n_tokens;
+            self.n_documents += share.n_documents;
+        }
+        self.n_bytes += record.n_bytes;
+        if self.parts.len() == record.mark.part {
+            self.parts.push(record.mark);
+        } else if let Some(last) = self.parts.last_mut() {
+            *last = record.mark;
+        }
+        if let Some(next) = &record.next {
+            self.position.clone_from(next);
+        }
+    }
+
+    /// Index of the part under way.
+    pub(crate) fn last_part(&self) -> usize {
+        self.parts.len().saturating_sub(1)
+    }
+}
+
+/// What the job is: a resumed one must be the same.
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Header {
+    format: String,
+    version: u32,
+    output_format: String,
+    tokenizer: TokenizerInfo,
+    options: Options,
+    sources: Vec<SourceIdentity>,
+}
+
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct SourceIdentity {
+    path: PathBuf,
+    size_bytes: u64,
+    mtime_ns: i64,
+    inode: u64,
+}
+
+impl Header {
+    pub(crate) fn new(
+        output_format: &str,
+        tokenizer: &TokenizerInfo,
+        options: &Options,
+        sources: &[Source],
+    ) -> Self {
+        let sources = sources.iter().map(|source| SourceIdentity {
+            path: source.path.clone(),
+            size_bytes: source.identity.size_bytes,
+            mtime_ns: i64::try_from(source.identity.mtime_ns).unwrap_or(i64::MAX),
+            inode: source.identity.inode,
+        });
+        Self {
+            format: FORMAT.to_owned(),
+            version: VERSION,
+            output_format: output_format.to_owned(),
+            tokenizer: tokenizer.clone(),
+            options: options.clone(),
+            sources: sources.collect(),
+        }
+    }
+
+    /// Fails unless a job with this header may go on with the partial files of one with `then`.
+    fn check(&self, then: &Self, path: &Path) -> Result<()> {
+        let different = |what: &str| {
+            let what = format!("the interrupted run had {what}");
+            Err(Error::CannotResume { path: path.to_owned(), what })
+        };
+        if (&then.format, then.version) != (&self.format, self.version) {
+            return different("another version of the checkpoint's format");
+        }
+        if then.tokenizer.fingerprint != self.tokenizer.fingerprint {
+            return different("another tokenizer");
+        }
+        if (&then.options, &then.output_format) != (&self.options, &self.output_format) {
+            return different("other options");
+        }
+        let paths =
+            |header: &Self| header.sources.iter().map(|source| source.path.clone()).collect::<Vec<_>>();
+        if paths(then) != paths(self) {
+            return different("other inputs");
+        }
+        match then.sources.iter().zip(&self.sources).find(|(then, now)| then != now) {
+            None => Ok(()),
+            Some((source, now)) => {
+                let what = if source.size_bytes == now.size_bytes {
+                    "since the interrupted run: it was written to or replaced".to_owned()
+                } else {
+                    format!(
+                        "since the interrupted run: it had {} bytes and has {}",
+                        source.size_bytes, now.size_bytes
+                    )
+                };
+                Err(Error::InputChanged { path: source.path.clone(), what })
+            }
+        }
+    }
+}
+
+/// The log, open for appending.
+pub(crate) struct Log {
+    file: File,
+    path: PathBuf,
+}
+
+impl Log {
+    /// Begins a log in an open file, whatever is in it.
+    pub(crate) fn create(file: File, path: PathBuf, header: &Header) -> Result<Self> {
+        let failed = |error| Error::io(&path, "writing", error);
+        file.set_len(0).map_err(failed)?;
+        (&file).rewind().map_err(failed)?;
+        let log = Self { file, path };
+        log.line(header)?;
+        Ok(log)
+    }
+
+    fn line(&self, what: &impl Serialize) -> Result<()> {
+        let mut line =
+            serde_json::to_vec(what).map_err(|error| Error::Internal { what: error.to_string() })?;
+        line.push(b'\n');
+        (&self.file).write_all(&line).map_err(|error| Error::io(&self.path, "writing", error))
+    }
+
+    /// Adds a record; not synced.
+    pub(crate) fn append(&self, record: &Record) -> Result<()> {
+        self.line(record)
+    }
+
+    /// Another handle on it, to be synced while records are added.
+    pub(crate) fn handle(&self) -> Result<Self> {
+        let file = self.file.try_clone().map_err(|error| Error::io(&self.path, "opening", error))?;
+        Ok(Self { file, path: self.path.clone() })
+    }
+
+    /// Makes the log durable.
+    pub(crate) fn sync(&self) -> Result<()> {
+        self.file.sync_data().map_err(|error| Error::io(&self.path, "fsync", error))
+    }
+}
+
+/// The last line of a log whose job has begun to give its files their final names.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Publishing {
+    /// Inodes of data and ends.
+    publishing: [u64; 2],
+}
+
+/// Notes, durably, that the files with these inodes are about to get their final names.
+pub(crate) fn note_publishing(file: &File, path: &Path, inodes: [u64; 2]) -> Result<()> {
+    let log =
+        Log { file: file.try_clone().map_err(|error| Error::io(path, "opening", error))?, path: path.into() };
+    log.line(&Publishing { publishing: inodes })?;
+    log.sync()
+}
+
+/// The inodes of [`note_publishing`], if that is how the log ends.
+pub(crate) fn publishing(mut file: &File, path: &Path) -> Result<Option<[u64; 2]>> {
+    let failed = |error| Error::io(path, "reading", error);
+    let mut tail = Vec::new();
+    let len = file.metadata().map_err(failed)?.len();
+    file.seek(SeekFrom::Start(len.saturating_sub(256))).map_err(failed)?;
+    file.read_to_end(&mut tail).map_err(failed)?;
+    let Some(lines) = tail.strip_suffix(b"\n") else { return Ok(None) };
+    let last = lines.rsplit(|&byte| byte == b'\n').next().unwrap_or_default();
+    Ok(serde_json::from_slice::<Publishing>(last).ok().map(|note| note.publishing))
+}
+
+/// A job found interrupted.
+pub(crate) struct Resumed {
+    pub(crate) log: Log,
+    pub(crate) progress: Progress,
+    /// The part under way, its hashes running.
+    pub(crate) order: Order,
+}
+
+/// Finds out how far an interrupted job got; `None` if it did not get as far as a header.
+///
+/// `part` opens the files of a part, if they are there. The log is cut behind the record that the job
+/// goes on from.
+pub(crate) fn replay(
+    file: File,
+    path: PathBuf,
+    header: &Header,
+    id_bytes: u64,
+    control: &Control,
+    part: impl Fn(usize) -> Result<Option<Part>>,
+) -> Result<Result<Resumed, File>> {
+    let failed = |error| Error::io(&path, "reading", error);
+    (&file).rewind().map_err(failed)?;
+    let mut lines = BufReader::new(&file);
+    let mut line = Vec::new();
+    let mut next = || -> Result<Option<(usize, Vec<u8>)>> {
+        line.clear();
+        let n = lines.read_until(b'\n', &mut line).map_err(failed)?;
+        Ok(line.ends_with(b"\n").then(|| (n, line.clone())))
+    };
+    let Some((n, first)) = next()? else { return Ok(Err(file)) };
+    let Ok(then) = serde_json::from_slice::<Header>(&first) else { return Ok(Err(file)) };
+    header.check(&then, &path)?;
+
+    let mut progress = Progress::new(header.sources.len());
+    let mut at = n as u64;
+    let mut good = (at, Order::default());
+    let mut reader = PartReader { order: Order::default(), files: part(0)?, id_bytes };
+    // Records behind which a job cannot go on are added with the next one behind which it can.
+    let mut waiting = Vec::new();
+    while let Some((n, line)) = next()? {
+        control.check()?;
+        let Ok(record) = serde_json::from_slice::<Record>(&line) else { break };
+        if record.mark.part == reader.order.part + 1 {
+            reader = PartReader {
+                order: Order::start(record.mark.part),
+                files: part(record.mark.part)?,
+                id_bytes,
+            };
+        }
+        if !reader.reach(&record.mark)? {
+            break;
+        }
+        at += n as u64;
+        let resumable = record.next.is_some();
+        waiting.push(record);
+        if resumable {
+            for record in waiting.drain(..) {
+                progress.apply(&record);
+            }
+            good = (at, reader.order.clone());
+        }
+    }
+    let failed = |error| Error::io(&path, "writing", error);
+    file.set_len(good.0).map_err(failed)?;
+    (&file).seek(SeekFrom::End(0)).map_err(failed)?;
+    Ok(Ok(Resumed { log: Log { file, path }, progress, order: good.1 }))
+}
+
+/// Reads a part's files from mark to mark.
+struct PartReader {
+    order: Order,
+    files: Option<Part>,
+    id_bytes: u64,
+}
+
+impl PartReader {
+    /// Reads on to `mark`; whether the bytes there are those that it tells of.
+    fn reach(&mut self, mark: &Mark) -> Result<bool> {
+        let (order, Some(files)) = (&mut self.order, &self.files) else { return Ok(false) };
+        if mark.part != order.part || mark.n_tokens < order.n_tokens || mark.n_documents < order.n_documents {
+            return Ok(false);
+        }
+        let read = hash_on(
+            &files.tokens,
+            &mut order.tokens,
+            order.n_tokens * self.id_bytes,
+            mark.n_tokens * self.id_bytes,
+        )? && hash_on(&files.ends, &mut order.ends, order.n_documents * 8, mark.n_documents * 8)?;
+        (order.n_tokens, order.n_documents) = (mark.n_tokens, mark.n_documents);
+        Ok(read && order.mark() == *mark)
+    }
+}
+
+/// Adds the bytes `from..to` of a file to a hash; false if it ends before.
+fn hash_on(file: &crate::stream::parts::Named, hash: &mut Xxh3, mut from: u64, to: u64) -> Result<bool> {
+    use std::os::unix::fs::FileExt;
+    let mut buffer = vec![0; READ_BYTES.min((to - from) as usize)];
+    while from < to {
+        let len = buffer.len().min((to - from) as usize);
+        match file.file.read_exact_at(&mut buffer[..len], from) {
+            Ok(()) => hash.update(&buffer[..len]),
+            Err(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => return Ok(false),
+            Err(error) => return Err(Error::io(&file.path, "reading", error)),
+        }
+        from += len as u64;
+    }
+    Ok(true)
+}

@@ -1,0 +1,69 @@
+//! Where a job's ids go: the seam between the job and the formats of its outputs.
+//!
+//! The committer puts blocks in order and hands each to a sink in two steps: [`Sink::place`], one
+//! block at a time, where hashes run and places are given out; then [`Sink::write`], on many threads
+//! at once. From time to time, on a thread of its own, it asks that what was written be made durable
+//! ([`Sink::sync`]) and, where the format is one that grows, be shown to readers ([`Sink::announce`]).
+//! In the end the sink is published or abandoned.
+//!
+//! A block is whole documents and parts of documents as they come; `ends` are cumulative over the
+//! whole output, and a document that ends with the block's last id has its end in this block.
+//!
+//! A format that writes its files at given places, with lengths or headers that follow from counts,
+//! is made from [`Parts`](crate::stream::parts::Parts), as both of our own are.
+
+use super::JobSpec;
+use super::checkpoint::{Header, Log, Progress};
+use crate::error::{Error, Result};
+use crate::input::Source;
+use crate::stream::manifest::{Options, Report, TokenizerInfo};
+use crate::stream::parts::{Mark, Place};
+
+/// An output under way.
+pub(crate) trait Sink: Send + Sync {
+    /// Gives the next block its place, in the order of the output, one call at a time: no writes here,
+    /// others wait. The mark says how far the present part of the output goes with this block; an
+    /// interrupted job is resumed behind the last mark whose bytes are found on disk.
+    fn place(&self, ids: &[u8], ends: &[u64]) -> Result<(Place, Mark)>;
+
+    /// Writes a block at its place; any thread, in any order, side by side.
+    fn write(&self, place: Place, ids: &[u8], ends: &[u64]) -> Result<()>;
+
+    /// Makes every block up to `progress` durable; all of them have been written.
+    fn sync(&self, progress: &Progress) -> Result<()>;
+
+    /// Shows readers what [`Sink::sync`] made durable. A format that is published as a whole does
+    /// nothing here.
+    fn announce(&self, progress: &Progress) -> Result<()>;
+
+    /// Syncs and publishes the finished output under its name. After an error nothing is published.
+    fn publish(&self, progress: &Progress) -> Result<Report>;
+
+    /// Ends a job that failed. With `keep`, what is there stays for a resumed run; else a format that
+    /// is published as a whole leaves nothing. What goes wrong here is not reported: `error` is what
+    /// the user has to know.
+    fn abandon(&self, error: &Error, keep: bool);
+}
+
+/// What is to be made.
+pub(crate) struct Target<'a> {
+    pub(crate) spec: &'a JobSpec,
+    pub(crate) sources: &'a [Source],
+    pub(crate) tokenizer: TokenizerInfo,
+    pub(crate) options: Options,
+    pub(crate) id_bytes: u64,
+}
+
+impl Target<'_> {
+    /// What a resumed job must have in common with the interrupted one.
+    pub(crate) fn header(&self) -> Header {
+        Header::new(self.spec.format.name(), &self.tokenizer, &self.options, self.sources)
+    }
+}
+
+/// An output that was begun, or found interrupted and taken up again.
+pub(crate) struct Begun<'a> {
+    pub(crate) sink: Box<dyn Sink + 'a>,
+    pub(crate) log: Log,
+    pub(crate) progress: Progress,
+}

@@ -1,0 +1,360 @@
+//! The native stream as a sink: a directory that is committed to again and again.
+//!
+//! ```text
+//! commit:  fdatasync segments ─► fdatasync checkpoint ─► (new segments: fsync directory)
+//!          ─► write the manifest's next version, fsync ─► rename over manifest.json ─► fsync directory
+//! ```
+//!
+//! The checkpoint is synced before the manifest, so a resumed job always finds a record at or behind
+//! the watermark that readers saw, and goes on without taking anything back. A job that fails says so
+//! in the manifest; what was committed stays. The directory is locked (`flock`) while it is written.
+
+use std::ffi::{OsStr, OsString};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use super::folder::{Folder, partial};
+use super::manifest::{Report, hash_file, same_sources};
+use super::native::{Failure, MANIFEST, State, StreamManifest, segment_names};
+use super::parts::{Mark, Named, Order, Part, Parts, Place};
+use crate::error::{Error, Result};
+use crate::input::Source;
+use crate::job::checkpoint::{self, Log, Progress, Resumed};
+use crate::job::sink::{Begun, Sink, Target};
+use crate::job::{Control, JobSpec, setting};
+
+/// Ids of a segment, in bytes, before it is closed.
+const SEGMENT_BYTES: u64 = 256 << 20;
+
+/// What stands where a stream is to be made.
+enum There {
+    Nothing,
+    /// A directory with nothing in it but what the job `key` may have left before its first commit.
+    Empty,
+    Stream(Box<StreamManifest>),
+    Other,
+}
+
+fn look(spec: &JobSpec) -> Result<There> {
+    let (parent, name) = Folder::of(&spec.roots, &spec.output)?;
+    if parent.stat(&name)?.is_none() {
+        return Ok(There::Nothing);
+    }
+    if !spec.output.is_dir() {
+        return Ok(There::Other);
+    }
+    let folder = Folder::open(&spec.roots, &spec.output)?;
+    if let Some(manifest) = read_manifest(&spec.output)? {
+        return Ok(There::Stream(Box::new(manifest)));
+    }
+    let names = folder.names()?;
+    let key = spec.key()?;
+    let first = segment_names(0).map(OsString::from);
+    let ours = [temporary(key), checkpoint_name(key)];
+    let fresh = names.contains(&ours[1]);
+    let known = |name: &OsString| ours.contains(name) || (fresh && first.contains(name));
+    Ok(if names.iter().all(known) { There::Empty } else { There::Other })
+}
+
+/// Reads a stream's manifest; `None` where there is none that is one.
+pub(crate) fn read_manifest(output: &Path) -> Result<Option<StreamManifest>> {
+    let path = output.join(MANIFEST);
+    match std::fs::read(&path) {
+        Ok(text) => Ok(serde_json::from_slice::<StreamManifest>(&text).ok().filter(|found| {
+            (&*found.format, found.version) == (super::native::FORMAT, super::native::VERSION)
+        })),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(Error::io(path, "reading", error)),
+    }
+}
+
+fn temporary(key: &str) -> OsString {
+    partial(OsStr::new(MANIFEST), key)
+}
+
+fn checkpoint_name(key: &str) -> OsString {
+    partial(OsStr::new("checkpoint"), key)
+}
+
+/// Checks an output before any work: what is there, and whether an input lies in it.
+pub(crate) fn check(spec: &JobSpec, sources: &[Source]) -> Result<()> {
+    for source in sources {
+        if source.path == spec.output || source.path.starts_with(&spec.output) {
+            return Err(Error::OutputIsInput { path: spec.output.clone() });
+        }
+    }
+    match look(spec)? {
+        There::Nothing | There::Empty => Ok(()),
+        There::Stream(manifest) => {
+            let key = spec.key()?;
+            // A complete stream may turn out to be up to date.
+            if spec.force || manifest.state == State::Sealed || (spec.resume && manifest.is_of(key)) {
+                Ok(())
+            } else {
+                Err(Error::OutputExists { path: spec.output.clone() })
+            }
+        }
+        There::Other => Err(Error::OutputExists { path: spec.output.clone() }),
+    }
+}
+
+/// The manifest of a sealed stream made from the same inputs in the same way, whose files and inputs
+/// still have the bytes that it says.
+pub(crate) fn up_to_date(target: &Target<'_>) -> Result<Option<StreamManifest>> {
+    let output = &target.spec.output;
+    let Some(manifest) = read_manifest(output)?.filter(|found| found.state == State::Sealed) else {
+        return Ok(None);
+    };
+    let hash = |name: &str| {
+        let path = output.join(name);
+        let file = std::fs::File::open(&path).map_err(|error| Error::io(&path, "opening", error))?;
+        hash_file(&file, &path)
+    };
+    let sources = manifest
+        .sources
+        .iter()
+        .map(|source| (&*source.path, source.size_bytes, source.xxh3.as_deref().unwrap_or_default()));
+    let same = manifest.tokenizer.fingerprint == target.tokenizer.fingerprint
+        && manifest.options == target.options
+        && manifest.segments.iter().all(|segment| {
+            hash(&segment.tokens).is_ok_and(|xxh3| xxh3 == segment.tokens_xxh3)
+                && hash(&segment.ends).is_ok_and(|xxh3| xxh3 == segment.ends_xxh3)
+        })
+        && same_sources(target, sources)?;
+    if same { Ok(Some(manifest)) } else { Err(Error::OutputExists { path: output.clone() }) }
+}
+
+/// Removes the stream that the job `key` began and did not seal; false if there is none.
+pub(crate) fn discard(spec: &JobSpec) -> Result<bool> {
+    let key = spec.key()?;
+    match look(spec)? {
+        There::Empty => {}
+        There::Stream(manifest) if manifest.is_of(key) => {}
+        _ => return Ok(false),
+    }
+    let folder = Folder::open(&spec.roots, &spec.output)?;
+    folder.lock()?;
+    retire(&folder)?;
+    let (parent, name) = Folder::of(&spec.roots, &spec.output)?;
+    parent.remove_directory(&name)?;
+    parent.sync()?;
+    Ok(true)
+}
+
+/// Removes a stream's files, the manifest first: without it the rest is nothing.
+fn retire(folder: &Folder) -> Result<()> {
+    if folder.remove(OsStr::new(MANIFEST))? {
+        folder.sync()?;
+    }
+    for name in folder.names()? {
+        let text = name.to_string_lossy();
+        let numbered = |start, end| {
+            let number = text.strip_prefix(start).and_then(|rest: &str| rest.strip_suffix(end));
+            number.is_some_and(|number| number.len() >= 5 && number.bytes().all(|byte| byte.is_ascii_digit()))
+        };
+        let private = text.starts_with(".checkpoint.") || text.starts_with(".manifest.json.");
+        if numbered("tokens-", ".bin") || numbered("ends-", ".u64") || (private && text.ends_with(".partial"))
+        {
+            folder.remove(&name)?;
+        }
+    }
+    Ok(())
+}
+
+/// A stream under way.
+struct Growing<'a> {
+    target: &'a Target<'a>,
+    folder: Arc<Folder>,
+    key: &'a str,
+    parts: Parts,
+    stream_id: String,
+    /// The last manifest that was put in place.
+    announced: Mutex<StreamManifest>,
+    /// Segments whose names are durable.
+    n_synced: AtomicUsize,
+}
+
+/// Makes the directory and its first manifest, or takes up those of an interrupted run.
+pub(crate) fn begin<'a>(target: &'a Target<'a>, control: &Control) -> Result<Begun<'a>> {
+    let spec = target.spec;
+    let key = spec.key()?;
+    let (parent, name) = Folder::of(&spec.roots, &spec.output)?;
+    parent.make_directory(&name)?;
+    let folder = Arc::new(Folder::open(&spec.roots, &spec.output)?);
+    folder.lock()?;
+    match look(spec)? {
+        There::Stream(manifest) if spec.resume && manifest.is_of(key) => {
+            return take_up(target, &folder, key, *manifest, control);
+        }
+        There::Stream(_) if spec.force => retire(&folder)?,
+        There::Nothing | There::Empty => {}
+        There::Stream(_) | There::Other => {
+            return Err(Error::OutputExists { path: spec.output.clone() });
+        }
+    }
+    let begin = || {
+        let path = folder.path(&checkpoint_name(key));
+        folder.remove(&checkpoint_name(key))?;
+        let log = Log::create(folder.create(&checkpoint_name(key))?, path, &target.header())?;
+        let part = make_part(&folder, 0)?;
+        let mut bytes = [0; 16];
+        rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty())
+            .map_err(|errno| Error::io(&spec.output, "getrandom", errno.into()))?;
+        let stream_id = format!("{:032x}", u128::from_le_bytes(bytes));
+        let progress = Progress::new(target.sources.len());
+        let manifest = StreamManifest::growing(target, &progress, &stream_id, 0, key);
+        folder.replace(OsStr::new(MANIFEST), &temporary(key), manifest.to_json()?.as_bytes())?;
+        Ok((log, part, manifest, progress))
+    };
+    let (log, part, manifest, progress) = begin().inspect_err(|_| {
+        let _ = retire(&folder).and_then(|()| parent.remove_directory(&name));
+    })?;
+    let sink = Box::new(Growing::new(target, &folder, key, Order::default(), part, manifest));
+    Ok(Begun { sink, log, progress })
+}
+
+/// Goes on with a stream behind the last record of its checkpoint that its files bear out.
+fn take_up<'a>(
+    target: &'a Target<'a>,
+    folder: &Arc<Folder>,
+    key: &'a str,
+    mut manifest: StreamManifest,
+    control: &Control,
+) -> Result<Begun<'a>> {
+    let damaged = |what: String| Error::Damaged { path: target.spec.output.clone(), what };
+    let name = checkpoint_name(key);
+    let Some(file) = folder.reopen(&name)? else {
+        return Err(damaged("its checkpoint is missing".to_owned()));
+    };
+    let open = |index| {
+        let [tokens, ends] = segment_names(index).map(OsString::from);
+        let files = folder.reopen(&tokens)?.zip(folder.reopen(&ends)?);
+        Ok(files.map(|files| named(folder, [tokens, ends], files)))
+    };
+    let header = target.header();
+    let found = checkpoint::replay(file, folder.path(&name), &header, target.id_bytes, control, open)?;
+    let Ok(Resumed { log, progress, order }) = found else {
+        return Err(damaged("its checkpoint has no header".to_owned()));
+    };
+    if progress.n_tokens < manifest.n_tokens || progress.n_documents < manifest.n_documents {
+        return Err(damaged(format!(
+            "{} tokens are committed, but only the first {} have the bytes that were written",
+            manifest.n_tokens, progress.n_tokens
+        )));
+    }
+    let Some(part) = open(order.part)? else {
+        return Err(damaged(format!("segment {} is missing", order.part)));
+    };
+    if manifest.state == State::Failed {
+        (manifest.state, manifest.error) = (State::Growing, None);
+        manifest.commit += 1;
+        folder.replace(OsStr::new(MANIFEST), &temporary(key), manifest.to_json()?.as_bytes())?;
+    }
+    let sink = Box::new(Growing::new(target, folder, key, order, part, manifest));
+    Ok(Begun { sink, log, progress })
+}
+
+fn make_part(folder: &Folder, index: usize) -> Result<Part> {
+    let names = segment_names(index).map(OsString::from);
+    // What an interrupted run wrote here was never committed.
+    for name in &names {
+        folder.remove(name)?;
+    }
+    let files = (folder.create(&names[0])?, folder.create(&names[1])?);
+    Ok(named(folder, names, files))
+}
+
+fn named(folder: &Folder, names: [OsString; 2], files: (std::fs::File, std::fs::File)) -> Part {
+    let path = |name: &OsString| -> PathBuf { folder.path(name) };
+    Part {
+        tokens: Named { file: files.0, path: path(&names[0]) },
+        ends: Named { file: files.1, path: path(&names[1]) },
+    }
+}
+
+impl<'a> Growing<'a> {
+    fn new(
+        target: &'a Target<'a>,
+        folder: &Arc<Folder>,
+        key: &'a str,
+        order: Order,
+        part: Part,
+        manifest: StreamManifest,
+    ) -> Self {
+        let segment_bytes = setting("TOKEND_SEGMENT_BYTES", SEGMENT_BYTES);
+        let maker = Arc::clone(folder);
+        let make = Box::new(move |index| make_part(&maker, index));
+        Self {
+            target,
+            folder: Arc::clone(folder),
+            key,
+            parts: Parts::new(target.id_bytes, segment_bytes, make, order, Arc::new(part)),
+            stream_id: manifest.stream_id.clone(),
+            announced: Mutex::new(manifest),
+            n_synced: AtomicUsize::new(0),
+        }
+    }
+
+    /// Puts the next version of the manifest in place.
+    fn replace(&self, change: impl FnOnce(StreamManifest) -> StreamManifest) -> Result<StreamManifest> {
+        let mut announced = self.announced.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut next = change(announced.clone());
+        next.commit = announced.commit + 1;
+        self.folder.replace(OsStr::new(MANIFEST), &temporary(self.key), next.to_json()?.as_bytes())?;
+        announced.clone_from(&next);
+        Ok(next)
+    }
+
+    fn at(&self, progress: &Progress) -> StreamManifest {
+        StreamManifest::growing(self.target, progress, &self.stream_id, 0, self.key)
+    }
+}
+
+impl Sink for Growing<'_> {
+    fn place(&self, ids: &[u8], ends: &[u64]) -> Result<(Place, Mark)> {
+        self.parts.place(ids, ends)
+    }
+
+    fn write(&self, place: Place, ids: &[u8], ends: &[u64]) -> Result<()> {
+        self.parts.write(place, ids, ends)
+    }
+
+    fn sync(&self, progress: &Progress) -> Result<()> {
+        self.parts.sync(progress.last_part())?;
+        if self.n_synced.load(Ordering::Relaxed) < progress.parts.len() {
+            self.folder.sync()?;
+            self.n_synced.store(progress.parts.len(), Ordering::Relaxed);
+        }
+        Ok(())
+    }
+
+    fn announce(&self, progress: &Progress) -> Result<()> {
+        self.replace(|_| self.at(progress)).map(|_| ())
+    }
+
+    fn publish(&self, progress: &Progress) -> Result<Report> {
+        self.sync(progress)?;
+        let sealed =
+            self.replace(|_| StreamManifest { state: State::Sealed, resume: None, ..self.at(progress) })?;
+        // The stream is complete; a checkpoint that stays harms nobody.
+        let _ = self.folder.remove(&checkpoint_name(self.key));
+        Ok(Report::Stream(sealed))
+    }
+
+    fn abandon(&self, error: &Error, keep: bool) {
+        // Suspended: whoever takes it up again goes on growing it.
+        if keep && matches!(error, Error::Cancelled) {
+            return;
+        }
+        let failure =
+            Failure { code: error.code().to_owned(), message: error.to_string(), hint: error.hint() };
+        let _ = self.replace(|last| {
+            let resume = last.resume.clone().filter(|_| keep);
+            StreamManifest { state: State::Failed, error: Some(failure), resume, ..last }
+        });
+        if !keep {
+            let _ = self.folder.remove(&checkpoint_name(self.key));
+        }
+    }
+}

@@ -1,0 +1,182 @@
+"""Runs that are killed at random moments and gone on with, and what they leave and end with."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tokend import Tokenizer, _core
+from tokend_client.errors import CancelledError, ConflictError, InputChangedError, OutputExistsError
+
+SMALL = {"TOKEND_CHUNK_BYTES": "20000", "TOKEND_COMMIT_MS": "5", "TOKEND_SEGMENT_BYTES": "300000"}
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Small files, a big one with documents, small ones again."""
+    folder = tmp_path_factory.mktemp("corpus")
+    rng = random.Random(3)
+    words = ["word", " the", "\n", " naïve", " 日本", "123", "  ", "sep|", "x" * 50, "'ll"]
+    paths = []
+    for n, n_words in enumerate([10, 0, 1_500_000, 3000, 400_000, 5]):
+        path = folder / f"{n}.txt"
+        path.write_text("".join(rng.choices(words, k=n_words)))
+        paths.append(path)
+    old = time.time() - 60
+    for path in paths:
+        os.utime(path, (old, old))
+    return paths
+
+
+def contents(output: Path) -> dict[str, bytes]:
+    """All files of an output by name, without what differs from stream to stream."""
+    if output.is_dir():
+        files = {path.name: path.read_bytes() for path in output.iterdir()}
+        manifest = json.loads(files.pop("manifest.json"))
+        for name in ("stream_id", "commit"):
+            manifest.pop(name)
+        return {**files, "manifest": json.dumps(manifest).encode()}
+    files = {path.name: path.read_bytes() for path in output.parent.glob(f"{output.name}*")}
+    return {
+        name.replace(output.name, "OUT"): data.replace(output.name.encode(), b"OUT") for name, data in files.items()
+    }
+
+
+def run(corpus: list[Path], output: Path, *options: str) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-m", "tokend", "encode", "--local", "--separator", "|", "-o", str(output), *options]
+    return subprocess.Popen([*command, *map(str, corpus)], env={**os.environ, **SMALL}, stderr=subprocess.PIPE)
+
+
+@pytest.mark.parametrize("format", ["bin", "stream"])
+@pytest.mark.parametrize("threads", [1, 2])
+def test_killed_and_resumed(format: str, threads: int, corpus: list[Path], tmp_path: Path) -> None:
+    whole = tmp_path / "whole"
+    with run(corpus, whole, "--format", format, "--threads", "1") as process:
+        assert process.wait(60) == 0
+    expected = contents(whole)
+    rng = random.Random(threads)
+    output = tmp_path / "resumed"
+    kills, seen = 0, 0
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        with run(corpus, output, "--format", format, "--threads", str(threads), "--resume") as process:
+            # The interpreter's start takes most of a run: wait for the job itself.
+            if kills < 6:
+                checkpoint = (output if format == "stream" else output.parent).glob(".*checkpoint*")
+                while process.poll() is None and not any(checkpoint):
+                    checkpoint = (output if format == "stream" else output.parent).glob(".*checkpoint*")
+                time.sleep(rng.uniform(0, 0.06))
+            else:
+                process.wait(60)
+            process.send_signal(signal.SIGKILL)
+            process.wait(60)
+            stderr = process.stderr.read().decode() if process.stderr else ""
+        if process.returncode == 0:
+            break
+        assert process.returncode == -signal.SIGKILL, stderr
+        kills += 1
+        if format == "bin":
+            assert not Path(f"{output}.json").exists() or output.exists()
+        elif (output / "manifest.json").exists():
+            _core.verify(str(output))
+            manifest = json.loads((output / "manifest.json").read_text())
+            assert manifest["n_tokens"] >= seen
+            seen = manifest["n_tokens"]
+    assert process.returncode == 0 and kills > 0
+    assert contents(output) == {
+        name: data.replace(b"whole", b"resumed") if format == "stream" else data for name, data in expected.items()
+    }
+    assert not list(tmp_path.glob("**/.*.partial"))
+
+
+def test_suspended_runs_resume_and_cancelled_ones_leave_nothing(
+    corpus: list[Path], tmp_path: Path, gpt2: Tokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TOKEND_CHUNK_BYTES", "20000")
+    output = tmp_path / "out.bin"
+    control = _core.JobControl()
+    control.cancel()
+    with pytest.raises(CancelledError):
+        gpt2.encode_files(corpus, output, separator="|", control=control)
+    assert list(tmp_path.iterdir()) == []
+    control = _core.JobControl()
+    control.suspend()
+    with pytest.raises(CancelledError):
+        gpt2.encode_files(corpus, output, separator="|", control=control)
+    assert len(list(tmp_path.glob(".out.bin*.local.partial"))) == 3
+    with pytest.raises(ConflictError, match="other options"):
+        gpt2.encode_files(corpus, output, separator="||", resume=True)
+    with pytest.raises(ConflictError, match="other inputs"):
+        gpt2.encode_files(corpus[1:], output, separator="|", resume=True)
+    assert not _core.discard_partials(str(output), "another")
+    assert _core.discard_partials(str(output))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_damaged_partial_files_are_noticed(
+    tmp_path: Path, corpus: list[Path], gpt2: Tokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Bytes that are not what the checkpoint says are made again."""
+    output = tmp_path / "out.bin"
+    for name, value in SMALL.items():
+        monkeypatch.setenv(name, value)
+    gpt2.encode_files(corpus, tmp_path / "whole.bin", separator="|")
+    with run(corpus, output) as process:
+        while not any(path.stat().st_size > 200_000 for path in tmp_path.glob(".out.bin.local.partial")):
+            assert process.poll() is None
+        process.kill()
+    partial = tmp_path / ".out.bin.local.partial"
+    with partial.open("r+b") as file:
+        file.seek(100_000)
+        file.write(b"damage!")
+    gpt2.encode_files(corpus, output, separator="|", resume=True)
+    assert output.read_bytes() == (tmp_path / "whole.bin").read_bytes()
+
+
+def test_inputs_that_changed_since(tmp_path: Path, gpt2: Tokenizer) -> None:
+    source = tmp_path / "a.txt"
+    source.write_text("hello " * 100_000)
+    control = _core.JobControl()
+    control.suspend()
+    with pytest.raises(CancelledError):
+        gpt2.encode_files([source], tmp_path / "out.bin", control=control)
+    source.write_text("other " * 100_001)
+    with pytest.raises(InputChangedError, match=r"a\.txt.*since the interrupted run"):
+        gpt2.encode_files([source], tmp_path / "out.bin", resume=True)
+    gpt2.encode_files([source], tmp_path / "out.bin")
+    assert gpt2.decode(np.fromfile(tmp_path / "out.bin", "<u2")[:-1]) == source.read_text()
+
+
+def test_a_stream_is_replaced_only_by_force(tmp_path: Path, gpt2: Tokenizer) -> None:
+    source, output = tmp_path / "a.txt", tmp_path / "out"
+    source.write_text("one")
+    first = gpt2.encode_files([source], output, format="stream")
+    assert gpt2.encode_files([source], output, format="stream")["up_to_date"]
+    source.write_text("another")
+    with pytest.raises(OutputExistsError):
+        gpt2.encode_files([source], output, format="stream")
+    second = gpt2.encode_files([source], output, format="stream", force=True)
+    assert second["stream_id"] != first["stream_id"] and second["state"] == "sealed"
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "keep").write_text("me")
+    with pytest.raises(OutputExistsError):
+        gpt2.encode_files([source], tmp_path / "mine", format="stream", force=True)
+    assert (tmp_path / "mine" / "keep").read_text() == "me"
+
+
+def test_a_failed_stream_says_so(tmp_path: Path, gpt2: Tokenizer) -> None:
+    source, output = tmp_path / "a.txt", tmp_path / "out"
+    source.write_bytes(b"fine\xff")
+    with pytest.raises(Exception, match="not valid UTF-8"):
+        gpt2.encode_files([source], output, format="stream")
+    manifest = json.loads((output / "manifest.json").read_text())
+    assert manifest["state"] == "failed" and manifest["resume"] is None
+    assert manifest["error"]["code"] == "INPUT_INVALID"
