@@ -174,19 +174,26 @@ impl Table {
         self.line(slot ^ BESIDE).get(key)
     }
 
-    /// Stores a value where a way is free; where none is, nothing is stored.
-    pub(crate) fn insert(&self, slot: u32, key: Key, value: Value) {
+    /// Stores a value where a way is free; where none is, nothing is stored. `learned` counts, for
+    /// [`Table::count`]: a locked addition per word would cost as much as finding it a place.
+    pub(crate) fn insert(&self, slot: u32, key: Key, value: Value, learned: &mut Learned) {
         for slot in [slot, slot ^ BESIDE] {
             match self.line(slot).insert(key, value) {
                 Inserted::Now => {
-                    self.n_entries.fetch_add(1, Ordering::Relaxed);
+                    learned.entries += 1;
                     return;
                 }
                 Inserted::Before => return,
                 Inserted::Not => {}
             }
         }
-        self.n_refused.fetch_add(1, Ordering::Relaxed);
+        learned.refused += 1;
+    }
+
+    /// Adds what a worker has learned since it last said so.
+    pub(crate) fn count(&self, learned: Learned) {
+        self.n_entries.fetch_add(learned.entries, Ordering::Relaxed);
+        self.n_refused.fetch_add(learned.refused, Ordering::Relaxed);
     }
 
     /// Every entry, in the order of the lines.
@@ -205,6 +212,13 @@ impl Table {
     fn is_worn(&self) -> bool {
         self.n_refused.load(Ordering::Relaxed) > u64::from(self.mask) / (2 * LINE_BYTES as u64)
     }
+}
+
+/// How many entries a worker has made, and how many found no place.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Learned {
+    entries: u64,
+    refused: u64,
 }
 
 enum Inserted {
@@ -376,13 +390,15 @@ mod tests {
     fn a_full_pair_of_lines_refuses_and_a_worn_table_is_replaced() {
         let cache = cache(2);
         let table = cache.table();
+        let mut learned = Learned::default();
         for (text, id) in [("a", 1), ("b", 2), ("c", 3), ("d", 4), ("e", 5), ("f", 6)] {
-            table.insert(table.slot(key(text)), key(text), [id, 0]);
+            table.insert(table.slot(key(text)), key(text), [id, 0], &mut learned);
         }
+        table.count(learned);
         assert_eq!(table.get(table.slot(key("d")), key("d")), Some([4, 0]));
         assert_eq!(table.get(table.slot(key("e")), key("e")), None);
         assert_eq!(table.entries().count(), 4);
-        cache.renew_if_worn(|fresh| fresh.insert(0, key("z"), [9, 9]));
+        cache.renew_if_worn(|fresh| fresh.insert(0, key("z"), [9, 9], &mut learned));
         assert_eq!(cache.stats().evictions, 4);
         assert_eq!(cache.table().get(0, key("z")), Some([9, 9]));
         assert_eq!(table.get(table.slot(key("a")), key("a")), Some([1, 0]), "a reader keeps its table");
@@ -401,7 +417,7 @@ mod tests {
                         let key = key(&format!("word{n}"));
                         match table.get(table.slot(key), key) {
                             Some(value) => assert_eq!(value, [n, !n]),
-                            None => table.insert(table.slot(key), key, [n, !n]),
+                            None => table.insert(table.slot(key), key, [n, !n], &mut Learned::default()),
                         }
                     }
                 });

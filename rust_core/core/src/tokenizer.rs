@@ -167,6 +167,7 @@ impl Tokenizer {
         let idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
         let mut scratch = idle.unwrap_or_default();
         let result = run(&mut Encoder { model: &self.model, table: &table, scratch: &mut scratch });
+        table.count(std::mem::take(&mut scratch.learned));
         self.cache.count(std::mem::take(&mut scratch.hits), std::mem::take(&mut scratch.misses_seen));
         self.idle.lock().unwrap_or_else(PoisonError::into_inner).push(scratch);
         result

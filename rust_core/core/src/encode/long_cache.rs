@@ -1,5 +1,5 @@
-//! What one worker remembers of pretokens that have no place in the shared cache: those of 16 to 64
-//! bytes, and shorter ones with more ids than a value holds.
+//! What one worker remembers of pretokens of 32 to 128 bytes, and of shorter ones with more ids than
+//! `wide_cache` holds.
 //!
 //! Indented source code is the reason: GPT-2 has nearly one token per space of a deep indent, and
 //! the same few runs of spaces come back on every line. Direct-mapped, so bounded; a newcomer
@@ -10,8 +10,8 @@ use std::hash::{BuildHasher, BuildHasherDefault};
 use rustc_hash::FxHasher;
 
 /// Longest pretoken, in bytes, that is remembered; longer ones hardly ever come twice.
-pub(super) const LONG_MAX: usize = 64;
-const N_SLOTS: usize = 1 << 13;
+pub(super) const LONG_MAX: usize = 128;
+const N_SLOTS: usize = 1 << 12;
 /// A pretoken has at most one id per byte.
 const IDS_MAX_BYTES: usize = LONG_MAX * 4;
 
@@ -94,6 +94,6 @@ mod tests {
         assert!(cache.get(slot, text, &mut ids));
         assert_eq!(ids, [7, 1, 0, 2, 0]);
         assert!(!cache.get(slot, b"another run of lines", &mut ids));
-        assert_eq!(LongCache::slot(&[b'x'; 65]), None);
+        assert_eq!(LongCache::slot(&[b'x'; 129]), None);
     }
 }

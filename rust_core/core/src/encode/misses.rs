@@ -2,13 +2,17 @@
 //!
 //! | pretoken | looked up | else |
 //! |---|---|---|
-//! | up to 15 bytes | second line of its key; the worker's long cache | merged in registers, all of a batch together (`bpe::short`) |
-//! | longer | the worker's long cache | cut at inert borders; each part looked up or merged |
+//! | up to 15 bytes | second line of its key; if it may have many ids, the wide cache | merged in registers, all of a batch together (`bpe::short`) |
+//! | up to 31 | the worker's wide cache | cut at inert borders; each part looked up or merged |
+//! | longer | the worker's long cache | the same |
 //!
 //! Ids are collected as bytes in `spill`, in the order in which they are found; `found` has the place
 //! of each miss's ids there.
 
+use std::ops::Range;
+
 use super::long_cache::LongCache;
+use super::wide_cache::{WIDE_MAX, WideCache, wide_key};
 use super::{Batch, Encoder, Scratch};
 use crate::bpe::merge::merge;
 use crate::bpe::short::Word;
@@ -32,122 +36,149 @@ impl Encoder<'_> {
     /// Finds the ids of the waiting batch's misses; `text` starts at its base, `offset` says where that
     /// is, for errors.
     pub(super) fn resolve<L: Lane>(&mut self, text: &[u8], n_misses: usize, offset: u64) -> Result<()> {
-        self.ask(text, n_misses);
+        self.ask::<L>(text, n_misses);
         self.scratch.found.clear();
         self.scratch.words.clear();
         let words_merge = self.model.short.is_some() && self.model.whole.is_empty();
         for number in 0..n_misses {
-            let Scratch { waiting, misses, spill, long, words, .. } = &mut *self.scratch;
+            let Scratch { waiting, misses, asked, spill, wide, words, found, .. } = &mut *self.scratch;
             let Batch { starts, keys, slots, .. } = &**waiting;
             let unit = misses[number].unit as usize;
             let (start, end) = (starts[unit] as usize, starts[unit + 1] as usize);
-            let piece = &text[start..end];
             let from = spill.len();
-            let mut merging = false;
-            if piece.len() > KEY_MAX {
-                self.long::<L>(piece, offset + start as u64)?;
+            let asked = asked[number];
+            if end - start > KEY_MAX {
+                self.long::<L>(text, start..end, asked_slot(asked), offset)?;
             } else if let Some(value) = self.table.get_beside(slots[unit], keys[unit]) {
                 push_value(spill, value);
                 self.scratch.hits += 1;
-            } else if piece.len() > L::VALUE_IDS
-                && LongCache::slot(piece).is_some_and(|slot| long.get(slot, piece, spill))
+            } else if end - start > L::VALUE_IDS
+                && wide.get(asked as usize, &wide_key(text, start, end), spill)
             {
                 self.scratch.hits += 1;
             } else if words_merge {
-                words.push(Word::padded(keys[unit].bytes(), piece.len() as u32));
-                merging = true;
+                words.push(Word::padded(keys[unit].bytes(), (end - start) as u32));
+                found.push(Found::MERGING);
+                continue;
             } else {
-                self.learn::<L>(piece, offset + start as u64)?;
+                self.learn::<L>(text, start..end, offset)?;
             }
             let (at_bytes, now) = (from as u32, self.scratch.spill.len() as u32);
-            let found = Found { at_bytes, n_bytes: now - at_bytes };
-            self.scratch.found.push(if merging { Found::MERGING } else { found });
+            self.scratch.found.push(Found { at_bytes, n_bytes: now - at_bytes });
         }
         self.merge_words::<L>(n_misses);
         Ok(())
     }
 
-    /// Asks the processor for what each miss will be looked up in, so that they arrive together.
-    fn ask(&self, text: &[u8], n_misses: usize) {
-        let Scratch { waiting, misses, long, .. } = &*self.scratch;
+    /// Asks the processor for what each miss will be looked up in, so that they arrive together, and
+    /// notes where that is.
+    fn ask<L: Lane>(&mut self, text: &[u8], n_misses: usize) {
+        let Scratch { waiting, misses, asked, wide, long, .. } = &mut *self.scratch;
         let Batch { starts, slots, .. } = &**waiting;
+        asked.clear();
         for miss in &misses[..n_misses] {
             let unit = miss.unit as usize;
-            let piece = &text[starts[unit] as usize..starts[unit + 1] as usize];
-            if piece.len() <= KEY_MAX {
+            let (start, end) = (starts[unit] as usize, starts[unit + 1] as usize);
+            let len = end - start;
+            if len <= KEY_MAX {
                 self.table.prefetch_beside(slots[unit]);
-            } else if let Some(slot) = LongCache::slot(piece) {
+            }
+            let mut slot = 0;
+            if len > L::VALUE_IDS && len <= WIDE_MAX {
+                slot = WideCache::slot(&wide_key(text, start, end));
+                wide.prefetch(slot);
+            } else if len > WIDE_MAX {
+                slot = LongCache::slot(&text[start..end]).unwrap_or(NO_SLOT);
                 long.prefetch(slot);
             }
+            asked.push(slot as u32);
         }
     }
 
     /// Merges the words that `resolve` collected, and fills in where their ids are.
     fn merge_words<L: Lane>(&mut self, n_misses: usize) {
-        let Scratch { waiting, misses, spill, found, words, long, ids, misses_seen, .. } = &mut *self.scratch;
+        let Scratch { waiting, misses, asked, spill, found, words, wide, ids, misses_seen, learned, .. } =
+            &mut *self.scratch;
         let Some(short) = self.model.short.as_ref().filter(|_| !words.is_empty()) else { return };
         // SAFETY: the tier was chosen for this processor; keys of misses have 1 to 15 bytes of text.
         unsafe { (self.model.kernels.merge)(short, words) };
         *misses_seen += words.len() as u64;
         let mut merged = words.iter();
-        for (miss, found) in misses[..n_misses].iter().zip(found) {
-            if found.at_bytes != u32::MAX {
+        for number in 0..n_misses {
+            if found[number].at_bytes != u32::MAX {
                 continue;
             }
             let Some(word) = merged.next() else { break };
+            let from = spill.len();
             ids.clear();
             ids.extend(word.symbols().iter().map(|&symbol| short.id(symbol)));
-            found.at_bytes = spill.len() as u32;
+            let unit = misses[number].unit as usize;
             if let Some(value) = L::pack(ids) {
-                self.table.insert(waiting.slots[miss.unit as usize], Key::new(word.text()), value);
+                self.table.insert(waiting.slots[unit], waiting.keys[unit], value, learned);
                 push_value(spill, value);
             } else {
-                let from = spill.len();
                 push_ids::<L>(spill, ids);
-                if let Some(slot) = LongCache::slot(word.text()) {
-                    long.insert(slot, word.text(), &spill[from..]);
-                }
+                let key = wide_key(word.text(), 0, word.text().len());
+                wide.insert(asked[number] as usize, &key, &spill[from..]);
             }
-            found.n_bytes = spill.len() as u32 - found.at_bytes;
+            found[number] = Found { at_bytes: from as u32, n_bytes: (spill.len() - from) as u32 };
         }
     }
 
-    /// A pretoken that is too long for a key.
+    /// A pretoken that is too long for a key; `slot` is where its cache may have it.
     #[inline(never)]
-    fn long<L: Lane>(&mut self, piece: &[u8], offset: u64) -> Result<()> {
-        let slot = LongCache::slot(piece);
-        let Scratch { long, spill, .. } = &mut *self.scratch;
-        if slot.is_some_and(|slot| long.get(slot, piece, spill)) {
+    fn long<L: Lane>(
+        &mut self,
+        text: &[u8],
+        range: Range<usize>,
+        slot: Option<usize>,
+        offset: u64,
+    ) -> Result<()> {
+        let piece = &text[range.clone()];
+        let key = (piece.len() <= WIDE_MAX).then(|| wide_key(text, range.start, range.end));
+        let Scratch { wide, long, spill, .. } = &mut *self.scratch;
+        let from = spill.len();
+        let known = match (key, slot) {
+            (Some(key), Some(slot)) => wide.get(slot, &key, spill),
+            (None, Some(slot)) => long.get(slot, piece, spill),
+            (_, None) => false,
+        };
+        if known {
             self.scratch.hits += 1;
             return Ok(());
         }
-        let from = spill.len();
         if self.model.whole.contains_key(piece) {
-            self.learn::<L>(piece, offset)?;
+            self.learn::<L>(text, range.clone(), offset)?;
         } else {
             let mut start = 0;
             while start < piece.len() {
                 let end = self.model.bridges.part_end(piece, start);
-                self.part::<L>(&piece[start..end], offset + start as u64)?;
+                self.part::<L>(text, range.start + start..range.start + end, offset)?;
                 start = end;
             }
         }
-        if let Some(slot) = slot {
-            let Scratch { long, spill, .. } = &mut *self.scratch;
-            long.insert(slot, piece, &spill[from..]);
+        let Scratch { wide, long, spill, .. } = &mut *self.scratch;
+        match (key, slot) {
+            (Some(key), Some(slot)) => {
+                // What has too many ids is merged again whenever it comes: up to 31 bytes, quickly.
+                wide.insert(slot, &key, &spill[from..]);
+            }
+            (None, Some(slot)) => long.insert(slot, piece, &spill[from..]),
+            (_, None) => {}
         }
         Ok(())
     }
 
     /// A part of a longer pretoken, between two inert borders.
-    fn part<L: Lane>(&mut self, part: &[u8], offset: u64) -> Result<()> {
+    fn part<L: Lane>(&mut self, text: &[u8], range: Range<usize>, offset: u64) -> Result<()> {
+        let part = &text[range.clone()];
         if self.model.whole.contains_key(part) {
             // What the cache knows of these bytes is true of them as a pretoken only.
             let Scratch { merge: scratch, ids, spill, misses_seen, .. } = &mut *self.scratch;
             ids.clear();
             merge(&self.model.pairs, part, scratch, ids);
             *misses_seen += 1;
-            self.model.check(ids, offset)?;
+            self.model.check(ids, offset + range.start as u64)?;
             push_ids::<L>(spill, ids);
             return Ok(());
         }
@@ -159,27 +190,32 @@ impl Encoder<'_> {
                 return Ok(());
             }
         }
-        self.learn::<L>(part, offset)
+        self.learn::<L>(text, range, offset)
     }
 
-    /// Merges a pretoken or part of one and remembers it.
-    fn learn<L: Lane>(&mut self, piece: &[u8], offset: u64) -> Result<()> {
-        let Scratch { merge, ids, spill, long, misses_seen, .. } = &mut *self.scratch;
+    /// Merges a pretoken or part of one and remembers it, if it is short.
+    fn learn<L: Lane>(&mut self, text: &[u8], range: Range<usize>, offset: u64) -> Result<()> {
+        let Scratch { merge, ids, spill, misses_seen, learned, .. } = &mut *self.scratch;
         *misses_seen += 1;
+        let piece = &text[range.clone()];
         self.model.merge(piece, merge, ids);
-        self.model.check(ids, offset)?;
-        let from = spill.len();
+        self.model.check(ids, offset + range.start as u64)?;
         push_ids::<L>(spill, ids);
         if piece.len() <= KEY_MAX
             && let Some(value) = L::pack(ids)
         {
             let key = Key::new(piece);
-            self.table.insert(self.table.slot(key), key, value);
-        } else if let Some(slot) = LongCache::slot(piece) {
-            long.insert(slot, piece, &spill[from..]);
+            self.table.insert(self.table.slot(key), key, value, learned);
         }
         Ok(())
     }
+}
+
+/// Marks a pretoken that is too long to be remembered.
+const NO_SLOT: usize = u32::MAX as usize;
+
+fn asked_slot(slot: u32) -> Option<usize> {
+    (slot as usize != NO_SLOT).then_some(slot as usize)
 }
 
 /// Appends the ids of a value.

@@ -19,13 +19,14 @@ pub(crate) mod keys;
 mod long_cache;
 mod misses;
 pub(crate) mod probe;
+mod wide_cache;
 
 use crate::bpe::inert::Bridges;
 use crate::bpe::medium::MEDIUM_MAX;
 use crate::bpe::merge::{MergeScratch, merge};
 use crate::bpe::pairs::{MISSING, PairTable};
 use crate::bpe::short::{ShortPairs, Word};
-use crate::cache::{KEY_MAX, Key, Slots, Table};
+use crate::cache::{KEY_MAX, Key, Learned, Slots, Table};
 use crate::error::{Error, Result};
 use crate::lane::Lane;
 use crate::pretokenize::Pretokenizer as _;
@@ -37,12 +38,15 @@ use crate::vocab::{Merges, Vocabulary};
 use long_cache::LongCache;
 use misses::Found;
 use probe::Miss;
+use wide_cache::WideCache;
 use rustc_hash::FxHashMap;
 
 /// Pretokens of a batch: one per byte at most, and the one that the batch before left open.
 const UNITS: usize = BATCH + 1;
 /// Bytes that the probe may write for them: 14 each, and one store of 16.
-const STAGED: usize = UNITS * 14 + 2;
+const STAGED: usize = UNITS * 14 + 2 + COPY;
+/// Bytes copied at a time when ids are put together.
+const COPY: usize = 32;
 /// Bytes behind the start of a pretoken from which later text cannot change it: itself a character,
 /// the next one, and one more (whitespace gives its last character away, see `scan`).
 const CERTAIN: usize = 8;
@@ -123,12 +127,13 @@ impl Model {
     pub(crate) fn seed<L: Lane>(&self, vocab: &Vocabulary, table: &Table) {
         let tokens = vocab.ordinary().map(|(_, token)| token);
         let tokens = tokens.filter(|token| token.len() <= KEY_MAX && !token.contains(&0xFF));
-        let learn = |token: &[u8], ids: &[u32]| {
+        let mut learned = Learned::default();
+        let mut learn = |token: &[u8], ids: &[u32]| {
             if ids.iter().all(|&id| id < MISSING)
                 && let Some(value) = L::pack(ids)
             {
                 let key = Key::new(token);
-                table.insert(table.slot(key), key, value);
+                table.insert(table.slot(key), key, value, &mut learned);
             }
         };
         let (mut scratch, mut ids) = (MergeScratch::default(), Vec::new());
@@ -137,6 +142,7 @@ impl Model {
                 self.merge(token, &mut scratch, &mut ids);
                 learn(token, &ids);
             }
+            table.count(learned);
             return;
         };
         let mut words: Vec<Word> = tokens.map(Word::new).collect();
@@ -147,6 +153,7 @@ impl Model {
             ids.extend(word.symbols().iter().map(|&symbol| short.id(symbol)));
             learn(word.text(), &ids);
         }
+        table.count(learned);
     }
 }
 
@@ -205,10 +212,14 @@ pub(crate) struct Scratch {
     /// Ids of a batch's misses, as bytes, and where those of each miss are.
     spill: Vec<u8>,
     found: Vec<Found>,
+    /// Where each miss is looked up, in the cache that its length says.
+    asked: Vec<u32>,
     words: Vec<Word>,
     merge: MergeScratch,
     ids: Vec<u32>,
+    wide: WideCache,
     long: LongCache,
+    pub(crate) learned: Learned,
     pub(crate) hits: u64,
     pub(crate) misses_seen: u64,
 }
@@ -223,10 +234,13 @@ impl Default for Scratch {
             staged: Box::new([0; _]),
             spill: Vec::new(),
             found: Vec::new(),
+            asked: Vec::new(),
             words: Vec::new(),
             merge: MergeScratch::default(),
             ids: Vec::new(),
+            wide: WideCache::default(),
             long: LongCache::default(),
+            learned: Learned::default(),
             hits: 0,
             misses_seen: 0,
         }
@@ -393,14 +407,21 @@ impl Encoder<'_> {
     /// Appends the ids of the hits to `out`, and those of the misses in their places.
     fn splice<L: Lane>(&mut self, n_bytes: usize, n_misses: usize, out: &mut Vec<L>) {
         let Scratch { staged, misses, found, spill, .. } = &mut *self.scratch;
-        out.reserve((n_bytes + spill.len()) / L::BYTES);
-        // SAFETY: room for all bytes of the hits and of the misses was reserved; both are whole ids, of
-        // which any bytes are valid; `staged` and `spill` hold what `misses` and `found` say.
+        // Pieces are short, so they are copied in steps of COPY bytes, which may reach behind their end.
+        spill.extend_from_slice(&[0; COPY]);
+        out.reserve((n_bytes + spill.len() + COPY) / L::BYTES);
+        // SAFETY: room for all bytes of the hits and of the misses was reserved, and for a step more;
+        // `staged` and `spill` hold what `misses` and `found` say, and a step more; both are whole ids,
+        // of which any bytes are valid.
         unsafe {
             let first = out.as_mut_ptr().add(out.len()).cast::<u8>();
             let mut end = first;
             let mut append = |from: *const u8, n: usize| {
-                std::ptr::copy_nonoverlapping(from, end, n);
+                let mut at = 0;
+                while at < n {
+                    end.add(at).cast::<[u8; COPY]>().write(from.add(at).cast::<[u8; COPY]>().read());
+                    at += COPY;
+                }
                 end = end.add(n);
             };
             let mut done = 0;
