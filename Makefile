@@ -4,9 +4,9 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 SOURCES := Cargo.toml Cargo.lock pyproject.toml client/pyproject.toml \
-           $(shell find rust_core -name '*.rs' -o -name 'Cargo.toml' -o -name '*.u16' | grep -v /target/)
+           $(shell find rust_core -name '*.rs' -o -name 'Cargo.toml' -o -name '*.u16' | grep -v -e /target/ -e /fuzz/)
 
-.PHONY: demo test bench bench-seed lint tools clean
+.PHONY: demo test faults fuzz parity bench bench-seed bench-service bench-loader loader-torch lint tools clean
 
 # Runs the main job on real text: a daemon, a corpus, progress, and the result read back.
 demo: $(STAMP)
@@ -16,11 +16,42 @@ test: $(STAMP)
 	cargo test --workspace --exclude tokend-py --release --quiet
 	$(BIN)/python -m pytest
 
+# Damage done for real, at length; `make test` runs a short form of each item.
+faults: $(STAMP)
+	PYTHONPATH=tests $(BIN)/python -m faults $(ITEMS)
+
+# File to file beside the peers, on texts made of Debian packages. Writes docs/benchmarks.md and its chart.
+# `make bench FILES="a.txt b.txt"` measures your texts instead; OPTIONS="--rounds 5 --peers tokend,tiktoken".
 bench: $(STAMP)
-	$(BIN)/python tests/bench/floor.py
+	-$(BIN)/python -m pip install --quiet --disable-pip-version-check 'gigatoken==0.10.0'
+	$(BIN)/python tests/bench/encode.py $(OPTIONS) $(FILES)
+
+# Each fuzzer for SECONDS; needs a nightly compiler and cargo-fuzz. TOKEND_CPU chooses the tier.
+SECONDS ?= 1800
+fuzz:
+	for target in encode pieces vocabulary; do \
+		(cd rust_core && cargo +nightly fuzz run --fuzz-dir fuzz $$target -- \
+			-max_total_time=$(SECONDS) -max_len=3000 -detect_leaks=0) || exit 1; done
 
 bench-seed: $(STAMP)
 	$(BIN)/python tests/bench/seed.py
+
+# The loader against its peers; installs those that can be had. Writes docs/reference/loader-throughput.*
+bench-loader: $(STAMP)
+	-$(BIN)/python -m pip install --quiet --disable-pip-version-check torch litdata mosaicml-streaming gigatoken
+	$(BIN)/python tests/bench/loader.py
+
+# The loader's tests that need PyTorch, which `make test` does not install for its size.
+loader-torch: $(STAMP)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check torch torchdata
+	$(BIN)/python -m pytest tests/loader/test_torch.py tests/loader/test_guide.py
+
+bench-service: $(STAMP)
+	$(BIN)/python tests/bench/service.py
+
+# Every tokenizer family against its real reference, 200,000 strings and 300 MB each: hours.
+parity: $(STAMP)
+	$(BIN)/python tests/parity/campaign.py $(PARITY)
 
 lint: $(STAMP)
 	cargo fmt --all --check

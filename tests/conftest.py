@@ -50,7 +50,8 @@ class Daemon:
         self.start()
 
     def start(self) -> None:
-        command = [sys.executable, "-m", "tokend", "serve", "--endpoint", self.endpoint, *self.options]
+        state = ["--state-dir", str(self.folder / "state")]
+        command = [sys.executable, "-m", "tokend", "serve", "--endpoint", self.endpoint, *state, *self.options]
         with (self.folder / "daemon.log").open("ab") as log:
             self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
         deadline = time.monotonic() + 20

@@ -1,6 +1,6 @@
-"""Ask a tokend daemon for tokens, and read the token sets it makes.
+"""Ask a tokend daemon for tokens, read the token streams it makes, and feed them to training.
 
-from tokend_client import Client, AsyncClient, TokenStream
+from tokend_client import Client, AsyncClient, TokenStream, TokenLoader
 """
 
 from __future__ import annotations
@@ -8,21 +8,38 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
-__all__ = ["AsyncClient", "Client", "Job", "JobProgress", "JobResult", "TokenStream", "TokendError"]
+__all__ = [
+    "AsyncClient",
+    "Batch",
+    "Client",
+    "Job",
+    "JobProgress",
+    "JobResult",
+    "Stream",
+    "TokenLoader",
+    "TokenStream",
+    "TokendError",
+]
 
 if TYPE_CHECKING:
     from .aio import AsyncClient
+    from .assemble import Stream
+    from .batch import Batch
     from .client import Client, Job
     from .errors import TokendError
     from .jobs import JobProgress, JobResult
+    from .loader import TokenLoader
     from .stream import TokenStream
 
 _HOME = {
     "AsyncClient": "aio",
+    "Batch": "batch",
     "Client": "client",
     "Job": "client",
     "JobProgress": "jobs",
     "JobResult": "jobs",
+    "Stream": "assemble",
+    "TokenLoader": "loader",
     "TokenStream": "stream",
     "TokendError": "errors",
 }

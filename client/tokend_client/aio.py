@@ -1,15 +1,17 @@
 """The asynchronous client: the methods of `Client` as coroutines.
 
-It shares the sync client's connection thread; a cancelled or timed-out coroutine abandons its future
-and nothing else, so no other call's reply is ever lost.
+A thread of the connection waits for the daemon; a cancelled or timed-out coroutine abandons its own
+request and nothing else, so no other call's reply is ever lost.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import time
 from collections.abc import AsyncIterator, Sequence
+from functools import partial
 from typing import Any, TypeVar
 
 import numpy as np
@@ -20,20 +22,29 @@ from .client import _WAIT_SLICE_S
 from .connection import Connection
 from .errors import DeadlineExceededError
 from .jobs import JobProgress, JobResult
-from .paths import default_endpoint, socket_path
+from .paths import default_endpoint
 from .requests import Call, Ids
 
 T = TypeVar("T")
+_LARGE_BYTES = 1 << 20
 
 
 class AsyncClient:
     """Talks to this machine's daemon from asyncio; see `Client` for parameters, limits and errors."""
 
-    def __init__(self, endpoint: str | None = None, *, timeout: float = 30.0, connect_timeout: float = 2.0) -> None:
+    def __init__(
+        self,
+        endpoint: str | None = None,
+        *,
+        timeout: float = 30.0,
+        connect_timeout: float = 2.0,
+        reconnect_timeout: float = 10.0,
+    ) -> None:
         self.endpoint = endpoint or default_endpoint()
-        socket_path(self.endpoint)
         self.timeout = timeout
-        self._connection = Connection(self.endpoint, connect_timeout_s=connect_timeout)
+        self._connection = Connection(
+            self.endpoint, connect_timeout_s=connect_timeout, reconnect_timeout_s=reconnect_timeout
+        )
 
     async def __aenter__(self) -> AsyncClient:
         return self
@@ -47,8 +58,25 @@ class AsyncClient:
 
     async def _call(self, call: Call[T], timeout: float | None = None) -> T:
         limit = self.timeout if timeout is None else timeout
-        future = self._connection.request(call.op, call.header, call.body, limit)
-        return call.read(await asyncio.wrap_future(future))
+        loop = asyncio.get_running_loop()
+        done = asyncio.Event()
+
+        def on_done() -> None:
+            with contextlib.suppress(RuntimeError):  # the loop has been closed meanwhile
+                loop.call_soon_threadsafe(done.set)
+
+        begin = partial(self._connection.begin, call.op, call.header, call.body, limit, on_done)
+        n_bytes = sum(len(part) for part in call.body)
+        # Sending a large text takes a while, in which the loop has other things to do.
+        slot = begin() if n_bytes < _LARGE_BYTES else await asyncio.to_thread(begin)
+        try:
+            async with asyncio.timeout(limit):
+                await done.wait()
+        except TimeoutError:
+            raise slot.too_late(self.endpoint) from None
+        finally:
+            self._connection.drop(slot)
+        return call.read(slot.result())
 
     async def encode(
         self, text: str, *, tokenizer: str = "gpt2", special: str = "raise", timeout: float | None = None
@@ -87,12 +115,11 @@ class AsyncClient:
         inputs: Sequence[str | os.PathLike[str]],
         output: str | os.PathLike[str],
         *,
-        key: str | None = None,
         timeout: float | None = None,
         **options: Any,
     ) -> AsyncJob:
-        """Submits a file job; the options are those of `Client.submit`."""
-        info = await self._call(requests.submit(inputs, output, key=key, **options), timeout)
+        """Submits a file job; the options, `key` and `deadline` among them, are those of `Client.submit`."""
+        info = await self._call(requests.submit(inputs, output, **options), timeout)
         return AsyncJob(self, info.job_id)
 
     def job(self, job_id: str) -> AsyncJob:

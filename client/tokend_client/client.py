@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterator, Sequence
-from concurrent.futures import TimeoutError as FutureTimeoutError
 from typing import Any, TypeVar
 
 import numpy as np
@@ -15,7 +14,7 @@ from . import protocol, requests
 from .connection import Connection
 from .errors import DeadlineExceededError
 from .jobs import JobProgress, JobResult
-from .paths import default_endpoint, socket_path
+from .paths import default_endpoint
 from .requests import Call, Ids
 
 T = TypeVar("T")
@@ -30,10 +29,10 @@ class Client:
     Thread-safe: threads share one connection. Fork-safe: a child makes its own. Survives a daemon
     restart: requests under way are sent again. Every call blocks for `timeout` seconds at most and
     then raises `DeadlineExceededError`; where no daemon answers it raises `NotConnectedError` after
-    `connect_timeout` seconds.
+    `connect_timeout` seconds, or `reconnect_timeout` seconds after one has gone.
 
-    Parameters: `endpoint` (default: `TOKEND_ENDPOINT`, else this user's ipc socket), `timeout` and
-    `connect_timeout` in seconds.
+    Parameters: `endpoint` (default: `TOKEND_ENDPOINT`, else this user's ipc socket), `timeout`,
+    `connect_timeout` and `reconnect_timeout` in seconds.
 
         with Client() as client:
             ids = client.encode("Hello")
@@ -41,11 +40,19 @@ class Client:
             print(job.wait(timeout=600).n_tokens)
     """
 
-    def __init__(self, endpoint: str | None = None, *, timeout: float = 30.0, connect_timeout: float = 2.0) -> None:
+    def __init__(
+        self,
+        endpoint: str | None = None,
+        *,
+        timeout: float = 30.0,
+        connect_timeout: float = 2.0,
+        reconnect_timeout: float = 10.0,
+    ) -> None:
         self.endpoint = endpoint or default_endpoint()
-        socket_path(self.endpoint)
         self.timeout = timeout
-        self._connection = Connection(self.endpoint, connect_timeout_s=connect_timeout)
+        self._connection = Connection(
+            self.endpoint, connect_timeout_s=connect_timeout, reconnect_timeout_s=reconnect_timeout
+        )
 
     def __enter__(self) -> Client:
         return self
@@ -59,15 +66,7 @@ class Client:
 
     def _call(self, call: Call[T], timeout: float | None = None) -> T:
         limit = self.timeout if timeout is None else timeout
-        future = self._connection.request(call.op, call.header, call.body, limit)
-        try:
-            message = future.result(limit + 1.0)
-        except FutureTimeoutError as error:
-            if isinstance(error, DeadlineExceededError):
-                raise
-            future.cancel()
-            raise DeadlineExceededError(f"{self.endpoint}: no answer within {limit:g} s") from None
-        return call.read(message)
+        return call.read(self._connection.call(call.op, call.header, call.body, limit))
 
     def encode(
         self, text: str, *, tokenizer: str = "gpt2", special: str = "raise", timeout: float | None = None
@@ -111,18 +110,23 @@ class Client:
         errors: str = "strict",
         threads: int = 0,
         force: bool = False,
+        format: str = "bin",
         key: str | None = None,
+        deadline: float | None = None,
         timeout: float | None = None,
     ) -> Job:
-        """Submits a file job and returns at once; see `tokend encode --help` for the options.
+        """Submits a file job and returns as soon as it is accepted: from then on it survives the daemon.
 
-        Relative paths are made absolute here. With a `key`, submitting the same job again gives the
-        same job, and another job under that key raises `ConflictError`.
+        See `tokend encode --help` for the options; relative paths are made absolute here. With a `key`,
+        submitting the same job again gives the same job, also from another process and after a restart,
+        and another job under that key raises `ConflictError`; without one each call is a job of its own.
+        A job that has not ended `deadline` seconds after its acceptance fails.
         """
         call = requests.submit(
             inputs,
             output,
             key=key,
+            deadline=deadline,
             tokenizer=tokenizer,
             separator=separator,
             eot=eot,
@@ -131,6 +135,7 @@ class Client:
             errors=errors,
             threads=threads,
             force=force,
+            format=format,
         )
         return Job(self, self._call(call, timeout).job_id)
 

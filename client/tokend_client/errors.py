@@ -178,6 +178,12 @@ class ShuttingDownError(TokendError):
     retryable = True
 
 
+class PoisonError(TokendError):
+    """A job during which the daemon died twice; it is not run again."""
+
+    code = "POISON"
+
+
 class InternalError(TokendError):
     """A defect of tokend."""
 
@@ -195,6 +201,25 @@ class StreamError(TokendError, ValueError):
     """A token set on disk that is incomplete or not what it says."""
 
     code = "STREAM_INVALID"
+
+
+class StarvedError(TokendError, TimeoutError):
+    """A stream that is read while it is written, and has not grown for too long."""
+
+    code = "STARVED"
+    retryable = True
+
+
+class StateMismatchError(TokendError, ValueError):
+    """A loader's state that belongs to other data or another order."""
+
+    code = "STATE_MISMATCH"
+
+
+class WorkerDiedError(TokendError, RuntimeError):
+    """A loader's worker process that ended before its work did."""
+
+    code = "WORKER_DIED"
 
 
 _CLASSES: dict[str, type[TokendError]] = {cls.code: cls for cls in TokendError.__subclasses__()}

@@ -142,12 +142,17 @@ class JobSpec(_Struct):
     errors: str = "strict"
     threads: int = 0
     force: bool = False
+    format: str = "bin"
 
 
 class Submit(_Struct):
-    """Body frame 0: the `JobSpec` as msgpack (it may be larger than a header). A key makes a repeat harmless."""
+    """Body frame 0: the `JobSpec` as msgpack (it may be larger than a header). A key makes a repeat harmless.
+
+    `deadline_ms` counts from the receipt; a job that has not ended by then fails.
+    """
 
     key: str | None = None
+    deadline_ms: int | None = None
 
 
 class ErrorReply(_Struct):
@@ -181,7 +186,7 @@ class ErrorReply(_Struct):
 
 
 class JobInfo(_Struct):
-    """A job as its daemon sees it; times are seconds since the epoch."""
+    """A job as its daemon sees it; times are seconds since the epoch. `note` says what it waits for."""
 
     job_id: str
     state: str
@@ -197,13 +202,14 @@ class JobInfo(_Struct):
     finished_s: float | None = None
     error: ErrorReply | None = None
     up_to_date: bool = False
+    note: str | None = None
 
 
 TERMINAL_STATES = frozenset({"done", "failed", "cancelled"})
 
 
 class JobReply(_Struct):
-    """A job; body frame 0 of a job that is done: its manifest as JSON."""
+    """A job; body frame 0 of the answer to a `JobWait` for a job that is done: its manifest as JSON."""
 
     job: JobInfo
 
@@ -240,7 +246,7 @@ class CacheStatsReply(_Struct):
 
 
 class StatusReply(_Struct):
-    """How the daemon is."""
+    """How the daemon is. `problems`: what somebody should look at, in words; empty if all is well."""
 
     pid: int
     uptime_s: float
@@ -255,6 +261,7 @@ class StatusReply(_Struct):
     max_fds: int
     n_clients: int
     n_requests: int
+    problems: list[str]
 
 
 class Shutdown(_Struct):
@@ -271,7 +278,7 @@ class Message(NamedTuple):
     flags: int
     request_id: int
     header: bytes
-    body: list[bytes]
+    body: list[Any]
 
 
 T = TypeVar("T")

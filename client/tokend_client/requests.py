@@ -37,8 +37,10 @@ class Call(Generic[T]):
 def _array(message: Message, index: int, dtype: str) -> NDArray[Any]:
     if index >= len(message.body):
         raise BadRequestError(f"the reply has {len(message.body)} body frames, {index + 1} are needed")
-    # A copy: frames are read-only, and arrays that a caller cannot write to surprise.
-    return np.frombuffer(message.body[index], dtype=np.dtype(dtype).newbyteorder("<")).astype(dtype)
+    frame = message.body[index]
+    array = np.frombuffer(frame, dtype=np.dtype(dtype).newbyteorder("<"))
+    # Small frames are read-only `bytes`, and arrays that a caller cannot write to surprise.
+    return array.astype(dtype, copy=not isinstance(frame, bytearray))
 
 
 def _read_ids(message: Message) -> Ids:
@@ -76,7 +78,7 @@ def decode(ids: Any, tokenizer: str) -> Call[bytes]:
     if array.size and (int(array.min()) < 0 or int(array.max()) > 0xFFFF_FFFF):
         raise BadRequestError("an id is below 0 or needs more than 32 bits")
     header = protocol.Decode(tokenizer=named(tokenizer), dtype="uint32")
-    return Call(Op.DECODE, header, lambda message: message.body[0], [array.astype("<u4").tobytes()])
+    return Call(Op.DECODE, header, lambda message: bytes(message.body[0]), [array.astype("<u4").tobytes()])
 
 
 def count(text: str, tokenizer: str, special: str, timeout_s: float) -> Call[int]:
@@ -89,7 +91,12 @@ def count(text: str, tokenizer: str, special: str, timeout_s: float) -> Call[int
 
 
 def submit(
-    inputs: Sequence[str | os.PathLike[str]], output: str | os.PathLike[str], *, key: str | None, **options: Any
+    inputs: Sequence[str | os.PathLike[str]],
+    output: str | os.PathLike[str],
+    *,
+    key: str | None = None,
+    deadline: float | None = None,
+    **options: Any,
 ) -> Call[protocol.JobInfo]:
     if isinstance(inputs, (str, bytes, os.PathLike)):
         raise BadRequestError("inputs is one path; give a list of paths")
@@ -97,7 +104,10 @@ def submit(
     spec = protocol.JobSpec(
         inputs=[os.path.abspath(path) for path in inputs], output=os.path.abspath(output), **options
     )
-    header = protocol.Submit(key=key or str(uuid.uuid4()))
+    if key == "":
+        raise BadRequestError("the key is empty", "give one, or none at all")
+    deadline_ms = None if deadline is None else _ms(deadline)
+    header = protocol.Submit(key=key or str(uuid.uuid4()), deadline_ms=deadline_ms)
     return Call(Op.SUBMIT, header, read_job, [msgspec.msgpack.encode(spec)])
 
 
@@ -154,8 +164,16 @@ def shutdown(drain: bool, timeout_s: float) -> Call[None]:
 
 
 def named(tokenizer: str | os.PathLike[str]) -> str:
-    """A tokenizer's name, or its absolute path if it is a path."""
+    """A tokenizer's name, or its absolute path if it is a path; `NAME=PATH` with the path made absolute.
+
+    The bundled one's name wins over a file's.
+    """
+    if tokenizer == "gpt2":
+        return tokenizer
     text = os.fspath(tokenizer)
+    encoding, equals, path = text.partition("=")
+    if equals and path and "/" not in encoding and not os.path.exists(text):
+        return f"{encoding}={os.path.abspath(path)}"
     return os.path.abspath(text) if "/" in text or os.path.exists(text) else text
 
 

@@ -23,14 +23,20 @@ class ServerConfig:
     max_inflight: int = 64
     """Requests one client may have waiting; more get BUSY."""
     max_queued_jobs: int = 10_000
-    """Jobs that may wait; each is a few kilobytes."""
+    """Jobs that may wait."""
+    max_queued_spec_bytes: int = 256 * 1024 * 1024
+    """Bytes of their descriptions: a list of a million inputs is no few kilobytes."""
     kept_jobs: int = 1_000
     """Ended jobs that are remembered."""
+    kept_s: float = 7 * 24 * 3600.0
+    """How long an ended job is remembered."""
     inline_bytes: int = 16 * 1024
     """Texts up to this size are encoded on the I/O thread: a thread hop costs more than that."""
+    max_request_bytes: int = 256 * 1024 * 1024
+    """Bytes of requests that wait for a worker or are worked on, of all clients; more get BUSY."""
     outbox_max_bytes: int = 256 * 1024 * 1024
-    """Replies that may wait for one client that does not read; beyond it the client is dropped."""
+    """Replies that may wait for clients that do not read; beyond it the slowest client is dropped."""
     drain_timeout_s: float = 30.0
-    """How long SIGTERM waits for running jobs before it cancels them."""
+    """How long SIGTERM lets the running job go on; what is not done by then goes on at the next start."""
     idle_timeout_s: float | None = None
     """Stop after so long without requests and jobs; set where a client started the daemon by itself."""

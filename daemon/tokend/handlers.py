@@ -6,10 +6,10 @@ on the I/O thread. Errors are raised, the server turns them into replies.
 
 from __future__ import annotations
 
-import json
 import os
 import resource
 import time
+from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,15 +17,20 @@ from typing import Any
 import msgspec
 import numpy as np
 from tokend_client import protocol
-from tokend_client.errors import BadRequestError
+from tokend_client.errors import BadRequestError, NotFoundError
 from tokend_client.protocol import Message, Op
 
 from . import __version__
 from .config import ServerConfig
-from .jobs import Job, JobTable
+from .job import Job
+from .jobs import JobTable
+from .outputs import read_manifest
 from .registry import Registry
 
 Reply = tuple[msgspec.Struct, list[Any]]
+
+_TEXT_OPS = frozenset({Op.ENCODE, Op.ENCODE_BATCH, Op.DECODE, Op.COUNT})
+_QUICK_OPS = frozenset({Op.PING, Op.JOB_STATUS, Op.JOB_LIST, Op.CACHE_STATS, Op.STATUS})
 
 
 @dataclass
@@ -42,10 +47,10 @@ class Handlers:
 
     def is_quick(self, message: Message) -> bool:
         """Whether the request is answered well within a millisecond or two."""
-        if message.op in (Op.ENCODE, Op.ENCODE_BATCH, Op.DECODE, Op.COUNT):
-            n_bytes = sum(len(frame) for frame in message.body)
+        if message.op in _TEXT_OPS:
+            n_bytes = sum([len(frame) for frame in message.body])
             return n_bytes <= self.config.inline_bytes and self.registry.is_loaded(_tokenizer_of(message))
-        return message.op not in (Op.SUBMIT, Op.CACHE_CLEAR)
+        return message.op in _QUICK_OPS
 
     def handle(self, message: Message) -> Reply:
         """Runs one request. Raises `TokendError`."""
@@ -66,9 +71,9 @@ class Handlers:
             case Op.SUBMIT:
                 return self._submit(message)
             case Op.JOB_STATUS:
-                return self.job_reply(self.jobs.get(_job_id(message)))
-            case Op.JOB_CANCEL:
-                return self.job_reply(self.jobs.cancel(_job_id(message)))
+                return job_reply(self.jobs.get(_job_id(message)))
+            case Op.JOB_WAIT:
+                return self.result_reply(self.jobs.get(protocol.decode_header(message.header, protocol.JobWait).job_id))
             case Op.JOB_LIST:
                 infos = [job.info() for job in self.jobs.all()]
                 return protocol.JobListReply(n_jobs=len(infos)), [msgspec.msgpack.encode(infos)]
@@ -83,16 +88,27 @@ class Handlers:
             case _:
                 raise BadRequestError(f"operation {message.op} cannot be handled here")
 
-    def job_reply(self, job: Job) -> Reply:
-        """A job, with its manifest once it is done."""
+    def result_reply(self, job: Job) -> Reply:
+        """A job, with its manifest once it is done; that may have to be read from the disk (blocking)."""
         info = job.info()
-        body = [json.dumps(job.manifest).encode()] if info.state == "done" else []
-        return protocol.JobReply(job=info), body
+        if info.state != "done":
+            return protocol.JobReply(job=info), []
+        manifest = job.manifest or read_manifest(job.record)
+        if manifest is None:
+            raise NotFoundError(
+                f"{info.output}: job {info.job_id} made it, but it was removed or replaced since then",
+                "submit the job again",
+            )
+        return protocol.JobReply(job=info), [manifest]
+
+    def cancel(self, message: Message) -> tuple[Job, Future[None] | None]:
+        """Cancels a job; the future ends when that is in the journal."""
+        return self.jobs.cancel(_job_id(message))
 
     def _encode(self, message: Message) -> Reply:
         header = protocol.decode_header(message.header, protocol.Encode)
         ids = self.registry.get(header.tokenizer).encode_utf8(_body(message, 1)[0], header.special)
-        return protocol.EncodeReply(dtype=str(ids.dtype), n_tokens=len(ids)), [ids.data]
+        return protocol.EncodeReply(dtype=_dtype(ids), n_tokens=len(ids)), [ids.data]
 
     def _encode_batch(self, message: Message) -> Reply:
         header = protocol.decode_header(message.header, protocol.EncodeBatch)
@@ -100,9 +116,8 @@ class Handlers:
         if len(ends) != 8 * header.n_texts:
             raise BadRequestError(f"{header.n_texts} texts need {8 * header.n_texts} bytes of ends, not {len(ends)}")
         tokenizer = self.registry.get(header.tokenizer)
-        byte_ends = np.frombuffer(ends, "<u8").tolist()
-        ids, token_ends = tokenizer.encode_batch_utf8(data, byte_ends, header.special)
-        return protocol.EncodeReply(dtype=str(ids.dtype), n_tokens=len(ids)), [ids.data, token_ends.data]
+        ids, token_ends = tokenizer.encode_batch_utf8(data, np.frombuffer(ends, "<u8"), header.special)
+        return protocol.EncodeReply(dtype=_dtype(ids), n_tokens=len(ids)), [ids.data, token_ends.data]
 
     def _decode(self, message: Message) -> Reply:
         header = protocol.decode_header(message.header, protocol.Decode)
@@ -121,7 +136,8 @@ class Handlers:
         for path in (*spec.inputs, spec.output):
             if not os.path.isabs(path):
                 raise BadRequestError(f"{path!r} is not an absolute path")
-        return self.job_reply(self.jobs.submit(spec, header.key))
+        deadline_s = None if header.deadline_ms is None else time.time() + header.deadline_ms / 1000
+        return job_reply(self.jobs.submit(spec, header.key, deadline_s))
 
     def _caches(self, message: Message) -> list[tuple[str, Any]]:
         name = protocol.decode_header(message.header, protocol.CacheRequest).tokenizer
@@ -150,7 +166,17 @@ class Handlers:
             max_fds=resource.getrlimit(resource.RLIMIT_NOFILE)[0],
             n_clients=self.n_clients,
             n_requests=self.n_requests,
+            problems=self.jobs.problems(),
         )
+
+
+def job_reply(job: Job) -> Reply:
+    """A job as it is now."""
+    return protocol.JobReply(job=job.info()), []
+
+
+def _dtype(ids: Any) -> str:
+    return "uint16" if ids.itemsize == 2 else "uint32"
 
 
 def _tokenizer_of(message: Message) -> str:

@@ -1,87 +1,66 @@
-"""Jobs: accepted, queued, run one after the other, remembered for a while.
+"""Jobs: accepted, journaled, run one after the other, remembered for a while.
 
 One job at a time, with all the threads: two at once would share the same cores and finish later.
-Jobs live in memory; a journal that survives a restart belongs where `JobTable.submit` admits a job.
+
+A job's life, each step in the journal before anybody hears of it:
+
+    queued ─► running ─► done | failed | cancelled
+      ▲          │
+      └──────────┘  the daemon stopped or died, or the disk is full: it goes on later
+
+A job's record is what stands in the journal or is on its way there; its state is what clients are told and
+follows when that is on disk. A daemon that dies leaves `running` behind, so the next one can count
+the deaths. It looks at the disk before it believes anything: running a job whose output is complete
+finds that, by checksums, and is done.
 """
 
 from __future__ import annotations
 
-import json
+import hashlib
 import logging
+import os
 import threading
 import time
 import uuid
 from collections import OrderedDict, deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Any
+from concurrent.futures import Future
 
+import msgspec
+from msgspec.structs import replace
 from tokend_client.errors import (
     BusyError,
     CancelledError,
     ConflictError,
+    DeadlineExceededError,
     InternalError,
+    NoSpaceError,
+    PoisonError,
     ShuttingDownError,
     TokendError,
     UnknownJobError,
 )
-from tokend_client.protocol import TERMINAL_STATES, ErrorReply, JobInfo, JobSpec
+from tokend_client.protocol import TERMINAL_STATES, ErrorReply, JobSpec
 
 from . import _core
 from .config import ServerConfig
+from .job import Job
+from .journal import Journal, Record
+from .outputs import Summary, discard_partials, free_bytes, read_manifest, run_job
 from .registry import Registry, eot_id
 
 log = logging.getLogger("tokend.jobs")
 
-
-@dataclass
-class Job:
-    """One job. Its state only changes under the table's lock."""
-
-    job_id: str
-    key: str | None
-    spec: JobSpec
-    tokenizer: _core.Tokenizer
-    eot_id: int | None
-    bytes_total: int
-    state: str = "queued"
-    control: _core.JobControl = field(default_factory=_core.JobControl)
-    submitted_s: float = field(default_factory=time.time)
-    started_s: float | None = None
-    finished_s: float | None = None
-    error: TokendError | None = None
-    manifest: dict[str, Any] | None = None
-    up_to_date: bool = False
-
-    def info(self) -> JobInfo:
-        """What clients see."""
-        done, total, tokens, documents = self.control.progress()
-        seconds = (self.finished_s or time.time()) - (self.started_s or time.time())
-        if self.manifest is not None:
-            done = total = self.bytes_total
-            tokens, documents = self.manifest["n_tokens"], self.manifest["n_documents"]
-        return JobInfo(
-            job_id=self.job_id,
-            state=self.state,
-            output=self.spec.output,
-            tokenizer=self.tokenizer.name,
-            bytes_done=done,
-            bytes_total=total or self.bytes_total,
-            n_tokens=tokens,
-            n_documents=documents,
-            bytes_per_s=done / seconds if seconds > 0 else 0.0,
-            submitted_s=self.submitted_s,
-            started_s=self.started_s,
-            finished_s=self.finished_s,
-            error=ErrorReply.of(self.error) if self.error is not None else None,
-            up_to_date=self.up_to_date,
-        )
+_DEATHS_MAX = 2
+_SPACE_POLL_S = 1.0
+_MANIFESTS_MAX_BYTES = 64 * 1024 * 1024
 
 
 class JobTable:
     """All jobs of the daemon. Thread-safe.
 
-    `on_end` is called, on the runner's thread, whenever a job has ended.
+    `on_end` is called, on any thread, whenever a job has ended. Opening reads the journal; the jobs that
+    it holds run once `start` was called.
     """
 
     def __init__(self, config: ServerConfig, registry: Registry, on_end: Callable[[], None]) -> None:
@@ -90,81 +69,224 @@ class JobTable:
         self._on_end = on_end
         self._lock = threading.Condition()
         self._jobs: OrderedDict[str, Job] = OrderedDict()
-        self._keys: dict[str, str] = {}
+        self._keys: dict[str, Job] = {}
         self._queue: deque[Job] = deque()
+        self._queued_bytes = 0
         self._running: Job | None = None
-        self._stopping = False
+        self._unsettled = 0
+        self._admits = True
+        self._takes_queued = True
+        self._last: Job | None = None
+        self._manifests: OrderedDict[str, Job] = OrderedDict()
+        """Jobs whose manifest is in memory, oldest first."""
+        self._manifest_bytes = 0
+        self.journal = Journal(config.state_dir, config.endpoint)
         self._runner = threading.Thread(target=self._run, name="tokend-jobs", daemon=True)
+
+    def start(self) -> None:
+        """Takes up what the journal holds and starts to work."""
+        with self._lock:
+            n_resumed = sum(self._recover(record) for record in self.journal.records)
+            self._forget()
+        if n_resumed:
+            log.info("%d jobs of an earlier daemon go on", n_resumed)
         self._runner.start()
 
-    def submit(self, spec: JobSpec, key: str | None) -> Job:
-        """Checks and queues a job (blocking: it looks at every input).
+    def _recover(self, record: Record) -> bool:
+        """Puts a journaled job in its place; True if it goes on."""
+        job = Job(record, record.state)
+        job.accepted.set_result(None)
+        self._jobs[record.job_id] = job
+        if record.key is not None:
+            self._keys[record.key] = job
+        if record.state in TERMINAL_STATES:
+            if record.state == "done" and self.journal.damage is not None and read_manifest(record) is None:
+                # What a damaged journal says is only believed where the disk says so too.
+                self._drop(job)
+            return False
+        was_running = record.state == "running"
+        job.state = "queued"
+        if was_running:
+            job.record = replace(record, deaths=record.deaths + 1, state="queued")
+        if job.record.cancelled:
+            discard_partials(record, self._config)
+            self._end(job, "cancelled")
+            return False
+        if job.record.deaths >= _DEATHS_MAX:
+            discard_partials(record, self._config)
+            what = f"the daemon died {job.record.deaths} times while it ran this job"
+            self._end(
+                job, "failed", PoisonError(what, "look at the inputs and the daemon's log; submit again to retry")
+            )
+            return False
+        if was_running:
+            self.journal.write(job.record, must=True)
+        self._enqueue(job)
+        return True
 
-        Raises what the job would fail with at once, `ConflictError` for a key of another job,
-        `BusyError`, `ShuttingDownError`.
+    def submit(self, spec: JobSpec, key: str | None, deadline_s: float | None = None) -> Job:
+        """Checks, journals and queues a job (blocking: it looks at every input, and waits for the disk).
+
+        `deadline_s` is the time, in seconds since the epoch, by which the job must have ended. Raises
+        what the job would fail with at once, `ConflictError` for a key of another job, `BusyError`,
+        `ShuttingDownError`, and `NoSpaceError` or `IoError` if the journal cannot be written.
         """
         with self._lock:
-            known = self._known(spec, key)
-            if known is not None:
-                return known
-        tokenizer = self._registry.get(spec.tokenizer)
-        eot = eot_id(tokenizer, spec.eot, spec.eot_token)
-        roots = [str(root) for root in self._config.roots]
-        total = _core.check_paths(spec.inputs, spec.output, force=spec.force, roots=roots)
-        job = Job(uuid.uuid4().hex[:12], key, spec, tokenizer, eot, total)
-        with self._lock:
-            known = self._known(spec, key)
-            if known is not None:
-                return known
-            if self._stopping:
-                raise ShuttingDownError("the daemon is stopping", "submit again to the next one")
-            if len(self._queue) >= self._config.max_queued_jobs:
-                raise BusyError(f"{len(self._queue)} jobs are waiting already", retry_after_s=1.0)
-            self._jobs[job.job_id] = job
-            if key is not None:
-                self._keys[key] = job.job_id
-            self._queue.append(job)
-            self._forget()
-            self._lock.notify_all()
-        log.info("job %s accepted: %d inputs, %d bytes -> %s", job.job_id, len(spec.inputs), total, spec.output)
+            job = self._known(spec, key)
+        if job is None:
+            tokenizer = self._registry.get(spec.tokenizer)
+            eot_id(tokenizer, spec.eot, spec.eot_token)
+            job_id = self._name(key)
+            total = _core.check_paths(
+                spec.inputs,
+                spec.output,
+                force=spec.force,
+                roots=[str(root) for root in self._config.roots],
+                format=spec.format,
+                partial_key=job_id,
+            )
+            record = Record(
+                job_id=job_id,
+                key=key,
+                spec=spec,
+                tokenizer=tokenizer.name,
+                fingerprint=tokenizer.fingerprint,
+                bytes_total=total,
+                state="queued",
+                submitted_s=time.time(),
+                deadline_s=deadline_s,
+            )
+            with self._lock:
+                job = self._known(spec, key) or self._admit(record)
+        job.accepted.result()
         return job
 
+    def _name(self, key: str | None) -> str:
+        """A job's id; it follows from the key, so that partial files can be told from it too."""
+        name = hashlib.blake2b((key or uuid.uuid4().hex).encode(), digest_size=6).hexdigest()
+        return uuid.uuid4().hex[:12] if name in self._jobs else name
+
     def _known(self, spec: JobSpec, key: str | None) -> Job | None:
-        job = self._jobs.get(self._keys.get(key, "")) if key is not None else None
-        if job is not None and job.spec != spec:
+        job = self._keys.get(key) if key is not None else None
+        if job is not None and job.record.spec != spec:
             raise ConflictError(f"key {key!r} belongs to job {job.job_id}, which is another one", "use a new key")
         return job
 
+    def _admit(self, record: Record) -> Job:
+        if not self._admits:
+            raise stopping()
+        spec_bytes = len(msgspec.msgpack.encode(record.spec))
+        if len(self._queue) >= self._config.max_queued_jobs:
+            raise BusyError(f"{len(self._queue)} jobs are waiting already", retry_after_s=1.0)
+        if self._queued_bytes + spec_bytes > self._config.max_queued_spec_bytes:
+            raise BusyError(f"the waiting jobs' lists of inputs fill {self._queued_bytes} bytes", retry_after_s=1.0)
+        job = Job(record, "queued", spec_bytes)
+        self._jobs[job.job_id] = job
+        if record.key is not None:
+            self._keys[record.key] = job
+        self._queued_bytes += spec_bytes
+        job.accepted = self.journal.write(record)
+        job.accepted.add_done_callback(lambda written: self._on_accepted(job, written))
+        return job
+
+    def _on_accepted(self, job: Job, written: Future[None]) -> None:
+        with self._lock:
+            self._queued_bytes -= job.spec_bytes
+            if written.exception() is not None:
+                self._drop(job)
+                return
+            if job.state == "queued":
+                self._enqueue(job)
+        log.info(
+            "job %s accepted: %d inputs, %d bytes -> %s",
+            job.job_id,
+            len(job.record.spec.inputs),
+            job.record.bytes_total,
+            job.record.spec.output,
+        )
+
+    def _enqueue(self, job: Job) -> None:
+        job.spec_bytes = job.spec_bytes or len(msgspec.msgpack.encode(job.record.spec))
+        self._queued_bytes += job.spec_bytes
+        self._queue.append(job)
+        self._lock.notify_all()
+
+    def _drop(self, job: Job) -> None:
+        self._jobs.pop(job.job_id, None)
+        self._let_go(job)
+        if job.record.key is not None and self._keys.get(job.record.key) is job:
+            del self._keys[job.record.key]
+
     def _forget(self) -> None:
         ended = [job for job in self._jobs.values() if job.state in TERMINAL_STATES]
-        for job in ended[: max(0, len(ended) - self._config.kept_jobs)]:
-            del self._jobs[job.job_id]
-            if job.key is not None:
-                self._keys.pop(job.key, None)
+        oldest = time.time() - self._config.kept_s
+        too_many = len(ended) - self._config.kept_jobs
+        for number, job in enumerate(ended):
+            if number < too_many or (job.record.finished_s or 0.0) < oldest:
+                self._drop(job)
+                self.journal.forget(job.job_id)
 
     def get(self, job_id: str) -> Job:
         """Raises `UnknownJobError`."""
         with self._lock:
             job = self._jobs.get(job_id)
-        if job is None:
+        if job is None or not job.accepted.done():
             raise UnknownJobError(f"no job {job_id!r}", "`tokend jobs` lists those that are remembered")
         return job
 
     def all(self) -> list[Job]:
         """Oldest first."""
         with self._lock:
-            return list(self._jobs.values())
+            return [job for job in self._jobs.values() if job.accepted.done()]
 
-    def cancel(self, job_id: str) -> Job:
-        """Cancels a job; one that has ended stays as it is."""
+    def cancel(self, job_id: str) -> tuple[Job, Future[None] | None]:
+        """Cancels a job; one that has ended stays as it is.
+
+        Returns at once, with a future that ends when the wish is in the journal: from then on the job
+        does not run again, whatever happens to the daemon.
+        """
         job = self.get(job_id)
-        job.control.cancel()
         with self._lock:
-            if job.state == "queued":
-                self._queue.remove(job)
-                self._end(job, "cancelled")
-        self._on_end()
-        return job
+            if job.record.state in TERMINAL_STATES:
+                return job, None
+            job.control.cancel()
+            if job in self._queue:
+                self._unqueue(job)
+                if not job.record.attempts:
+                    return job, self._end(job, "cancelled")
+                self._end_after_discarding(job, "cancelled")
+            job.record = replace(job.record, cancelled=True)
+            return job, self.journal.write(job.record, must=True)
+
+    def _unqueue(self, job: Job) -> None:
+        self._queue.remove(job)
+        self._queued_bytes -= job.spec_bytes
+
+    def _end_after_discarding(self, job: Job, state: str, error: TokendError | None = None) -> None:
+        """Ends a job that waited to go on, once what it left is removed; not in the thread that answers."""
+        self._unsettled += 1
+
+        def discard() -> None:
+            if job.record.attempts:
+                discard_partials(job.record, self._config)
+            with self._lock:
+                self._unsettled -= 1
+                self._end(job, state, error)
+
+        threading.Thread(target=discard, name="tokend-discard", daemon=True).start()
+
+    def expire(self) -> None:
+        """Fails the jobs whose deadline has passed. Called every so often."""
+        now = time.time()
+        with self._lock:
+            late = [job for job in self._queue if job.record.deadline_s is not None and now > job.record.deadline_s]
+            for job in late:
+                self._unqueue(job)
+                self._end_after_discarding(job, "failed", _late())
+            running = self._running
+            if running is not None and running.record.deadline_s is not None and now > running.record.deadline_s:
+                running.is_expired = True
+                running.control.cancel()
 
     def counts(self) -> dict[str, int]:
         """Jobs by state."""
@@ -173,75 +295,218 @@ class JobTable:
             counts[job.state] = counts.get(job.state, 0) + 1
         return counts
 
+    def problems(self) -> list[str]:
+        """What somebody should look at."""
+        return [text for text in (self.journal.damage, self.journal.trouble) if text is not None]
+
     def is_idle(self) -> bool:
         """Whether nothing runs and nothing waits."""
         with self._lock:
-            return self._running is None and not self._queue
+            return self._running is None and not self._queue and self._unsettled == 0
 
-    def stop_admitting(self) -> None:
-        """From now on submits are refused; what was accepted goes on."""
+    def is_over(self) -> bool:
+        """After `stop_admitting`: whether nothing more will run, and how everything went is on disk."""
         with self._lock:
-            self._stopping = True
+            return not self._runner.is_alive() and self._unsettled == 0
+
+    def stop_admitting(self, finish_queued: bool) -> None:
+        """From now on submits are refused. The running job goes on, and with `finish_queued` all others;
+        without it they stay in the journal for the next daemon.
+        """
+        with self._lock:
+            if self._admits:
+                self._last = self._running or (self._queue[0] if self._queue else None)
+            self._admits = False
+            self._takes_queued &= finish_queued
+            self._lock.notify_all()
+
+    def suspend(self) -> None:
+        """Stops the running job; it goes on with the next daemon."""
+        with self._lock:
+            self._admits = self._takes_queued = False
+            self._last = None
+            if self._running is not None:
+                self._running.is_suspended = True
+                self._running.control.suspend()
             self._lock.notify_all()
 
     def cancel_all(self) -> None:
         """Cancels everything that has not ended."""
         for job in self.all():
-            if job.state not in TERMINAL_STATES:
-                self.cancel(job.job_id)
+            self.cancel(job.job_id)
 
-    def join(self, timeout_s: float) -> None:
-        """Waits for the runner after `stop_admitting`."""
-        self._runner.join(timeout_s)
+    def close(self, timeout_s: float) -> None:
+        """Waits for the runner after `stop_admitting` or `suspend`, and closes the journal."""
+        if self._runner.is_alive():
+            self._runner.join(timeout_s)
+        self.journal.close()
+
+    # The runner's thread.
 
     def _run(self) -> None:
         while True:
-            with self._lock:
-                while not self._queue and not self._stopping:
-                    self._lock.wait()
-                if not self._queue:
-                    return
-                job = self._running = self._queue.popleft()
-                job.state, job.started_s = "running", time.time()
+            job = self._next()
+            if job is None:
+                return
             try:
-                self._work(job)
+                self._attempt(job)
+            except BaseException as failure:
+                log.exception("job %s", job.job_id)
+                self._fail(job, "failed", InternalError(f"{type(failure).__name__}: {failure}"))
             finally:
                 with self._lock:
                     self._running = None
                 self._on_end()
 
-    def _work(self, job: Job) -> None:
-        spec = job.spec
-        try:
-            report = _core.encode_files(
-                job.tokenizer,
-                spec.inputs,
-                spec.output,
-                separator=spec.separator,
-                eot=spec.eot,
-                eot_id=job.eot_id,
-                special=spec.special,
-                errors=spec.errors,
-                threads=spec.threads or self._config.threads,
-                force=spec.force,
-                roots=[str(root) for root in self._config.roots],
-                control=job.control,
+    def _next(self) -> Job | None:
+        while True:
+            with self._lock:
+                queue = list(self._queue) if self._takes_queued else [job for job in self._queue if job is self._last]
+                for job in queue:
+                    if not job.needed_bytes:
+                        self._unqueue(job)
+                        self._running = job
+                        return job
+                if not self._admits and not (queue and self._takes_queued):
+                    return None
+                self._lock.wait(_SPACE_POLL_S if queue else None)
+            for job in queue:
+                # Outside the lock: a file system may take its time to answer.
+                if job.needed_bytes and free_bytes(job.record.spec.output) >= job.needed_bytes:
+                    job.needed_bytes = 0
+
+    def _attempt(self, job: Job) -> None:
+        with self._lock:
+            job.control, job.needed_bytes = _core.JobControl(), 0
+            job.record = replace(
+                job.record,
+                state="running",
+                started_s=time.time(),
+                pid=os.getpid(),
+                attempts=job.record.attempts + 1,
             )
+            written = self.journal.write(job.record, must=True)
+        # Before it runs: whatever it does to this process, the next one knows who it was.
+        if not self._await(written, job):
+            self._requeue(job)
+            return
+        with self._lock:
+            job.state = "running"
+            if job.record.cancelled:
+                job.control.cancel()
+            elif job.is_suspended:
+                job.control.suspend()
+        try:
+            summary = run_job(job.record, job.control, self._registry, self._config)
         except CancelledError:
-            state, error = "cancelled", None
-        except TokendError as failure:
-            state, error = "failed", failure
-        except BaseException as failure:
-            log.exception("job %s", job.job_id)
-            state, error = "failed", InternalError(f"{type(failure).__name__}: {failure}")
+            self._on_cancelled(job)
+        except NoSpaceError as error:
+            self._on_no_space(job, error)
+        except TokendError as error:
+            self._fail(job, "failed", error)
         else:
-            state, error = "done", None
-            manifest = json.loads(report)
-            job.up_to_date = manifest.pop("up_to_date")
-            job.manifest = manifest
+            with self._lock:
+                self._end(job, "done", summary=summary)
+                is_last = not self._queue
+            if is_last:
+                self._registry.keep_words()
+
+    def _await(self, written: Future[None], job: Job) -> bool:
+        """Waits for the journal; False if the daemon stops meanwhile."""
+        while True:
+            try:
+                written.result(0.1)
+                return True
+            except TimeoutError:
+                if job.is_suspended or job.record.cancelled:
+                    return False
+            except TokendError:
+                return False
+
+    def _on_cancelled(self, job: Job) -> None:
+        if job.is_expired and not job.record.cancelled:
+            self._fail(job, "failed", _late())
+        else:
+            self._requeue(job)
+
+    def _fail(self, job: Job, state: str, error: TokendError | None = None) -> None:
+        """Ends a job that made nothing. What it left goes first: once it has ended nobody looks for that."""
+        discard_partials(job.record, self._config)
         with self._lock:
             self._end(job, state, error)
 
-    def _end(self, job: Job, state: str, error: TokendError | None = None) -> None:
-        job.error, job.finished_s, job.state = error, time.time(), state
-        log.info("job %s %s%s", job.job_id, state, f": {error.message}" if error else "")
+    def _on_no_space(self, job: Job, error: NoSpaceError) -> None:
+        """A full disk is nobody's mistake: the job waits until there is more space than there was."""
+        free = free_bytes(job.record.spec.output)
+        if job.record.cancelled or free > 2 * job.record.bytes_total + (64 << 20):
+            # There is space: a quota, or a file system that says so of something else.
+            self._fail(job, "failed", error)
+            return
+        with self._lock:
+            job.needed_bytes = free + max(1 << 20, job.record.bytes_total // 8)
+        log.warning("job %s waits for space: %s", job.job_id, error.message)
+        self._requeue(job)
+
+    def _requeue(self, job: Job) -> None:
+        """Puts a job back that is to go on later."""
+        with self._lock:
+            if not job.record.cancelled:
+                job.state = "queued"
+                job.record = replace(job.record, state="queued")
+                self.journal.write(job.record, must=True)
+                self._enqueue(job)
+                return
+        self._fail(job, "cancelled")
+
+    def _end(
+        self, job: Job, state: str, error: TokendError | None = None, summary: Summary | None = None
+    ) -> Future[None]:
+        """Ends a job, under the lock: clients are told when it is in the journal."""
+        changes: dict[str, object] = {"state": state, "finished_s": time.time()}
+        if error is not None:
+            changes["error"] = ErrorReply.of(error)
+        if summary is not None:
+            changes |= {
+                "n_tokens": summary.n_tokens,
+                "n_documents": summary.n_documents,
+                "up_to_date": summary.up_to_date,
+            }
+            self._keep_manifest(job, summary.manifest)
+        job.record = replace(job.record, **changes)
+        self._unsettled += 1
+        written = self.journal.write(job.record, must=True)
+        written.add_done_callback(lambda written: self._on_settled(job, written))
+        return written
+
+    def _on_settled(self, job: Job, written: Future[None]) -> None:
+        with self._lock:
+            self._unsettled -= 1
+            if written.exception() is not None:
+                return
+            job.state = job.record.state
+            self._forget()
+        error = job.record.error
+        log.info("job %s %s%s", job.job_id, job.state, f": {error.message}" if error else "")
+        self._on_end()
+
+    def _keep_manifest(self, job: Job, manifest: bytes) -> None:
+        job.manifest = manifest
+        self._manifests[job.job_id] = job
+        self._manifest_bytes += len(manifest)
+        while self._manifest_bytes > _MANIFESTS_MAX_BYTES and len(self._manifests) > 1:
+            self._let_go(next(iter(self._manifests.values())))
+
+    def _let_go(self, job: Job) -> None:
+        """Drops a job's manifest from memory; it is on the disk."""
+        if self._manifests.pop(job.job_id, None) is not None:
+            self._manifest_bytes -= len(job.manifest or b"")
+            job.manifest = None
+
+
+def stopping() -> ShuttingDownError:
+    """The error for whoever wants something of a daemon that stops."""
+    return ShuttingDownError("the daemon is stopping", "submit again to the next one", retry_after_s=0.2)
+
+
+def _late() -> DeadlineExceededError:
+    return DeadlineExceededError("the job did not end by its deadline", "give it more time, or more threads")

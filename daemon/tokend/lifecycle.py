@@ -90,7 +90,7 @@ def raise_fd_limit() -> int:
 
 
 def on_signals(stop: Callable[[bool], None]) -> None:
-    """Calls `stop(True)` (drain) at the first SIGTERM or SIGINT and `stop(False)` at the next.
+    """Calls `stop(True)` (gently) at the first SIGTERM or SIGINT and `stop(False)` at the next.
 
     Only possible on the main thread; elsewhere (tests) nothing is installed.
     """
@@ -107,7 +107,7 @@ def on_signals(stop: Callable[[bool], None]) -> None:
 
 
 def notify(state: str) -> None:
-    """Tells systemd (`READY=1`, `STOPPING=1`, `STATUS=...`), where it listens."""
+    """Tells systemd (`READY=1`, `WATCHDOG=1`, `STOPPING=1`, `STATUS=...`), where it listens."""
     address = os.environ.get("NOTIFY_SOCKET")
     if not address:
         return
@@ -115,3 +115,35 @@ def notify(state: str) -> None:
         address = "\0" + address[1:]
     with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as supervisor:
         supervisor.sendto(state.encode(), address)
+
+
+def watchdog_s() -> float | None:
+    """How often, in seconds, systemd wants to hear `WATCHDOG=1`; None if it does not watch this process."""
+    if os.environ.get("WATCHDOG_PID", str(os.getpid())) != str(os.getpid()):
+        return None
+    try:
+        return int(os.environ["WATCHDOG_USEC"]) / 1e6
+    except (KeyError, ValueError):
+        return None
+
+
+def filesystem_of(path: Path, mounts: str | None = None) -> str:
+    """The type of the file system that a directory is on, as in `/proc/self/mountinfo`; "" if unknown.
+
+    `mounts` is that file's text, for tests.
+    """
+    if mounts is None:
+        try:
+            mounts = Path("/proc/self/mountinfo").read_text()
+        except OSError:
+            return ""
+    real = path.resolve()
+    found, depth = "", -1
+    for line in mounts.splitlines():
+        mount, _, source = line.partition(" - ")
+        # Blanks and such are written as octal escapes.
+        point = Path(mount.split(" ")[4].encode().decode("unicode_escape").encode("latin-1").decode())
+        # Of several mounts at one place the last is on top.
+        if real.is_relative_to(point) and len(point.parts) >= depth:
+            found, depth = source.split(" ")[0], len(point.parts)
+    return found

@@ -14,7 +14,9 @@ from pathlib import Path
 
 from tokend_client.errors import PathDeniedError, TokenizerInvalidError
 
+from . import words
 from ._core import Tokenizer
+from .vocabularies import resolve
 
 _Stamp = tuple[tuple[int, int, int], ...]
 
@@ -28,8 +30,9 @@ class _Entry:
 class Registry:
     """Tokenizers by name or absolute path. Thread-safe."""
 
-    def __init__(self, roots: tuple[Path, ...] = ()) -> None:
+    def __init__(self, roots: tuple[Path, ...] = (), state_dir: Path | None = None) -> None:
         self._roots = roots
+        self._state_dir = state_dir
         self._lock = threading.Lock()
         self._entries: dict[str, _Entry] = {}
 
@@ -38,7 +41,10 @@ class Registry:
 
         Raises `TokenizerInvalidError` for an unknown name, `NotFoundError`, `PathDeniedError`.
         """
-        path = Path(name)
+        if self.is_loaded(name):
+            return self._entries[name].tokenizer
+        name = resolve(name)
+        path = _path_of(name)
         if path.is_absolute() and self._roots:
             real = path.resolve()
             if not any(real.is_relative_to(root.resolve()) for root in self._roots):
@@ -48,13 +54,19 @@ class Registry:
             entry = self._entries.get(name)
             if entry is None or entry.stamp != stamp:
                 entry = _Entry(Tokenizer.load(name), stamp)
+                if self._state_dir is not None:
+                    words.recall(entry.tokenizer, self._state_dir)
                 self._entries[name] = entry
             return entry.tokenizer
 
+    def keep_words(self) -> None:
+        """Writes what the tokenizers have learned into the state directory (some milliseconds, blocking)."""
+        for tokenizer in self.loaded().values():
+            words.keep(tokenizer, self._state_dir)
+
     def is_loaded(self, name: str) -> bool:
-        """Whether `get` would return at once."""
-        entry = self._entries.get(name)
-        return entry is not None and not Path(name).is_absolute()
+        """Whether `get` would return at once: a path has to be looked at again each time."""
+        return name in self._entries and not _path_of(name).is_absolute()
 
     def loaded(self) -> dict[str, Tokenizer]:
         """The tokenizers that were asked for so far, by name."""
@@ -62,13 +74,20 @@ class Registry:
             return {name: entry.tokenizer for name, entry in self._entries.items()}
 
 
+def _path_of(name: str) -> Path:
+    """The path in a tokenizer's name: itself, or the part behind `cl100k_base=`."""
+    encoding, equals, path = name.partition("=")
+    return Path(path) if equals and "/" not in encoding else Path(name)
+
+
 def _stamp(path: Path) -> _Stamp:
     """What tells that a tokenizer's files changed."""
     if not path.is_absolute() or not path.exists():
         return ()
-    names = ("vocab.json", "merges.txt", "encoder.json", "vocab.bpe")
+    names = ("tokenizer.json", "vocab.json", "merges.txt", "encoder.json", "vocab.bpe")
     folder = path if path.is_dir() else path.parent
-    files = [path] if path.suffix == ".model" else [folder / name for name in names]
+    is_pair = path.is_dir() or path.name in names[1:]
+    files = [folder / name for name in names] if is_pair else [path]
     stats = [os.stat(file) for file in files if file.exists()]
     return tuple((stat.st_ino, stat.st_size, stat.st_mtime_ns) for stat in stats)
 

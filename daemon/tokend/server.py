@@ -22,13 +22,13 @@ from typing import Any
 
 import msgspec
 import zmq
+import zmq.backend
 from tokend_client import paths, protocol
 from tokend_client.errors import (
     BusyError,
     DeadlineExceededError,
     HelloRequiredError,
     InternalError,
-    ShuttingDownError,
     TokendError,
     UnknownOpError,
     UnsupportedVersionError,
@@ -37,15 +37,31 @@ from tokend_client.protocol import TERMINAL_STATES, ErrorReply, Message, Op
 
 from . import __version__, lifecycle
 from .config import ServerConfig
-from .handlers import Handlers, Reply
-from .jobs import Job, JobTable
+from .handlers import Handlers, Reply, job_reply
+from .job import Job
+from .jobs import JobTable, stopping
 from .registry import Registry
 
 log = logging.getLogger("tokend.server")
 
+_OPS = frozenset(Op)
+
+# The binding's own methods and plain numbers: its conveniences (a function per frame, flags as enums,
+# options as enums) cost a short request a tenth of its round trip.
+_send, _recv, _get = zmq.backend.Socket.send, zmq.backend.Socket.recv, zmq.backend.Socket.get
+_NOBLOCK, _NOBLOCK_MORE = int(zmq.NOBLOCK), int(zmq.NOBLOCK) | int(zmq.SNDMORE)
+_EVENTS, _RCVMORE, _POLLIN = int(zmq.EVENTS), int(zmq.RCVMORE), int(zmq.POLLIN)
+
 _TICK_MS = 100
+_SPIN_S = 100e-6
+_SUSPEND_LIMIT_S = 10.0
+"""How long a job may take to notice that it is suspended."""
 _PEER_SILENCE_S = 60.0
 """A peer that said nothing for so long is forgotten; it says hello again if it is still there."""
+
+
+def _events(router: zmq.Socket[bytes]) -> int:
+    return int(_get(router, _EVENTS))
 
 
 @dataclass
@@ -59,7 +75,7 @@ class _Peer:
 @dataclass
 class _Waiter:
     peer: bytes
-    request_id: int
+    message: Message
     job: Job
     deadline: float
 
@@ -72,26 +88,33 @@ class Server:
         self.epoch = str(uuid.uuid4())
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._peers: dict[bytes, _Peer] = {}
-        self._finished: deque[tuple[bytes, int, int, Reply | TokendError]] = deque()
-        self._strangers: deque[tuple[bytes, list[Any]]] = deque(maxlen=1024)
+        self._finished: deque[tuple[bytes, int, int, int, Reply | TokendError]] = deque()
+        self._slow: set[bytes] = set()
+        """Peers with replies in their outbox."""
+        self._outbox_bytes = 0
         self._waiters: list[_Waiter] = []
         self._stop_at: float | None = None
-        registry = Registry(config.roots)
-        jobs = JobTable(config, registry, self.wake)
-        self.handlers = Handlers(config, registry, jobs, self.epoch, time.monotonic())
+        self._finish_queued = True
+        self._request_bytes = 0
         self._workers = ThreadPoolExecutor(max_workers=4, thread_name_prefix="tokend-worker")
+        # Submits wait for the disk: they have threads of their own, so that no long text holds them up.
+        self._submitters = ThreadPoolExecutor(max_workers=4, thread_name_prefix="tokend-submit")
         self._last_activity = time.monotonic()
+        self._watchdog_s = lifecycle.watchdog_s()
+        self._watched_s = 0.0
 
     def wake(self) -> None:
         """Makes the loop look at what changed."""
         with contextlib.suppress(BlockingIOError, OSError):
             os.eventfd_write(self._wake, 1)
 
-    def stop(self, drain: bool, timeout_s: float | None = None) -> None:
-        """Stops the daemon: after its jobs, at most `timeout_s` later, or at once."""
-        limit = self.config.drain_timeout_s if timeout_s is None else timeout_s
-        at = time.monotonic() + (limit if drain else 0.0)
+    def stop(self, timeout_s: float, finish_queued: bool) -> None:
+        """Stops the daemon once the running job has ended, with `finish_queued` all jobs, at most
+        `timeout_s` later. What has not ended by then goes on at the next start.
+        """
+        at = time.monotonic() + timeout_s
         self._stop_at = at if self._stop_at is None else min(at, self._stop_at)
+        self._finish_queued &= finish_queued
         self.wake()
 
     def run(self) -> int:
@@ -101,10 +124,13 @@ class Server:
         lifecycle.raise_fd_limit()
         info = {"pid": os.getpid(), "epoch": self.epoch, "version": __version__, "endpoint": self.config.endpoint}
         with lifecycle.lock(path, dict(info)):
+            registry = Registry(self.config.roots, self.config.state_dir)
+            jobs = JobTable(self.config, registry, self.wake)
+            self.handlers = Handlers(self.config, registry, jobs, self.epoch, time.monotonic())
             for name in self.config.preload:
                 self.handlers.registry.get(name)
             context = zmq.Context()
-            router = context.socket(zmq.ROUTER)
+            router = self._router = context.socket(zmq.ROUTER)
             for option, value in (
                 (zmq.ROUTER_MANDATORY, 1),
                 (zmq.LINGER, 1000),
@@ -118,16 +144,18 @@ class Server:
             # libzmq takes the descriptor over and closes it.
             router.setsockopt(zmq.USE_FD, lifecycle.listening_socket(path).detach())
             router.bind(self.config.endpoint)
-            lifecycle.notify("READY=1")
+            jobs.start()
+            lifecycle.notify(f"READY=1\nSTATUS={self._status_line()}")
             log.info("serving at %s (pid %d)", self.config.endpoint, os.getpid())
             try:
                 self._loop(router)
             finally:
                 lifecycle.notify("STOPPING=1")
-                self.handlers.jobs.stop_admitting()
-                self.handlers.jobs.cancel_all()
-                self.handlers.jobs.join(5.0)
-                self._workers.shutdown(wait=False, cancel_futures=True)
+                jobs.suspend()
+                jobs.close(5.0)
+                registry.keep_words()
+                for pool in (self._workers, self._submitters):
+                    pool.shutdown(wait=False, cancel_futures=True)
                 router.close()
                 context.term()
                 with contextlib.suppress(FileNotFoundError):
@@ -139,32 +167,57 @@ class Server:
         poller = zmq.Poller()
         poller.register(router, zmq.POLLIN)
         poller.register(self._wake, zmq.POLLIN)
+        tick_at = 0.0
         while True:
-            events = dict(poller.poll(_TICK_MS))
-            if self._wake in events:
-                with contextlib.suppress(BlockingIOError):
-                    os.eventfd_read(self._wake)
-            if router in events:
+            if self._more_soon(router):
                 self._receive(router)
-            while self._finished:
-                peer, op, request_id, reply = self._finished.popleft()
-                if peer in self._peers:
-                    self._peers[peer].inflight -= 1
-                self._reply(peer, op, request_id, reply)
-            self._answer_waiters()
-            self._flush(router)
-            if self._is_over():
-                return
+            else:
+                for source, _ in poller.poll(_TICK_MS):
+                    if source is router:
+                        self._receive(router)
+                    else:
+                        self._take_finished()
+            now = time.monotonic()
+            if self._stop_at is not None or now >= tick_at:
+                tick_at = now + _TICK_MS / 1000
+                if self._tick(now):
+                    return
 
-    def _is_over(self) -> bool:
-        now = time.monotonic()
+    def _take_finished(self) -> None:
+        """Sends what workers have finished, and what the journal has."""
+        with contextlib.suppress(BlockingIOError):
+            os.eventfd_read(self._wake)
+        while self._finished:
+            peer, op, request_id, n_bytes, reply = self._finished.popleft()
+            self._request_bytes -= n_bytes
+            if peer in self._peers:
+                self._peers[peer].inflight -= 1
+            self._reply(peer, op, request_id, reply)
+        self._answer_waiters()
+
+    def _more_soon(self, router: zmq.Socket[bytes]) -> bool:
+        """Looks out for the next request for a moment before the thread goes to sleep: one that comes right
+        after a reply would wait for it to wake up, which takes longer than its answer. Yields to whoever
+        else wants the core.
+        """
+        until = self._last_activity + _SPIN_S
+        while not self._finished and time.monotonic() < until:
+            if _events(router) & _POLLIN:
+                return True
+            os.sched_yield()
+        return False
+
+    def _tick(self, now: float) -> bool:
+        """What has to be looked at every so often; True once the daemon is over."""
+        self._flush()
+        self._answer_waiters()
         jobs = self.handlers.jobs
+        jobs.expire()
+        if self._watchdog_s is not None and now - self._watched_s > self._watchdog_s / 3:
+            self._watched_s = now
+            lifecycle.notify(f"WATCHDOG=1\nSTATUS={self._status_line()}")
         if self._stop_at is not None:
-            jobs.stop_admitting()
-            if now >= self._stop_at and not jobs.is_idle():
-                jobs.cancel_all()
-            quiet = jobs.is_idle() and not self._waiters and not any(p.outbox for p in self._peers.values())
-            return quiet or now >= self._stop_at + 5.0
+            return self._is_stopped(now, self._stop_at)
         idle = self.config.idle_timeout_s
         if idle is not None and now - self._last_activity > idle and jobs.is_idle():
             log.info("idle for %g s", idle)
@@ -172,17 +225,36 @@ class Server:
         waiting = {waiter.peer for waiter in self._waiters}
         for identity, peer in list(self._peers.items()):
             if now - peer.last_seen > _PEER_SILENCE_S and not peer.inflight and identity not in waiting:
-                del self._peers[identity]
+                self._forget(identity)
         self.handlers.n_clients = len(self._peers)
         return False
+
+    def _is_stopped(self, now: float, stop_at: float) -> bool:
+        jobs = self.handlers.jobs
+        jobs.stop_admitting(self._finish_queued)
+        if now >= stop_at:
+            jobs.suspend()
+        is_late = now >= stop_at + _SUSPEND_LIMIT_S
+        if jobs.is_over() or is_late:
+            self._dismiss_waiters()
+            return is_late or not self._slow
+        return False
+
+    def _status_line(self) -> str:
+        jobs = self.handlers.jobs
+        counts = ", ".join(f"{number} {state}" for state, number in sorted(jobs.counts().items())) or "none"
+        return "; ".join([f"jobs: {counts}", *jobs.problems()])
 
     def _receive(self, router: zmq.Socket[bytes]) -> None:
         # Bounded, so that a flood of requests does not keep replies from being sent.
         for _ in range(256):
-            try:
-                identity, *frames = router.recv_multipart(zmq.NOBLOCK)
-            except zmq.Again:
+            # Asking first is cheaper than an exception.
+            if not _events(router) & _POLLIN:
                 return
+            identity = _recv(router, _NOBLOCK)
+            frames = []
+            while _get(router, _RCVMORE):
+                frames.append(_recv(router, _NOBLOCK))
             self._last_activity = time.monotonic()
             self.handlers.n_requests += 1
             try:
@@ -200,7 +272,7 @@ class Server:
                 self._reply(identity, message.op, message.request_id, failure)
 
     def _request(self, identity: bytes, message: Message) -> None:
-        if message.op not in frozenset(Op):
+        if message.op not in _OPS:
             raise UnknownOpError(f"unknown operation {message.op}", "client and daemon are of different versions")
         if message.op == Op.HELLO:
             self._reply(identity, message.op, message.request_id, self._hello(identity, message))
@@ -208,28 +280,55 @@ class Server:
         peer = self._peers.get(identity)
         if peer is None:
             raise HelloRequiredError("say hello first")
-        peer.last_seen = time.monotonic()
+        peer.last_seen = self._last_activity
+        if self.handlers.is_quick(message):
+            self._reply(identity, message.op, message.request_id, self.handlers.handle(message))
+            return
         if message.op == Op.SHUTDOWN:
             header = protocol.decode_header(message.header, protocol.Shutdown)
             self._reply(identity, message.op, message.request_id, (protocol.Empty(), []))
-            self.stop(header.drain, header.timeout_ms / 1000)
+            if not header.drain:
+                self.handlers.jobs.cancel_all()
+            self.stop(header.timeout_ms / 1000 if header.drain else 5.0, finish_queued=True)
             return
         if message.op == Op.JOB_WAIT:
             wait = protocol.decode_header(message.header, protocol.JobWait)
             deadline = time.monotonic() + min(wait.timeout_ms, 3_600_000) / 1000
             job = self.handlers.jobs.get(wait.job_id)
-            self._waiters.append(_Waiter(identity, message.request_id, job, deadline))
+            waiter = _Waiter(identity, message, job, deadline)
+            if not self._answer(waiter, peer, time.monotonic()):
+                self._waiters.append(waiter)
+            return
+        if message.op == Op.JOB_CANCEL:
+            job, written = self.handlers.cancel(message)
+            if written is None:
+                self._reply(identity, message.op, message.request_id, job_reply(job))
+            else:
+                peer.inflight += 1
+                written.add_done_callback(lambda written: self._cancelled(identity, message, job))
             return
         if message.op == Op.SUBMIT and self._stop_at is not None:
-            raise ShuttingDownError("the daemon is stopping", "submit again to the next one")
-        if self.handlers.is_quick(message):
-            self._reply(identity, message.op, message.request_id, self.handlers.handle(message))
-            return
+            raise stopping()
         if peer.inflight >= self.config.max_inflight:
             raise BusyError(f"{peer.inflight} requests of this client are waiting", retry_after_s=0.05)
-        deadline = time.monotonic() + _deadline_s(message)
+        self._hand_over(identity, peer, message, time.monotonic() + _deadline_s(message))
+
+    def _hand_over(self, identity: bytes, peer: _Peer, message: Message, deadline: float) -> None:
+        n_bytes = sum(len(frame) for frame in message.body)
+        if self._request_bytes and self._request_bytes + n_bytes > self.config.max_request_bytes:
+            raise BusyError(
+                f"requests of {self._request_bytes} bytes are waiting; {n_bytes} more are over the limit",
+                "send less at a time, or submit files",
+                retry_after_s=0.05,
+            )
         peer.inflight += 1
-        self._workers.submit(self._work, identity, message, deadline)
+        self._request_bytes += n_bytes
+        pool = self._submitters if message.op == Op.SUBMIT else self._workers
+        pool.submit(self._work, identity, message, deadline)
+
+    def _cancelled(self, identity: bytes, message: Message, job: Job) -> None:
+        self._finished.append((identity, message.op, message.request_id, 0, job_reply(job)))
+        self.wake()
 
     def _work(self, identity: bytes, message: Message, deadline: float) -> None:
         reply: Reply | TokendError
@@ -242,7 +341,8 @@ class Server:
         except BaseException as error:
             log.exception("operation %d", message.op)
             reply = InternalError(f"{type(error).__name__}: {error}")
-        self._finished.append((identity, message.op, message.request_id, reply))
+        n_bytes = sum(len(frame) for frame in message.body)
+        self._finished.append((identity, message.op, message.request_id, n_bytes, reply))
         self.wake()
 
     def _hello(self, identity: bytes, message: Message) -> Reply:
@@ -252,7 +352,8 @@ class Server:
                 f"the client speaks protocol versions {hello.versions}, this daemon {protocol.VERSION}",
                 "install tokend and tokend-client of the same version",
             )
-        self._peers[identity] = _Peer(time.monotonic())
+        if identity not in self._peers:
+            self._peers[identity] = _Peer(time.monotonic())
         reply = protocol.HelloReply(
             version=protocol.VERSION,
             server_version=__version__,
@@ -268,14 +369,32 @@ class Server:
         now = time.monotonic()
         left = []
         for waiter in self._waiters:
-            if waiter.job.state in TERMINAL_STATES or now >= waiter.deadline or self._is_stopping_hard(now):
-                self._reply(waiter.peer, Op.JOB_WAIT, waiter.request_id, self.handlers.job_reply(waiter.job))
-            elif waiter.peer in self._peers:
+            peer = self._peers.get(waiter.peer)
+            if peer is not None and not self._answer(waiter, peer, now):
                 left.append(waiter)
         self._waiters = left
 
-    def _is_stopping_hard(self, now: float) -> bool:
-        return self._stop_at is not None and now >= self._stop_at + 4.0
+    def _answer(self, waiter: _Waiter, peer: _Peer, now: float) -> bool:
+        """Answers one that waits for a job, if it is time to; True if so."""
+        job = waiter.job
+        if job.state == "done" and job.manifest is None:
+            # It is read from the disk.
+            peer.inflight += 1
+            self._request_bytes += sum(len(frame) for frame in waiter.message.body)
+            self._submitters.submit(self._work, waiter.peer, waiter.message, now + 3600.0)
+        elif job.state in TERMINAL_STATES or now >= waiter.deadline:
+            reply = self.handlers.result_reply(job)
+            self._reply(waiter.peer, Op.JOB_WAIT, waiter.message.request_id, reply)
+        else:
+            return False
+        return True
+
+    def _dismiss_waiters(self) -> None:
+        """Tells those who wait for jobs that another daemon will finish."""
+        self._answer_waiters()
+        for waiter in self._waiters:
+            self._reply(waiter.peer, Op.JOB_WAIT, waiter.message.request_id, stopping())
+        self._waiters = []
 
     def _reply(self, identity: bytes, op: int, request_id: int, reply: Reply | TokendError) -> None:
         header: msgspec.Struct
@@ -289,33 +408,62 @@ class Server:
         except TokendError as error:
             frames = protocol.pack(op, protocol.FLAG_ERROR, request_id, ErrorReply.of(error))
         peer = self._peers.get(identity)
-        if peer is None:
-            # No hello yet: there is room for an answer, not for a queue.
-            self._strangers.append((identity, frames))
+        if peer is not None and peer.outbox:
+            # What came before goes first.
+            self._queue(identity, peer, frames)
             return
-        peer.outbox.append(frames)
-        peer.outbox_bytes += sum(memoryview(frame).nbytes for frame in frames)
-        if peer.outbox_bytes > self.config.outbox_max_bytes:
-            log.warning("a client does not read its replies and is dropped")
-            del self._peers[identity]
+        try:
+            self._send(identity, frames)
+        except zmq.Again:
+            # A peer that has not said hello gets an answer, but no queue.
+            if peer is not None:
+                self._queue(identity, peer, frames)
+        except zmq.ZMQError:
+            # The peer is gone: nobody waits for this any more.
+            self._forget(identity)
 
-    def _flush(self, router: zmq.Socket[bytes]) -> None:
-        while self._strangers:
-            identity, frames = self._strangers.popleft()
-            with contextlib.suppress(zmq.ZMQError):
-                router.send_multipart([identity, *frames], zmq.NOBLOCK)
-        for identity, peer in list(self._peers.items()):
+    def _send(self, identity: bytes, frames: list[Any]) -> None:
+        """Sends a message whole or not at all: only its first frame can be refused."""
+        router = self._router
+        _send(router, identity, _NOBLOCK_MORE)
+        for frame in frames[:-1]:
+            _send(router, frame, _NOBLOCK_MORE)
+        _send(router, frames[-1], _NOBLOCK)
+
+    def _queue(self, identity: bytes, peer: _Peer, frames: list[Any]) -> None:
+        peer.outbox.append(frames)
+        self._slow.add(identity)
+        n_bytes = sum(memoryview(frame).nbytes for frame in frames)
+        peer.outbox_bytes += n_bytes
+        self._outbox_bytes += n_bytes
+        if self._outbox_bytes > self.config.outbox_max_bytes:
+            worst = max(self._slow, key=lambda slow: self._peers[slow].outbox_bytes)
+            log.warning("a client does not read its replies and is dropped")
+            self._forget(worst)
+
+    def _forget(self, identity: bytes) -> None:
+        peer = self._peers.pop(identity, None)
+        self._slow.discard(identity)
+        if peer is not None:
+            self._outbox_bytes -= peer.outbox_bytes
+
+    def _flush(self) -> None:
+        """Sends on what peers did not take at once."""
+        for identity in list(self._slow):
+            peer = self._peers[identity]
             while peer.outbox:
                 try:
-                    router.send_multipart([identity, *peer.outbox[0]], zmq.NOBLOCK)
+                    self._send(identity, peer.outbox[0])
                 except zmq.Again:
                     break
                 except zmq.ZMQError:
-                    # The peer is gone: nobody waits for this any more.
-                    self._peers.pop(identity, None)
+                    self._forget(identity)
                     break
-                frames = peer.outbox.popleft()
-                peer.outbox_bytes -= sum(memoryview(frame).nbytes for frame in frames)
+                n_bytes = sum(memoryview(frame).nbytes for frame in peer.outbox.popleft())
+                peer.outbox_bytes -= n_bytes
+                self._outbox_bytes -= n_bytes
+            else:
+                self._slow.discard(identity)
 
 
 def _deadline_s(message: Message) -> float:
@@ -331,5 +479,9 @@ def _deadline_s(message: Message) -> float:
 def serve(config: ServerConfig) -> int:
     """Runs a daemon in this process until it is stopped; returns its exit code."""
     server = Server(config)
-    lifecycle.on_signals(server.stop)
+
+    def stop(first: bool) -> None:
+        server.stop(config.drain_timeout_s if first else 0.0, finish_queued=False)
+
+    lifecycle.on_signals(stop)
     return server.run()

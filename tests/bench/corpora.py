@@ -128,7 +128,9 @@ def _text(name: str, path: Path) -> bytes | None:
     suffix = path.suffix
     where = str(path)
     if name == "code":
-        return path.read_bytes() if suffix in (".c", ".h", ".py") and "/drivers/gpu/drm/amd/include" not in where else None
+        return (
+            path.read_bytes() if suffix in (".c", ".h", ".py") and "/drivers/gpu/drm/amd/include" not in where else None
+        )
     if suffix == ".gz" and "/man/" in where:
         return _ROFF.sub(b"", gzip.decompress(path.read_bytes()))
     if suffix == ".dz":

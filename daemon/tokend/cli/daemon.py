@@ -36,6 +36,7 @@ def serve(arguments: argparse.Namespace) -> int:
         threads=arguments.threads,
         preload=tuple(arguments.preload),
         idle_timeout_s=arguments.idle_timeout,
+        drain_timeout_s=arguments.drain_timeout,
     )
     if arguments.state_dir:
         config = replace(config, state_dir=Path(os.path.abspath(arguments.state_dir)))
@@ -61,7 +62,8 @@ def jobs(arguments: argparse.Namespace) -> int:
 def _job_line(info: JobInfo) -> str:
     share = f"{info.bytes_done / info.bytes_total:4.0%}" if info.bytes_total else "    "
     line = f"{info.job_id}  {info.state:9}  {share}  {info.n_tokens:>14,} tokens  {info.output}"
-    return f"{line}\n    {info.error.message}" if info.error else line
+    remark = info.error.message if info.error else info.note
+    return f"{line}\n    {remark}" if remark else line
 
 
 def wait(arguments: argparse.Namespace) -> int:
@@ -108,6 +110,7 @@ def status(arguments: argparse.Namespace) -> int:
         rate = f"{stats['hits'] / looked_up:.2%} hits" if looked_up else "not used yet"
         used = f"{stats['entries']:,} entries, {stats['evictions']:,} evicted"
         rows.append(("cache", f"{os.path.basename(name)}: {rate}, {used}"))
+    rows += [("problem", problem) for problem in found.problems]
     for name, value in rows:
         print(f"{name:12} {value}")
     return 0

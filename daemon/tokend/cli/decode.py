@@ -6,12 +6,16 @@ import argparse
 import mmap
 import os
 import sys
+from typing import TYPE_CHECKING
 
 import numpy as np
 from tokend_client import TokenStream
 from tokend_client.errors import BadRequestError, InputInvalidError, NotFoundError, StreamError
 
-from ..tokenizer import Ids, Tokenizer
+from ..tokenizer import Tokenizer
+
+if TYPE_CHECKING:
+    from ..tokenizer import Ids
 
 _BLOCK_TOKENS = 1 << 20
 _ID_MAX = (1 << 32) - 1

@@ -8,13 +8,14 @@ import os
 import sys
 import threading
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from tokend_client import Client, paths
 from tokend_client.errors import BadRequestError, TokendError
 
-from .. import spawn
 from .output import check_utf8, duration, plural, progress_bar, size
+
+if TYPE_CHECKING:
+    from tokend_client import Client
 
 
 def encode(arguments: argparse.Namespace) -> int:
@@ -28,21 +29,27 @@ def encode(arguments: argparse.Namespace) -> int:
         "errors": arguments.errors,
         "threads": arguments.threads,
         "force": arguments.force,
+        "format": arguments.format,
     }
     start = time.monotonic()
     if arguments.local:
         if arguments.no_wait:
             raise BadRequestError("--no-wait needs a daemon; it does not go with --local")
-        options |= {"format": arguments.format, "resume": arguments.resume}
+        if arguments.key is not None:
+            raise BadRequestError("--key needs a daemon; it does not go with --local")
+        options["resume"] = arguments.resume
         manifest = _local(arguments, inputs, options)
     else:
         if arguments.resume:
             raise BadRequestError("--resume goes with --local", "a daemon resumes its jobs by itself")
-        if arguments.format != "bin":
-            raise BadRequestError(f"--format {arguments.format} goes with --local, for now")
+        # Sockets are not needed with --local, and take longer to import than a small file to encode.
+        from tokend_client import paths
+
+        from .. import spawn
+
         client = spawn.ensure(arguments.endpoint or paths.default_endpoint())
         with client:
-            job = client.submit(inputs, arguments.output, tokenizer=arguments.tokenizer, **options)
+            job = client.submit(inputs, arguments.output, tokenizer=arguments.tokenizer, key=arguments.key, **options)
             if arguments.no_wait:
                 print(json.dumps({"job_id": job.job_id}) if arguments.json else job.job_id)
                 return 0
@@ -77,10 +84,12 @@ def _inputs(arguments: argparse.Namespace) -> list[str]:
 
 
 def _local(arguments: argparse.Namespace, inputs: list[str], options: dict[str, Any]) -> dict[str, Any]:
+    from .. import words
     from .._core import JobControl
     from ..tokenizer import Tokenizer
 
     tokenizer = Tokenizer.load(arguments.tokenizer)
+    words.recall(tokenizer)
     control = JobControl()
     result: list[dict[str, Any] | BaseException] = []
 
@@ -107,6 +116,7 @@ def _local(arguments: argparse.Namespace, inputs: list[str], options: dict[str, 
     outcome = result[0]
     if isinstance(outcome, BaseException):
         raise outcome
+    words.keep(tokenizer)
     return outcome
 
 

@@ -35,14 +35,19 @@ def inspect(arguments: argparse.Namespace) -> int:
         ]
         if stream.n_tokens:
             rows.append(("bytes/token", f"{n_bytes / stream.n_tokens:.2f}"))
-        rows.append(("head", _head(stream)))
+        rows += _tokenizer(stream)
         for name, value in rows:
             print(f"{name:12} {value}")
     return 0
 
 
-def _head(stream: TokenStream) -> str:
+def _tokenizer(stream: TokenStream) -> list[tuple[str, str]]:
     try:
-        return repr(Tokenizer.load(stream.tokenizer).decode(stream[:_HEAD_TOKENS]))
+        tokenizer = Tokenizer.load(stream.tokenizer)
+        head = repr(tokenizer.decode(stream[:_HEAD_TOKENS]))
     except TokendError as error:
-        return f"(the tokenizer cannot be loaded: {error.message})"
+        return [("head", f"(the tokenizer cannot be loaded: {error.message})")]
+    reference = tokenizer.reference
+    if reference == "tokenizers":
+        reference += ", of the file without its post-processor"
+    return [("ids like", reference), ("head", head)]

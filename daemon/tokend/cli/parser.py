@@ -41,6 +41,7 @@ def build_parser() -> argparse.ArgumentParser:
     verify = command("verify", "verify", "read a token set again: checksums, lengths, ids, document ends")
     verify.add_argument("path", help="OUT.bin, a stream's directory, or the manifest of either")
     _json(verify)
+    _json(command("tokenizers", "tokenizers", "the vocabularies that this machine has"))
     for name, help in (("jobs", "the daemon's jobs"), ("status", "how the daemon is")):
         _client(command(name, "daemon", help))
     stop = command("stop", "daemon", "stop the daemon after its running jobs")
@@ -81,8 +82,9 @@ def _tokenizer(parser: argparse.ArgumentParser, default: str | None = "gpt2") ->
     parser.add_argument(
         "--tokenizer",
         default=default,
-        metavar="gpt2|PATH",
-        help=f"gpt2, a .model file, or a folder with vocab.json and merges.txt{shown}",
+        metavar="NAME|PATH",
+        help="gpt2, a tokenizer.json, a .model file, a folder with vocab.json and merges.txt, or a published "
+        f"encoding with its rank file (cl100k_base=PATH); see `tokend tokenizers`{shown}",
     )
 
 
@@ -108,6 +110,13 @@ def _serve(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--idle-timeout", type=float, metavar="SECONDS", help="stop when idle for so long (default: never)"
+    )
+    parser.add_argument(
+        "--drain-timeout",
+        type=float,
+        default=30.0,
+        metavar="SECONDS",
+        help="how long SIGTERM lets the running job go on; it is resumed at the next start (default: 30)",
     )
 
 
@@ -158,6 +167,9 @@ def _encode(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--local", action="store_true", help="work in this process, without a daemon")
     parser.add_argument("--no-wait", action="store_true", help="print the job's id and return at once")
     parser.add_argument("--force", action="store_true", help="replace an existing output")
+    parser.add_argument(
+        "--key", metavar="KEY", help="a name for this job: giving it again, also after a crash, finds the same job"
+    )
     parser.add_argument(
         "--resume", action="store_true", help="with --local: go on from what an interrupted run left, if anything"
     )

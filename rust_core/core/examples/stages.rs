@@ -3,6 +3,8 @@
 //! `TOKEND_CPU=avx512|avx2|portable` chooses the tier. Ticks are those of the time stamp counter, which
 //! runs at the processor's nominal rate.
 
+#![expect(clippy::print_stdout, clippy::print_stderr, reason = "a program for people")]
+
 use std::process::ExitCode;
 
 fn main() -> ExitCode {

@@ -1,8 +1,11 @@
 //! Encoding rate in memory, one thread, by processor time: `cargo run --release --example throughput -- FILE...`
 //!
 //! For each file: its first half with a fresh tokenizer (cold), then its second half (unseen), then the
-//! second half again (warm).
+//! second half again (warm). `ROUNDS` sets how often, `CACHE_MB` the size of the merge cache.
 
+#![expect(clippy::print_stdout, clippy::print_stderr, reason = "a program for people")]
+
+use std::fmt::Write as _;
 use std::process::ExitCode;
 use std::time::Instant;
 
@@ -18,7 +21,9 @@ fn main() -> ExitCode {
             }
         };
         let started = Instant::now();
-        let tokenizer = match Tokenizer::new(Vocabulary::gpt2()) {
+        let setting = |name: &str| std::env::var(name).ok().and_then(|value| value.parse::<usize>().ok());
+        let cache_bytes = setting("CACHE_MB").unwrap_or(32) << 20;
+        let tokenizer = match Tokenizer::with_cache(Vocabulary::gpt2(), cache_bytes) {
             Ok(tokenizer) => tokenizer,
             Err(error) => {
                 eprintln!("{error}");
@@ -29,7 +34,7 @@ fn main() -> ExitCode {
         let half = text.floor_char_boundary(text.len() / 2);
         let mut ids: Vec<u16> = Vec::new();
         let mut line = format!("{path}: load {load_ms:.1} ms;");
-        let rounds = std::env::var("ROUNDS").ok().and_then(|rounds| rounds.parse().ok()).unwrap_or(2);
+        let rounds = setting("ROUNDS").unwrap_or(2);
         let warm = std::iter::repeat_n(("warm", &text[half..]), rounds);
         for (name, part) in [("cold", &text[..half]), ("unseen", &text[half..])].into_iter().chain(warm) {
             let before = tokenizer.cache_stats();
@@ -47,8 +52,12 @@ fn main() -> ExitCode {
             let after = tokenizer.cache_stats();
             let (hits, misses) = (after.hits - before.hits, after.misses - before.misses);
             let rate = part.len() as f64 / seconds / 1e6;
-            let missed = misses as f64 / (hits + misses).max(1) as f64 * 100.0;
-            line += &format!(" {name} {rate:.0} MB/s ({missed:.2} % missed, {:.2} B/unit, {n_ids} ids)", part.len() as f64 / (hits + misses).max(1) as f64);
+            let percent = misses as f64 / (hits + misses).max(1) as f64 * 100.0;
+            let _ = write!(
+                line,
+                " {name} {rate:.0} MB/s ({percent:.2} % missed, {:.2} B/unit, {n_ids} ids)",
+                part.len() as f64 / (hits + misses).max(1) as f64
+            );
         }
         println!("{line}");
     }
@@ -64,10 +73,12 @@ fn cpu_seconds() -> f64 {
 /// Pieces of a megabyte, cut at line ends.
 fn chunks(mut text: &str) -> impl Iterator<Item = &str> {
     std::iter::from_fn(move || {
-        let end = match text.as_bytes().get(1 << 20..).and_then(|rest| rest.iter().position(|&byte| byte == b'\n')) {
-            Some(at) => (1 << 20) + at + 1,
-            None => text.len(),
-        };
+        let end =
+            match text.as_bytes().get(1 << 20..).and_then(|rest| rest.iter().position(|&byte| byte == b'\n'))
+            {
+                Some(at) => (1 << 20) + at + 1,
+                None => text.len(),
+            };
         let (chunk, rest) = text.split_at(end);
         text = rest;
         (!chunk.is_empty()).then_some(chunk)

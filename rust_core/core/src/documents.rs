@@ -18,6 +18,9 @@ use crate::error::{Error, Result};
 use crate::lane::Lane;
 use crate::special::{SpecialFinder, SpecialPolicy};
 
+/// Bytes of the characters around a cut that may have a say: two.
+pub(crate) const MAX_CONTEXT_BYTES: usize = 8;
+
 /// Where the end-of-text id goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Eot {
@@ -66,36 +69,22 @@ pub(crate) struct Rules<'a> {
 impl Rules<'_> {
     /// The finder, where special tokens matter.
     pub(crate) fn specials(&self) -> Option<&SpecialFinder> {
-        self.finder.filter(|_| self.special != SpecialPolicy::Text)
+        self.finder.filter(|finder| self.special != SpecialPolicy::Text || finder.has_ordinary())
     }
 
     /// Whether a separator or a special token reaches over `at`, or a separator touches it, so that
     /// text cut there would be read differently.
     pub(crate) fn bridges(&self, window: &[u8], at: usize) -> bool {
-        let around = |reach: usize| &window[at.saturating_sub(reach)..(at + reach).min(window.len())];
         let separator = self.separator.as_ref().is_some_and(|finder| {
-            let text = around(finder.needle().len());
-            finder.find(text).is_some()
+            let reach = finder.needle().len();
+            finder.find(&window[at.saturating_sub(reach)..(at + reach).min(window.len())]).is_some()
         });
-        separator
-            || self.specials().is_some_and(|finder| {
-                let reach = finder.max_len();
-                let from = at.saturating_sub(reach);
-                let text = around(reach);
-                let mut next = 0;
-                while let Some(found) = finder.find(text, next) {
-                    if from + found.start < at && at < from + found.end {
-                        return true;
-                    }
-                    next = found.start + 1;
-                }
-                false
-            })
+        separator || self.specials().is_some_and(|finder| finder.bridges(window, at))
     }
 
-    /// How far around a cut text must be known: the longest separator, special token or character.
+    /// How far around a cut text must be known: the longest separator, special token or two characters.
     pub(crate) fn context_bytes(&self) -> usize {
-        (self.holdback() + 1).max(4)
+        (self.holdback() + 1).max(MAX_CONTEXT_BYTES)
     }
 
     /// How far from the end of incomplete text a separator or special token may still be forming.
@@ -206,14 +195,19 @@ pub(crate) fn encode_segments<L: Lane>(
     offset: u64,
     out: &mut Vec<L>,
 ) -> Result<usize> {
+    if let Some(stage) = &encoder.model.stage {
+        return stage.encode(encoder, policy, text, certain, offset, out);
+    }
     let limit = certain.unwrap_or(text.len());
     let mut at = 0;
-    if let Some(finder) = finder.filter(|_| policy != SpecialPolicy::Text) {
-        while let Some(found) = finder.find(text.as_bytes(), at).filter(|found| found.start < limit) {
-            if policy == SpecialPolicy::Raise {
-                let token = text[found.start..found.end].to_owned();
-                return Err(Error::SpecialToken { path: None, token, offset: offset + found.start as u64 });
+    if let Some(finder) = finder.filter(|finder| policy != SpecialPolicy::Text || finder.has_ordinary()) {
+        let mut from = 0;
+        while let Some(found) = finder.find(text.as_bytes(), from).filter(|found| found.start < limit) {
+            from = found.end;
+            if found.flags.special && policy == SpecialPolicy::Text {
+                continue;
             }
+            found.check(policy, text, offset)?;
             encoder.encode(&text[at..found.start], true, offset + at as u64, out)?;
             out.push(L::from_id(found.id));
             at = found.end;

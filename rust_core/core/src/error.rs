@@ -42,16 +42,6 @@ pub enum Error {
     #[error("{}: not valid UTF-8 at byte {offset} (0x{byte:02x})", path.display())]
     InvalidUtf8 { path: PathBuf, offset: u64, byte: u8 },
 
-    /// A record that is no document: a broken JSON line, say, or a row without text. `line` counts
-    /// from 1 (for columns: the row).
-    #[error("{}:{line}: {reason} (the line starts at byte {offset})", path.display())]
-    BadDocument { path: PathBuf, line: u64, offset: u64, reason: String },
-
-    /// Compressed data, or a parquet or arrow file, that is cut off or damaged; `offset` counts bytes of
-    /// the file as it is on disk.
-    #[error("{}: {what} at byte {offset}", path.display())]
-    DamagedInput { path: PathBuf, offset: u64, what: String },
-
     /// A special token's text inside a document, under the policy `raise`.
     #[error("{}text contains the special token {token:?} at byte {offset}", at(path.as_deref()))]
     SpecialToken { path: Option<PathBuf>, token: String, offset: u64 },
@@ -132,11 +122,7 @@ impl Error {
         match self {
             Self::NotFound { .. } => "NOT_FOUND",
             Self::PathDenied { .. } => "PATH_DENIED",
-            Self::IsDirectory { .. }
-            | Self::NotRegular { .. }
-            | Self::InvalidUtf8 { .. }
-            | Self::BadDocument { .. }
-            | Self::DamagedInput { .. } => "INPUT_INVALID",
+            Self::IsDirectory { .. } | Self::NotRegular { .. } | Self::InvalidUtf8 { .. } => "INPUT_INVALID",
             Self::Io { .. } => "IO_ERROR",
             Self::NoSpace { .. } => "NO_SPACE",
             Self::SpecialToken { .. } => "SPECIAL_TOKEN",
@@ -164,8 +150,6 @@ impl Error {
             Self::PathDenied { .. } => "start the daemon with --root for that directory".into(),
             Self::NoSpace { .. } => "free space and go on with --resume, or write to another file system".into(),
             Self::InvalidUtf8 { .. } => "convert the file, or pass --errors replace to put U+FFFD for broken bytes".into(),
-            Self::BadDocument { .. } => "repair the line, or pass --bad-documents skip to leave such documents out and list them".into(),
-            Self::DamagedInput { .. } => "the file is cut off or damaged; make or fetch it again".into(),
             Self::SpecialToken { .. } => "pass --special text to encode it as ordinary text, or --special token for its id".into(),
             Self::NoToken { .. } => "use a vocabulary that has all 256 bytes".into(),
             Self::InputChanged { .. } => "run again when nothing writes to the input".into(),

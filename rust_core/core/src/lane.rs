@@ -82,7 +82,7 @@ mod tests {
         assert_eq!(value, [1 | 65_535 << 16 | 3 << 32, 6 << 48]);
         assert!(u16::pack(&[0; 7]).is_some() && u16::pack(&[0; 8]).is_none());
         let value = u32::pack(&[70_000, 1, 2]).expect("three ids fit");
-        assert_eq!(value, [70_000 | 1 << 32, 2 | 12 << 48]);
+        assert_eq!(value, [0x11170 | 1 << 32, 2 | 12 << 48]);
         assert!(u32::pack(&[0; 4]).is_none());
         assert_eq!(as_bytes(&[0x0102_u16]), [2, 1]);
     }

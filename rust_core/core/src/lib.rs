@@ -17,8 +17,10 @@ pub mod export;
 pub mod input;
 pub mod job;
 pub mod lane;
+pub mod normalize;
 pub mod pretokenize;
 pub mod special;
+mod staged;
 #[doc(hidden)]
 pub mod stages;
 pub mod stream;

@@ -4,6 +4,7 @@ use aho_corasick::{AhoCorasick, Input, MatchKind};
 use memchr::memmem;
 
 use crate::error::{Error, Result};
+use crate::vocab::pipeline::TokenFlags;
 use crate::vocab::{SpecialOrder, Vocabulary};
 
 /// What a special token's text inside a document means.
@@ -32,20 +33,33 @@ impl SpecialPolicy {
     }
 }
 
-/// A special token in a text: its bytes `start..end`, and its id.
+/// A special or added token in a text: its bytes `start..end`, its id, and how it is found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Found {
     pub start: usize,
     pub end: usize,
     pub id: u32,
+    pub flags: TokenFlags,
 }
 
-/// Finds special tokens: leftmost first, then by the vocabulary's [`SpecialOrder`].
+impl Found {
+    /// Refuses a special token under the policy `raise`; `offset` is where `text` starts.
+    pub(crate) fn check(&self, policy: SpecialPolicy, text: &str, offset: u64) -> Result<()> {
+        if !self.flags.special || policy != SpecialPolicy::Raise {
+            return Ok(());
+        }
+        let token = text[self.start..self.end].to_owned();
+        Err(Error::SpecialToken { path: None, token, offset: offset + self.start as u64 })
+    }
+}
+
+/// Finds special and added tokens: leftmost first, then by the vocabulary's [`SpecialOrder`].
 pub struct SpecialFinder {
     search: Search,
-    /// In the order of the vocabulary's list.
-    ids: Vec<u32>,
+    tokens: Vec<(u32, TokenFlags)>,
     max_len: usize,
+    has_ordinary: bool,
+    has_context: bool,
 }
 
 enum Search {
@@ -55,25 +69,66 @@ enum Search {
 }
 
 impl SpecialFinder {
-    /// Builds the search for a vocabulary's special tokens.
+    /// Builds the search for all special tokens of a vocabulary.
     #[must_use]
     pub fn new(vocab: &Vocabulary) -> Self {
-        let texts: Vec<&str> = vocab.specials().iter().map(|special| special.text.as_str()).collect();
-        let search = match texts[..] {
+        let tokens = vocab.specials().iter().enumerate();
+        Self::of(
+            vocab.special_order(),
+            tokens.map(|(at, special)| (special.text.clone(), special.id, vocab.flags(at))).collect(),
+        )
+    }
+
+    /// Builds the search for tokens: text, id and flags.
+    #[must_use]
+    pub fn of(order: SpecialOrder, tokens: Vec<(String, u32, TokenFlags)>) -> Self {
+        let search = match &tokens[..] {
             [] => Search::None,
-            [one] => Search::One(Box::new(memmem::Finder::new(one).into_owned())),
+            [(one, ..)] => Search::One(Box::new(memmem::Finder::new(one).into_owned())),
             _ => {
-                let kind = match vocab.special_order() {
+                let kind = match order {
                     SpecialOrder::Listed => MatchKind::LeftmostFirst,
                     SpecialOrder::Longest => MatchKind::LeftmostLongest,
                 };
+                let texts = tokens.iter().map(|(text, ..)| text);
                 // Building fails only above 2^31 states, one per byte: far more than a vocabulary has.
-                let automaton = AhoCorasick::builder().match_kind(kind).build(&texts);
+                let automaton = AhoCorasick::builder().match_kind(kind).build(texts);
                 Search::Many(automaton.unwrap_or_else(|error| unreachable!("special tokens: {error}")))
             }
         };
-        let max_len = texts.iter().map(|text| text.len()).max().unwrap_or(0);
-        Self { search, ids: vocab.specials().iter().map(|special| special.id).collect(), max_len }
+        Self {
+            search,
+            max_len: tokens.iter().map(|(text, ..)| text.len()).max().unwrap_or(0),
+            has_ordinary: tokens.iter().any(|(.., flags)| !flags.special),
+            has_context: tokens.iter().any(|(.., flags)| flags.looks_around()),
+            tokens: tokens.into_iter().map(|(_, id, flags)| (id, flags)).collect(),
+        }
+    }
+
+    /// Whether it has tokens that are found under any policy.
+    #[must_use]
+    pub fn has_ordinary(&self) -> bool {
+        self.has_ordinary
+    }
+
+    /// Whether text cut at `at` would be read differently, because a token reaches over the cut, or one
+    /// that looks around itself may touch it.
+    #[must_use]
+    pub fn bridges(&self, text: &[u8], at: usize) -> bool {
+        if self.has_context && last_char(&text[..at]).is_none_or(char::is_whitespace) {
+            return true;
+        }
+        let from = at.saturating_sub(self.max_len);
+        let window = &text[from..(at + self.max_len).min(text.len())];
+        let mut next = 0;
+        while let Some(found) = self.find(window, next) {
+            let (start, end) = (from + found.start, from + found.end);
+            if (start < at && at < end) || (found.flags.looks_around() && start <= at && at <= end) {
+                return true;
+            }
+            next = found.start + 1;
+        }
+        false
     }
 
     /// The first special token that starts at or after byte `from`.
@@ -86,14 +141,18 @@ impl SpecialFinder {
             Search::None => None,
             Search::One(finder) => {
                 let start = from + finder.find(&text[from..])?;
-                Some(Found { start, end: start + self.max_len, id: self.ids[0] })
+                Some(self.found(start, start + self.max_len, 0))
             }
             Search::Many(automaton) => {
                 let found = automaton.find(Input::new(text).range(from..))?;
-                let id = self.ids[found.pattern().as_usize()];
-                Some(Found { start: found.start(), end: found.end(), id })
+                Some(self.found(found.start(), found.end(), found.pattern().as_usize()))
             }
         }
+    }
+
+    fn found(&self, start: usize, end: usize, at: usize) -> Found {
+        let (id, flags) = self.tokens[at];
+        Found { start, end, id, flags }
     }
 
     /// Length in bytes of the longest special token; 0 if there is none.
@@ -101,6 +160,12 @@ impl SpecialFinder {
     pub fn max_len(&self) -> usize {
         self.max_len
     }
+}
+
+/// The last character of a text that may be broken.
+fn last_char(text: &[u8]) -> Option<char> {
+    let start = (0..text.len()).rev().find(|&at| text[at] & 0xC0 != 0x80)?;
+    std::str::from_utf8(&text[start..]).ok()?.chars().next_back()
 }
 
 #[cfg(test)]
@@ -115,12 +180,16 @@ mod tests {
         SpecialFinder::new(&Vocabulary::from_merges(BTreeMap::new(), vec![], specials, "x").unwrap())
     }
 
+    fn found(start: usize, end: usize, id: u32) -> Found {
+        Found { start, end, id, flags: TokenFlags::SPECIAL }
+    }
+
     #[test]
     fn leftmost_then_longest() {
         let finder = finder(&["<a", "<a>", "b<a"]);
-        assert_eq!(finder.find(b"x<a>", 0), Some(Found { start: 1, end: 4, id: 1 }));
-        assert_eq!(finder.find(b"b<a>", 0), Some(Found { start: 0, end: 3, id: 2 }));
-        assert_eq!(finder.find(b"b<a>", 1), Some(Found { start: 1, end: 4, id: 1 }));
+        assert_eq!(finder.find(b"x<a>", 0), Some(found(1, 4, 1)));
+        assert_eq!(finder.find(b"b<a>", 0), Some(found(0, 3, 2)));
+        assert_eq!(finder.find(b"b<a>", 1), Some(found(1, 4, 1)));
         assert_eq!(finder.find(b"b<a>", 2), None);
         assert_eq!(finder.find(b"b<a>", 4), None);
         assert_eq!(finder.max_len(), 3);
@@ -130,7 +199,7 @@ mod tests {
     fn one_token_and_policies() {
         let finder = finder(&["<|endoftext|>"]);
         let text = b"a<|endoftext|><|endoftext|>";
-        assert_eq!(finder.find(text, 2), Some(Found { start: 14, end: 27, id: 0 }));
+        assert_eq!(finder.find(text, 2), Some(found(14, 27, 0)));
         assert_eq!(finder.find(text, 27), None);
         assert_eq!(SpecialPolicy::parse("token").unwrap(), SpecialPolicy::Token);
         assert_eq!(SpecialPolicy::parse("all").unwrap_err().code(), "BAD_REQUEST");

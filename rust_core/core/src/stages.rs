@@ -3,10 +3,11 @@
 //! For `examples/stages.rs`; not part of the crate's interface.
 
 use std::cell::Cell;
+use std::fmt::Write as _;
 
 use crate::bpe::medium::Symbols;
 use crate::bpe::short::{ShortPairs, Word};
-use crate::cache::{Key, Slots};
+use crate::cache::{CACHE_BYTES, Key, Slots};
 use crate::encode::probe::Miss;
 use crate::error::Result;
 use crate::pretokenize::scan::ScanTables;
@@ -41,7 +42,7 @@ pub fn measure(text: &str) -> Result<String> {
         medium,
         hash: inner.hash,
     }));
-    let tokenizer = Tokenizer::with_kernels(Vocabulary::gpt2(), timed)?;
+    let tokenizer = Tokenizer::with_kernels(Vocabulary::gpt2(), timed, CACHE_BYTES)?;
     let half = text.floor_char_boundary(text.len() / 2);
     let mut lines = format!("{:8}", inner.name);
     let mut ids: Vec<u16> = Vec::new();
@@ -56,11 +57,11 @@ pub fn measure(text: &str) -> Result<String> {
         let after = tokenizer.cache_stats();
         let units = (after.hits + after.misses - before.hits - before.misses) as f64;
         let stages = TICKS.get();
-        lines += &format!(" {name}: {:.1} ticks a pretoken (", total as f64 / units);
+        let _ = write!(lines, " {name}: {:.1} ticks a pretoken (", total as f64 / units);
         for (name, ticks) in NAMES.iter().zip(stages) {
-            lines += &format!("{name} {:.1}, ", ticks as f64 / units);
+            let _ = write!(lines, "{name} {:.1}, ", ticks as f64 / units);
         }
-        lines += &format!("rest {:.1})", (total - stages.iter().sum::<u64>()) as f64 / units);
+        let _ = write!(lines, "rest {:.1})", (total - stages.iter().sum::<u64>()) as f64 / units);
     }
     Ok(lines)
 }

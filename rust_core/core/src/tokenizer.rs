@@ -1,17 +1,16 @@
 //! A tokenizer in memory: a vocabulary with its tables, its merge cache and its workers' memory.
 
+use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use crate::cache::{CacheStats, Table, WordCache};
+use crate::cache::{CACHE_BYTES, CacheStats, Table, WordCache, image};
 use crate::decode::Decoder;
 use crate::documents::encode_segments;
-use crate::encode::{Encoder, Model, Scratch, Splitter};
+use crate::encode::{Encoder, Model, Scratch};
 use crate::error::{Error, Result};
+use crate::input::border::Cuts;
 use crate::lane::Lane;
-use crate::pretokenize::gpt2::Gpt2;
-use crate::pretokenize::machine::Machine;
-use crate::pretokenize::scan::ScanTables;
-use crate::pretokenize::unicode::classes;
 use crate::special::{SpecialFinder, SpecialPolicy};
 use crate::tier::{self, Kernels};
 use crate::vocab::Vocabulary;
@@ -36,7 +35,12 @@ pub struct Tokenizer {
     cache: WordCache,
     idle: Mutex<Vec<Scratch>>,
     decoder: Decoder,
+    /// Entries of the cache when it was last written or read.
+    saved_entries: AtomicU64,
 }
+
+/// A cache that has learned less than this is not worth writing.
+const SAVE_MIN_ENTRIES: u64 = 8192;
 
 impl Tokenizer {
     /// Builds the tables of a vocabulary.
@@ -45,25 +49,38 @@ impl Tokenizer {
     /// [`Error::BadPattern`] for a split pattern outside the supported subset, [`Error::Io`] where
     /// there is no memory for the cache.
     pub fn new(vocab: Vocabulary) -> Result<Self> {
-        Self::with_kernels(vocab, tier::kernels()?)
+        Self::with_kernels(vocab, tier::kernels()?, CACHE_BYTES)
+    }
+
+    /// The same with a merge cache of another size than 32 MiB: rounded up to a power of two, at least
+    /// 128 bytes. What has no place in it is merged again whenever it comes.
+    pub fn with_cache(vocab: Vocabulary, cache_bytes: usize) -> Result<Self> {
+        Self::with_kernels(vocab, tier::kernels()?, cache_bytes)
     }
 
     /// The same with given kernels, which this processor can run.
-    pub(crate) fn with_kernels(vocab: Vocabulary, kernels: &'static Kernels) -> Result<Self> {
-        let model = Model::new(&vocab, kernels, |bridges| {
-            if !Gpt2::accepts(vocab.pattern()) {
-                return Ok(Splitter::Machine(Machine::new(vocab.pattern(), vocab.reference())?));
-            }
-            let classes = classes(vocab.reference());
-            let scan = Box::new(ScanTables::new(classes, bridges));
-            Ok(Splitter::Gpt2 { scan, plain: Box::new(Gpt2::new(classes)) })
-        })?;
-        let cache =
-            WordCache::new(kernels).map_err(|error| Error::io("merge cache", "mapping memory", error))?;
+    pub(crate) fn with_kernels(
+        vocab: Vocabulary,
+        kernels: &'static Kernels,
+        cache_bytes: usize,
+    ) -> Result<Self> {
+        let model = Model::new(&vocab, kernels)?;
+        let cache = WordCache::new(cache_bytes, kernels)
+            .map_err(|error| Error::io("merge cache", "mapping memory", error))?;
         let finder = (!vocab.specials().is_empty()).then(|| SpecialFinder::new(&vocab));
         let decoder = Decoder::new(&vocab);
-        let tokenizer = Self { vocab, model, finder, cache, idle: Mutex::default(), decoder };
-        tokenizer.seed(&tokenizer.cache.table());
+        let tokenizer = Self {
+            vocab,
+            model,
+            finder,
+            cache,
+            idle: Mutex::default(),
+            decoder,
+            saved_entries: AtomicU64::new(0),
+        };
+        let table = tokenizer.cache.table();
+        tokenizer.seed(&table);
+        tokenizer.saved_entries.store(table.n_entries(), Ordering::Relaxed);
         Ok(tokenizer)
     }
 
@@ -136,6 +153,35 @@ impl Tokenizer {
         Ok(bytes)
     }
 
+    /// Adds what a file of [`Tokenizer::save_cache`] holds to the merge cache; returns whether there was a
+    /// file of this vocabulary that could be believed.
+    pub fn load_cache(&self, path: &Path) -> bool {
+        let table = self.cache.table();
+        let loaded = image::load(&table, &self.owner(), path);
+        if loaded.is_some() {
+            self.saved_entries.store(table.n_entries(), Ordering::Relaxed);
+        }
+        loaded.is_some()
+    }
+
+    /// Writes the merge cache to a file, if it has grown by a quarter since it was last written or read;
+    /// returns whether it was. The file is replaced as a whole, and is this user's alone.
+    pub fn save_cache(&self, path: &Path) -> Result<bool> {
+        let table = self.cache.table();
+        let (now, then) = (table.n_entries(), self.saved_entries.load(Ordering::Relaxed));
+        if now < then + then / 4 + SAVE_MIN_ENTRIES {
+            return Ok(false);
+        }
+        image::save(&table, &self.owner(), path)?;
+        self.saved_entries.store(now, Ordering::Relaxed);
+        Ok(true)
+    }
+
+    fn owner(&self) -> image::Owner<'_> {
+        let id_bytes = if self.vocab.is_wide() { 4 } else { 2 };
+        image::Owner { fingerprint: self.vocab.fingerprint(), id_bytes }
+    }
+
     /// What the merge cache holds and did.
     #[must_use]
     pub fn cache_stats(&self) -> CacheStats {
@@ -152,12 +198,9 @@ impl Tokenizer {
         self.finder.as_ref()
     }
 
-    /// The GPT-2 scanner, if the pattern is GPT-2's: it knows where text can be cut.
-    pub(crate) fn scanner(&self) -> Option<&Gpt2> {
-        match &self.model.splitter {
-            Splitter::Gpt2 { plain, .. } => Some(plain),
-            Splitter::Machine(_) => None,
-        }
+    /// Where text can be cut, if that is known for the vocabulary's splitter.
+    pub(crate) fn cuts(&self) -> Option<Cuts<'_>> {
+        Cuts::new(&self.model.splitter, self.model.stage.as_ref())
     }
 
     /// Lends an encoder over the present table and a worker's memory.

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use pyo3::prelude::*;
-use tokend_core::export::{ExportSpec, Kind, export as export_set};
+use tokend_core::export::{ExportSpec, Kind, check, export as export_set};
 use tokend_core::{Eot, Error};
 
 use crate::errors::CoreError;
@@ -45,4 +45,19 @@ pub(crate) fn export(
         })
         .map_err(CoreError::from)?;
     Ok(json)
+}
+
+/// Whether a set could be made at `output`, before there is anything to make it of.
+#[pyfunction]
+#[pyo3(signature = (output, format, *, force))]
+pub(crate) fn check_export(py: Python<'_>, output: PathBuf, format: &str, force: bool) -> PyResult<()> {
+    let kind = Kind::parse(format).map_err(CoreError::from)?;
+    let spec = ExportSpec { force, ..ExportSpec::new(PathBuf::new(), output, kind) };
+    Ok(py.detach(|| check(&spec)).map_err(CoreError::from)?)
+}
+
+/// The formats that [`export`] makes.
+#[pyfunction]
+pub(crate) fn export_formats() -> Vec<&'static str> {
+    Kind::ALL.iter().map(|kind| kind.name()).collect()
 }

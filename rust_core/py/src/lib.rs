@@ -10,9 +10,9 @@ mod tokenizer;
 #[pyo3::pymodule(gil_used = false)]
 mod _core {
     #[pymodule_export]
-    use super::export::export;
+    use super::export::{check_export, export, export_formats};
     #[pymodule_export]
     use super::job::{JobControl, check_paths, default_threads, discard_partials, encode_files, verify};
     #[pymodule_export]
-    use super::tokenizer::{StreamEncoder, Tokenizer};
+    use super::tokenizer::{StreamEncoder, Tokenizer, published_encoding};
 }

@@ -1,14 +1,14 @@
 //! The tokenizer class: texts in, arrays out.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use numpy::{IntoPyArray, PyReadonlyArray1};
 use pyo3::prelude::*;
 use pyo3::pybacked::PyBackedStr;
 use pyo3::types::{PyBytes, PyDict};
-use tokend_core::vocab::SpecialToken;
+use tokend_core::vocab::{Reference, SpecialToken};
 use tokend_core::{Error, Lane, SpecialPolicy, Vocabulary};
 
 use crate::errors::CoreError;
@@ -39,6 +39,25 @@ fn utf8(bytes: &[u8], at: usize) -> Result<&str, CoreError> {
         let byte = bytes.get(offset).copied().unwrap_or_default();
         Error::InvalidUtf8 { path: "text".into(), offset: (at + offset) as u64, byte }.into()
     })
+}
+
+/// The texts that stand one behind the other in `data`; `ends` are where each ends.
+fn cut<'a>(data: &'a [u8], ends: &[u64]) -> Result<Vec<&'a str>, CoreError> {
+    let mut texts = Vec::with_capacity(ends.len());
+    let mut start = 0;
+    for &end in ends {
+        let Some(bytes) = usize::try_from(end).ok().and_then(|end| data.get(start..end)) else {
+            let what = format!("text {} is {start}..{end} of {} bytes", texts.len(), data.len());
+            return Err(Error::BadOption { option: "ends", what }.into());
+        };
+        texts.push(utf8(bytes, start)?);
+        start += bytes.len();
+    }
+    if start != data.len() {
+        let what = format!("the last text ends at {start} of {} bytes", data.len());
+        return Err(Error::BadOption { option: "ends", what }.into());
+    }
+    Ok(texts)
 }
 
 type IdsAndEnds = (Py<PyAny>, Py<PyAny>);
@@ -147,8 +166,11 @@ impl Tokenizer {
     #[getter]
     fn special_tokens<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
         let tokens = PyDict::new(py);
-        for special in self.inner.vocab().specials() {
-            tokens.set_item(&special.text, special.id)?;
+        let vocab = self.inner.vocab();
+        for (at, special) in vocab.specials().iter().enumerate() {
+            if vocab.flags(at).special {
+                tokens.set_item(&special.text, special.id)?;
+            }
         }
         Ok(tokens)
     }
@@ -161,6 +183,15 @@ impl Tokenizer {
     #[getter]
     fn pattern(&self) -> &str {
         self.inner.vocab().pattern()
+    }
+
+    #[getter]
+    fn reference(&self) -> &'static str {
+        match self.inner.vocab().reference() {
+            Reference::Tiktoken => "tiktoken",
+            Reference::PythonRegex => "regex",
+            Reference::HuggingFace => "tokenizers",
+        }
     }
 
     fn encode(&self, py: Python<'_>, text: &str, special: &str) -> PyResult<Py<PyAny>> {
@@ -180,23 +211,11 @@ impl Tokenizer {
         &self,
         py: Python<'_>,
         data: &[u8],
-        ends: Vec<usize>,
+        ends: PyReadonlyArray1<'_, u64>,
         special: &str,
     ) -> PyResult<IdsAndEnds> {
-        let mut texts = Vec::with_capacity(ends.len());
-        let mut start = 0;
-        for end in ends {
-            let Some(bytes) = data.get(start..end) else {
-                let what = format!("text {} is {start}..{end} of {} bytes", texts.len(), data.len());
-                return Err(CoreError::from(Error::BadOption { option: "ends", what }).into());
-            };
-            texts.push(utf8(bytes, start)?);
-            start = end;
-        }
-        if start != data.len() {
-            let what = format!("the last text ends at {start} of {} bytes", data.len());
-            return Err(CoreError::from(Error::BadOption { option: "ends", what }).into());
-        }
+        let ends = ends.as_slice()?;
+        let texts = py.detach(|| cut(data, ends))?;
         self.batch(py, &texts, special)
     }
 
@@ -242,11 +261,25 @@ impl Tokenizer {
         py.detach(|| self.inner.cache_clear());
     }
 
+    fn load_cache(&self, py: Python<'_>, path: PathBuf) -> bool {
+        py.detach(|| self.inner.load_cache(&path))
+    }
+
+    fn save_cache(&self, py: Python<'_>, path: PathBuf) -> PyResult<bool> {
+        Ok(py.detach(|| self.inner.save_cache(&path)).map_err(CoreError::from)?)
+    }
+
     fn stream(&self, special: &str) -> PyResult<StreamEncoder> {
         let special = special_policy(special)?;
         let encoder = tokend_core::StreamEncoder::new(Arc::clone(&self.inner), special);
         Ok(StreamEncoder { wide: self.inner.vocab().is_wide(), inner: Mutex::new(encoder) })
     }
+}
+
+/// What is known of a published encoding by heart: pattern, SHA-256 of its rank file, special tokens.
+#[pyfunction]
+pub(crate) fn published_encoding(name: &str) -> Option<tokend_core::vocab::named::Published> {
+    tokend_core::vocab::named::published(name)
 }
 
 /// Encodes one text that comes in pieces; see `tokend.Tokenizer.encode_iter`.

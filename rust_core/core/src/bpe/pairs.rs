@@ -56,7 +56,12 @@ impl PairTable {
         }
         match vocab.merges() {
             Merges::List(list) => {
-                let pair = |(&(left, right, result), priority): (&(u32, u32, u32), u32)| Pair { left, right, priority, result };
+                let pair = |(&(left, right, result), priority): (&(u32, u32, u32), u32)| Pair {
+                    left,
+                    right,
+                    priority,
+                    result,
+                };
                 let pairs = list.iter().zip(0_u32..).map(pair).collect();
                 Self::from_pairs(symbols, pairs)
             }

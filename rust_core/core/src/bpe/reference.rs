@@ -24,38 +24,66 @@ pub fn encode_pretoken(vocab: &Vocabulary, piece: &[u8]) -> Result<Vec<u32>> {
     Tables::new(vocab).encode_pretoken(piece)
 }
 
-/// The ids of a text: special tokens by policy, pretokens, merges. Text that the split pattern does
-/// not match is dropped, as Python's `findall` does.
+/// The naive encoder of a vocabulary, for more than one text.
+pub struct Naive<'v> {
+    vocab: &'v Vocabulary,
+    tables: Tables<'v>,
+}
+
+impl<'v> Naive<'v> {
+    /// Collects what the rules look things up in.
+    #[must_use]
+    pub fn new(vocab: &'v Vocabulary) -> Self {
+        Self { vocab, tables: Tables::new(vocab) }
+    }
+
+    /// The ids of a text: special tokens by policy, pretokens, merges. Text that the split pattern does
+    /// not match is dropped, as Python's `findall` does.
+    ///
+    /// # Errors
+    /// [`Error::SpecialToken`] under [`SpecialPolicy::Raise`], [`Error::NoToken`], and what the
+    /// pretokenizer raises; offsets count from the start of `text`.
+    pub fn encode(
+        &self,
+        pretokenizer: &dyn Pretokenizer,
+        text: &str,
+        policy: SpecialPolicy,
+    ) -> Result<Vec<u32>> {
+        let mut ids = Vec::new();
+        let mut segment_start = 0;
+        let mut at = 0;
+        while at < text.len() {
+            let special = if policy == SpecialPolicy::Text { None } else { special_at(self.vocab, text, at) };
+            let Some(special) = special else {
+                at += 1;
+                continue;
+            };
+            if policy == SpecialPolicy::Raise {
+                let token = special.text.clone();
+                return Err(Error::SpecialToken { path: None, token, offset: at as u64 });
+            }
+            let segment = &text[segment_start..at];
+            self.tables.encode_segment(pretokenizer, segment, segment_start, &mut ids)?;
+            ids.push(special.id);
+            at += special.text.len();
+            segment_start = at;
+        }
+        self.tables.encode_segment(pretokenizer, &text[segment_start..], segment_start, &mut ids)?;
+        Ok(ids)
+    }
+}
+
+/// The ids of one text; see [`Naive::encode`].
 ///
 /// # Errors
-/// [`Error::SpecialToken`] under [`SpecialPolicy::Raise`], [`Error::NoToken`], and what the
-/// pretokenizer raises; offsets count from the start of `text`.
+/// As there.
 pub fn encode(
     vocab: &Vocabulary,
     pretokenizer: &dyn Pretokenizer,
     text: &str,
     policy: SpecialPolicy,
 ) -> Result<Vec<u32>> {
-    let tables = Tables::new(vocab);
-    let mut ids = Vec::new();
-    let mut segment_start = 0;
-    let mut at = 0;
-    while at < text.len() {
-        let special = if policy == SpecialPolicy::Text { None } else { special_at(vocab, text, at) };
-        let Some(special) = special else {
-            at += 1;
-            continue;
-        };
-        if policy == SpecialPolicy::Raise {
-            return Err(Error::SpecialToken { path: None, token: special.text.clone(), offset: at as u64 });
-        }
-        tables.encode_segment(pretokenizer, &text[segment_start..at], segment_start, &mut ids)?;
-        ids.push(special.id);
-        at += special.text.len();
-        segment_start = at;
-    }
-    tables.encode_segment(pretokenizer, &text[segment_start..], segment_start, &mut ids)?;
-    Ok(ids)
+    Naive::new(vocab).encode(pretokenizer, text, policy)
 }
 
 /// The special token that starts at byte `at`, if any does.

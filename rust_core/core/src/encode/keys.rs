@@ -12,8 +12,7 @@ const KEY_BYTES: u32 = 16;
 
 /// The hash of the portable tier: one widening multiplication.
 pub(crate) fn hash_portable(key: Key) -> u32 {
-    let product =
-        u128::from(key.lo ^ 0x9E37_79B9_7F4A_7C15) * u128::from(key.hi ^ 0xD6E8_FEB8_6659_FD93);
+    let product = u128::from(key.lo ^ 0x9E37_79B9_7F4A_7C15) * u128::from(key.hi ^ 0xD6E8_FEB8_6659_FD93);
     ((product >> 64) as u64 ^ product as u64) as u32
 }
 
@@ -53,6 +52,14 @@ pub(crate) use x86::{avx2, avx512, hash_aes, vaes};
 
 #[cfg(target_arch = "x86_64")]
 mod x86 {
+    #![allow(
+        clippy::wildcard_imports,
+        clippy::cast_possible_wrap,
+        clippy::cast_ptr_alignment,
+        clippy::similar_names,
+        reason = "intrinsics by name; their lanes are signed by convention and their loads unaligned where said"
+    )]
+
     use std::arch::x86_64::*;
 
     use super::{KEY_BYTES, Key, Slots};
@@ -186,7 +193,8 @@ mod x86 {
         let n = starts.len() - 1;
         assert!(keys.len() >= n && slots.len() >= n);
         let ones = _mm512_set1_epi8(-1);
-        let lane = _mm512_broadcast_i32x4(_mm_setr_epi8(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15));
+        let lane =
+            _mm512_broadcast_i32x4(_mm_setr_epi8(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15));
         // Byte 0 of dword k, sixteen times, for k = 0 to 3: a length for every byte of its quarter.
         let spread = _mm512_set_epi32(
             0x0C0C0C0C, 0x0C0C0C0C, 0x0C0C0C0C, 0x0C0C0C0C, 0x08080808, 0x08080808, 0x08080808, 0x08080808,

@@ -19,6 +19,7 @@ pub(crate) mod keys;
 mod long_cache;
 mod misses;
 pub(crate) mod probe;
+pub(crate) mod splitter;
 mod wide_cache;
 
 use crate::bpe::inert::Bridges;
@@ -26,20 +27,21 @@ use crate::bpe::medium::MEDIUM_MAX;
 use crate::bpe::merge::{MergeScratch, merge};
 use crate::bpe::pairs::{MISSING, PairTable};
 use crate::bpe::short::{ShortPairs, Word};
-use crate::cache::{KEY_MAX, Key, Learned, Slots, Table};
+use crate::cache::{KEY_MAX, Key, Learned, Slots, Table, image};
 use crate::error::{Error, Result};
 use crate::lane::Lane;
-use crate::pretokenize::Pretokenizer as _;
-use crate::pretokenize::gpt2::Gpt2;
-use crate::pretokenize::machine::Machine;
 use crate::pretokenize::scan::{BATCH, STARTS_ROOM, Scan, ScanTables};
+use crate::pretokenize::steps::{Chain, Piece};
+use crate::pretokenize::{Matcher, Pretokenizer as _, Split};
+use crate::staged::Stage;
 use crate::tier::Kernels;
 use crate::vocab::{Merges, Vocabulary};
 use long_cache::LongCache;
 use misses::Found;
 use probe::Miss;
-use wide_cache::WideCache;
 use rustc_hash::FxHashMap;
+use splitter::Splitter;
+use wide_cache::WideCache;
 
 /// Pretokens of a batch: one per byte at most, and the one that the batch before left open.
 const UNITS: usize = BATCH + 1;
@@ -51,21 +53,16 @@ const COPY: usize = 32;
 /// the next one, and one more (whitespace gives its last character away, see `scan`).
 const CERTAIN: usize = 8;
 
-/// How pretokens are found.
-pub(crate) enum Splitter {
-    /// GPT-2's pattern: the scanner, and the plain one that knows where text can be cut.
-    Gpt2 { scan: Box<ScanTables>, plain: Box<Gpt2> },
-    Machine(Machine),
-}
-
 /// What a vocabulary needs to encode; immutable, shared by all threads.
 pub(crate) struct Model {
     pub(crate) splitter: Splitter,
+    /// What happens to text before it is split.
+    pub(crate) stage: Option<Stage>,
     pub(crate) pairs: PairTable,
     short: Option<ShortPairs>,
     bridges: Bridges,
-    /// Rank vocabularies: tokens that merging their bytes does not arrive at. A pretoken that is one
-    /// of them is that token, because tiktoken looks a whole pretoken up before it merges; the same
+    /// Rank vocabularies, and those that ignore merges: tokens that merging their bytes does not arrive at. A pretoken that is one
+    /// of them is that token, because the reference looks a whole pretoken up before it merges; the same
     /// bytes as a part of a longer pretoken are not.
     whole: FxHashMap<Box<[u8]>, u32>,
     token_lens: Vec<u32>,
@@ -73,16 +70,10 @@ pub(crate) struct Model {
 }
 
 impl Model {
-    /// `splitter` is given whether pretokens may be cut at inert borders as they are found: only where
-    /// the cache says of every part what it says of a pretoken.
-    pub(crate) fn new(
-        vocab: &Vocabulary,
-        kernels: &'static Kernels,
-        splitter: impl FnOnce(Option<&Bridges>) -> Result<Splitter>,
-    ) -> Result<Self> {
+    pub(crate) fn new(vocab: &Vocabulary, kernels: &'static Kernels) -> Result<Self> {
         let pairs = PairTable::new(vocab);
         let mut whole = FxHashMap::default();
-        if matches!(vocab.merges(), Merges::Ranks) && !pairs.is_canonical() {
+        if vocab.is_whole_first() && !(*vocab.merges() == Merges::Ranks && pairs.is_canonical()) {
             let (mut scratch, mut ids) = (MergeScratch::default(), Vec::new());
             for (id, token) in vocab.ordinary() {
                 ids.clear();
@@ -97,9 +88,11 @@ impl Model {
             token_lens[id as usize] = token.len() as u32;
         }
         let bridges = Bridges::new(vocab);
-        let splitter = splitter(whole.is_empty().then_some(&bridges))?;
+        // A part of a pretoken may only be taken for one where the cache says the same of both.
+        let splitter = Splitter::new(vocab, whole.is_empty().then_some(&bridges))?;
+        let stage = Stage::new(vocab)?;
         let short = ShortPairs::new(&pairs);
-        Ok(Self { splitter, pairs, short, bridges, whole, token_lens, kernels })
+        Ok(Self { splitter, stage, pairs, short, bridges, whole, token_lens, kernels })
     }
 
     /// The ids of one pretoken or part of one; symbols of bytes without a token stay above [`MISSING`].
@@ -126,34 +119,44 @@ impl Model {
     /// Fills a new table with every token of the vocabulary that a text can contain as a pretoken.
     pub(crate) fn seed<L: Lane>(&self, vocab: &Vocabulary, table: &Table) {
         let tokens = vocab.ordinary().map(|(_, token)| token);
-        let tokens = tokens.filter(|token| token.len() <= KEY_MAX && !token.contains(&0xFF));
-        let mut learned = Learned::default();
+        let tokens: Vec<&[u8]> =
+            tokens.filter(|token| token.len() <= KEY_MAX && !token.contains(&0xFF)).collect();
+        // Two threads: most of it is waiting for memory.
+        let (first, second) = tokens.split_at(tokens.len() / 2);
+        std::thread::scope(|scope| {
+            scope.spawn(|| self.seed_some::<L>(second, table));
+            self.seed_some::<L>(first, table);
+        });
+    }
+
+    fn seed_some<L: Lane>(&self, tokens: &[&[u8]], table: &Table) {
+        let mut entries = Vec::with_capacity(tokens.len());
         let mut learn = |token: &[u8], ids: &[u32]| {
             if ids.iter().all(|&id| id < MISSING)
                 && let Some(value) = L::pack(ids)
             {
-                let key = Key::new(token);
-                table.insert(table.slot(key), key, value, &mut learned);
+                entries.push((Key::new(token), value));
             }
         };
         let (mut scratch, mut ids) = (MergeScratch::default(), Vec::new());
-        let Some(short) = self.short.as_ref().filter(|_| self.whole.is_empty()) else {
+        if let Some(short) = self.short.as_ref().filter(|_| self.whole.is_empty()) {
+            let mut words: Vec<Word> = tokens.iter().map(|token| Word::new(token)).collect();
+            // SAFETY: the tier was chosen for this processor; tokens have at least a byte, and fit.
+            unsafe { (self.kernels.merge)(short, &mut words) };
+            for word in &words {
+                ids.clear();
+                ids.extend(word.symbols().iter().map(|&symbol| short.id(symbol)));
+                learn(word.text(), &ids);
+            }
+        } else {
             for token in tokens {
                 self.merge(token, &mut scratch, &mut ids);
                 learn(token, &ids);
             }
-            table.count(learned);
-            return;
-        };
-        let mut words: Vec<Word> = tokens.map(Word::new).collect();
-        // SAFETY: the tier was chosen for this processor; tokens have at least a byte, and fit.
-        unsafe { (self.kernels.merge)(short, &mut words) };
-        for word in &words {
-            ids.clear();
-            ids.extend(word.symbols().iter().map(|&symbol| short.id(symbol)));
-            learn(word.text(), &ids);
         }
-        table.count(learned);
+        let mut learned = Learned::default();
+        image::insert_all(table, &entries, &mut learned);
+        table.count_seeded(learned);
     }
 }
 
@@ -167,6 +170,7 @@ struct Batch {
 }
 
 impl Batch {
+    #[expect(clippy::large_stack_arrays, reason = "twice per worker, and then it is in a box")]
     fn new() -> Box<Self> {
         let key = Key::default();
         Box::new(Self { base: 0, units: 0, starts: [0; _], keys: [key; _], slots: [0; _] })
@@ -203,6 +207,7 @@ impl Batch {
 /// A worker's own memory; reused from job to job.
 pub(crate) struct Scratch {
     scan: Scan,
+    pieces: Vec<Piece>,
     /// The batch that is being filled, and the one before it, whose lines are on their way.
     filling: Box<Batch>,
     waiting: Box<Batch>,
@@ -228,6 +233,7 @@ impl Default for Scratch {
     fn default() -> Self {
         Self {
             scan: Scan::default(),
+            pieces: Vec::new(),
             filling: Batch::new(),
             waiting: Batch::new(),
             misses: Box::new([Miss::default(); _]),
@@ -276,7 +282,13 @@ impl Encoder<'_> {
         self.scratch.waiting.units = 0;
         match &self.model.splitter {
             Splitter::Gpt2 { scan, .. } => self.scanned(scan, text.as_bytes(), complete, offset, out),
-            Splitter::Machine(machine) => self.matched(machine, text, complete, offset, out),
+            Splitter::Pattern(Matcher::Alternatives(fast)) => {
+                self.matched(|at| Ok(fast.find(text.as_bytes(), at)), text, complete, offset, out)
+            }
+            Splitter::Pattern(Matcher::Machine(machine)) => {
+                self.matched(|at| machine.next(text, at), text, complete, offset, out)
+            }
+            Splitter::Chain(chain) => self.chained(chain, text, complete, offset, out),
         }
     }
 
@@ -322,7 +334,7 @@ impl Encoder<'_> {
     /// With a matcher that gives pretokens one by one, and may skip text between them.
     fn matched<L: Lane>(
         &mut self,
-        machine: &Machine,
+        next: impl Fn(usize) -> Result<Split>,
         text: &str,
         complete: bool,
         offset: u64,
@@ -330,9 +342,10 @@ impl Encoder<'_> {
     ) -> Result<usize> {
         let (mut at, mut base, mut n) = (0, 0, 0);
         loop {
-            let split = match at < text.len() {
-                true => Some(machine.next(text, at).map_err(|error| at_offset(error, offset))?),
-                false => None,
+            let split = if at < text.len() {
+                Some(next(at).map_err(|error| at_offset(error, offset))?)
+            } else {
+                None
             };
             let split = split.filter(|split| complete || !split.hit_end);
             let far = at - base > i32::MAX as usize;
@@ -356,6 +369,43 @@ impl Encoder<'_> {
         }
         self.finish(text.as_bytes(), offset, out)?;
         Ok(at)
+    }
+
+    /// With steps, which give the pretokens of a text all at once.
+    fn chained<L: Lane>(
+        &mut self,
+        chain: &Chain,
+        text: &str,
+        complete: bool,
+        offset: u64,
+        out: &mut Vec<L>,
+    ) -> Result<usize> {
+        let mut pieces = std::mem::take(&mut self.scratch.pieces);
+        pieces.clear();
+        let used = chain.split(text, complete, &mut pieces).map_err(|error| at_offset(error, offset))?;
+        let (mut at, mut base, mut n) = (0, 0, 0);
+        // A piece that is not kept closes the last batch.
+        for piece in pieces.iter().copied().chain([Piece { end: used, kept: false }]) {
+            if n == BATCH || n > 0 && (at - base > i32::MAX as usize || !piece.kept) {
+                self.scratch.filling.starts[n] = (at - base) as u32;
+                self.advance(text.as_bytes(), base, n, offset, out)?;
+                n = 0;
+            }
+            if piece.end - at > i32::MAX as usize {
+                return Err(Error::TooLong { offset: offset + at as u64 });
+            }
+            if piece.kept {
+                if n == 0 {
+                    base = at;
+                }
+                self.scratch.filling.starts[n] = (at - base) as u32;
+                n += 1;
+            }
+            at = piece.end;
+        }
+        self.scratch.pieces = pieces;
+        self.finish(text.as_bytes(), offset, out)?;
+        Ok(used)
     }
 
     /// Takes the batch that was filled, and emits the one before it; `offset` is where `text` starts.
@@ -445,3 +495,6 @@ fn at_offset(error: Error, base: u64) -> Error {
         other => other,
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -45,6 +45,7 @@ pub(crate) unsafe fn portable(
     super::keys::prefetch(table, &next[..keys.len()]);
     let (mut n_bytes, mut n_misses) = (0, 0);
     for (unit, (key, &slot)) in keys.iter().zip(slots).enumerate() {
+        #[expect(clippy::cast_ptr_alignment, reason = "lines are aligned to 64 bytes")]
         // SAFETY: a line is eight words: two keys, two values (see `cache`), only accessed atomically.
         let line = unsafe { &*table.lines.add(slot as usize).cast::<[AtomicU64; 8]>() };
         let way = (0..2).find(|&way| {
@@ -69,6 +70,14 @@ pub(crate) use x86::{avx2, avx512};
 
 #[cfg(target_arch = "x86_64")]
 mod x86 {
+    #![allow(
+        clippy::wildcard_imports,
+        clippy::cast_possible_wrap,
+        clippy::cast_ptr_alignment,
+        clippy::similar_names,
+        reason = "intrinsics by name; their lanes are signed by convention and their loads unaligned where said"
+    )]
+
     use std::arch::asm;
     use std::arch::x86_64::*;
 

@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 use xxhash_rust::xxh3::{Xxh3, xxh3_64_with_seed};
 
 use super::native::NativeSet;
-use super::staging::{FileInfo, Staging};
+use super::staging::{self, FileInfo, Staging};
 use super::{Ids, Kind, Plan, Split, Writer, writer};
 use crate::documents::Eot;
 use crate::error::{Error, Result};
@@ -102,6 +102,12 @@ pub fn export(spec: &ExportSpec) -> Result<Exported> {
             return Err(Error::BadOption { option: "eot_token", what });
         }
     };
+    if set.ids.id_bytes == 2
+        && let Some(id) = eot_id.filter(|&id| id > u32::from(u16::MAX))
+    {
+        let what = format!("{id} is no uint16, and the set's ids are");
+        return Err(Error::BadOption { option: "eot_id", what });
+    }
     let ids = Ids { eot, eot_id, ..set.ids.clone() };
     let staging = Staging::begin(&spec.output)?;
     let name = base_name(spec)?;
@@ -174,7 +180,12 @@ fn left_out(n_tokens: u64, row: u64) -> u64 {
     n_tokens % row.max(1)
 }
 
-fn check(spec: &ExportSpec) -> Result<()> {
+/// Refuses what cannot be made, before anything is read or written: options that do not go together,
+/// and an output that is there already.
+///
+/// # Errors
+/// [`Error::BadOption`] and [`Error::OutputExists`].
+pub fn check(spec: &ExportSpec) -> Result<()> {
     let bad = |option, what: &str| Err(Error::BadOption { option, what: what.to_owned() });
     if !(0.0..1.0).contains(&spec.val_fraction) {
         return bad("val_fraction", "it is not at least 0 and below 1");
@@ -199,6 +210,8 @@ fn check(spec: &ExportSpec) -> Result<()> {
         if let Some(path) = there {
             return Err(Error::OutputExists { path });
         }
+    } else if spec.kind != Kind::Megatron {
+        staging::check_replaceable(&spec.output)?;
     }
     Ok(())
 }

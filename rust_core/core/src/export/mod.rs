@@ -18,20 +18,20 @@
 //! Each set carries `tokend.json` (Megatron: `PREFIX.tokend.json`): tokenizer, options, counts and the
 //! XXH3-64 of every file. Readers ignore it; `tokend verify` and `inspect` use it.
 
-pub mod arrange;
+mod arrange;
 mod datatrove;
 mod litdata;
 mod llmc;
 mod mds;
 mod megatron;
 mod nanogpt;
-pub mod native;
+mod native;
 mod olmo;
 mod staging;
 
 use std::path::Path;
 
-pub use arrange::{ExportSpec, Exported, export};
+pub use arrange::{ExportSpec, Exported, check, export};
 
 use crate::documents::Eot;
 use crate::error::{Error, Result};

@@ -123,12 +123,12 @@ impl NativeSet {
         Ok(Self { segments, ids, n_tokens, n_documents, manifest, sources, block, block_start, buffer: Vec::new() })
     }
 
-    /// The one file that holds all ids, if there is one.
+    /// The one file that holds all ids and nothing else, if there is one; a stream's file may be longer
+    /// than what is committed.
     pub(crate) fn single_file(&self) -> Option<&Path> {
-        match &self.segments[..] {
-            [only] => Some(&only.tokens_path),
-            _ => None,
-        }
+        let [only] = &self.segments[..] else { return None };
+        let n_bytes = only.tokens.metadata().ok()?.len();
+        (n_bytes == self.n_tokens * self.ids.id_bytes as u64).then_some(&only.tokens_path)
     }
 
     /// Where a document's ids lie: their range in the whole set, end-of-text ids included.

@@ -241,6 +241,38 @@ impl Staged {
     }
 }
 
+/// Refuses to replace what is not a set of ours: a directory goes only if `tokend.json` lists each file
+/// in it.
+pub(crate) fn check_replaceable(output: &Path) -> Result<()> {
+    if !output.exists() {
+        return Ok(());
+    }
+    let keep = |what: String| Err(Error::BadOption { option: "force", what });
+    let note = output.join("tokend.json");
+    let listed: Option<Vec<String>> = fs::read(&note).ok().and_then(|bytes| {
+        let note: serde_json::Value = serde_json::from_slice(&bytes).ok()?;
+        let files = (note["format"] == "tokend-export").then(|| note["files"].as_array())??;
+        Some(files.iter().filter_map(|file| file["file"].as_str().map(str::to_owned)).collect())
+    });
+    let Some(listed) = listed else {
+        return keep(format!("{} is no set that tokend made, and stays", output.display()));
+    };
+    for folder in ["", "train/", "val/"] {
+        let path = output.join(folder);
+        let Ok(entries) = fs::read_dir(&path) else { continue };
+        for entry in entries {
+            let entry = entry.map_err(|error| Error::io(&path, "listing", error))?;
+            let name = format!("{folder}{}", entry.file_name().to_string_lossy());
+            let is_folder = entry.file_type().is_ok_and(|kind| kind.is_dir());
+            let known = if is_folder { name == "train" || name == "val" } else { listed.contains(&name) };
+            if !known && name != "tokend.json" {
+                return keep(format!("{} holds {name}, which tokend did not make", output.display()));
+            }
+        }
+    }
+    Ok(())
+}
+
 /// Size and XXH3-64 of a file.
 pub(crate) fn hash_file(path: &Path) -> Result<(u64, String)> {
     let mut file = File::open(path).map_err(|error| Error::io(path, "opening", error))?;

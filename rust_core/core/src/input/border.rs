@@ -2,22 +2,41 @@
 //!
 //! A cut must be exact: what stands left of it and what stands right of it, each encoded on its own,
 //! give the ids of the whole. The splitter knows which places are borders whatever stands around
-//! them (see `Gpt2::is_border`); the document rules exclude places that a separator or a special
+//! them (see `Splitter::is_border`), of which a normalizer may permit fewer; the document rules exclude places that a separator or a special
 //! token reaches over. The last such place before a chunk's nominal end is taken. A chunk without
 //! any, one enormous word say, grows until there is one or the file ends.
 
 use super::Opened;
 use crate::documents::Rules;
+use crate::encode::splitter::Splitter;
 use crate::error::Result;
-use crate::pretokenize::gpt2::Gpt2;
+use crate::staged::Stage;
 
 /// Bytes searched for a border before a whole chunk's worth is.
 const WINDOW_BYTES: u64 = 4096;
 
+/// Knows the places at which the text of a tokenizer can be cut.
+#[derive(Clone, Copy)]
+pub(crate) struct Cuts<'a> {
+    splitter: &'a Splitter,
+    stage: Option<&'a Stage>,
+}
+
+impl<'a> Cuts<'a> {
+    /// `None` where no such place is known.
+    pub(crate) fn new(splitter: &'a Splitter, stage: Option<&'a Stage>) -> Option<Self> {
+        splitter.has_borders().then_some(Self { splitter, stage })
+    }
+
+    fn permits(&self, text: &[u8], at: usize) -> bool {
+        self.splitter.is_border(text, at) && self.stage.is_none_or(|stage| stage.permits(text, at))
+    }
+}
+
 /// A border near `start + chunk_bytes`, or the end of the file.
 pub(crate) fn chunk_end(
     source: &Opened,
-    scanner: &Gpt2,
+    cuts: Cuts<'_>,
     rules: &Rules<'_>,
     start: u64,
     chunk_bytes: u64,
@@ -27,7 +46,7 @@ pub(crate) fn chunk_end(
     if target >= size {
         return Ok(size);
     }
-    let search = Search { source, scanner, rules, start };
+    let search = Search { source, cuts, rules, start };
     let window = target.saturating_sub(WINDOW_BYTES).max(start);
     for (low, high) in [(window, target), (start, window)] {
         if let Some(at) = search.last_in(low, high)? {
@@ -47,7 +66,7 @@ pub(crate) fn chunk_end(
 
 struct Search<'a> {
     source: &'a Opened,
-    scanner: &'a Gpt2,
+    cuts: Cuts<'a>,
     rules: &'a Rules<'a>,
     start: u64,
 }
@@ -61,7 +80,7 @@ impl Search<'_> {
         self.source.read(from, (high + context).min(self.source.size_bytes()), &mut text)?;
         Ok((low + 1..=high).rev().find(|&at| {
             let at = (at - from) as usize;
-            self.scanner.is_border(&text, at) && !self.rules.bridges(&text, at)
+            self.cuts.permits(&text, at) && !self.rules.bridges(&text, at)
         }))
     }
 }

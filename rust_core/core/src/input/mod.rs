@@ -13,20 +13,13 @@
 //!
 //! * [`access`]: which paths may be opened;
 //! * [`border`]: where a big file may be cut;
-//! * [`detect`]: what an input is, by its content;
-//! * [`compressed`]: gzip, zstd, bzip2 and xz as plain bytes;
-//! * [`jsonl`]: the field of a JSON line; [`columnar`]: the column of a parquet or arrow file;
 //! * [`filesystem`]: where mapping is safe;
 //! * [`lease`]: being told before somebody writes;
 //! * [`sigbus`]: pages that vanish all the same.
 
 pub mod access;
 pub(crate) mod border;
-pub mod columnar;
-pub mod compressed;
-pub mod detect;
 mod filesystem;
-pub mod jsonl;
 pub(crate) mod lease;
 mod sigbus;
 

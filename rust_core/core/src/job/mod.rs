@@ -332,7 +332,7 @@ fn make<L: Lane>(
         sources,
         &spec.roots,
         &leases,
-        tokenizer.scanner(),
+        tokenizer.cuts(),
         rules,
         setting("TOKEND_CHUNK_BYTES", CHUNK_BYTES),
         start,

@@ -11,9 +11,9 @@ use super::checkpoint::Position;
 use crate::documents::Rules;
 use crate::error::{Error, Result};
 use crate::input::access::Roots;
+use crate::input::border::{self, Cuts};
 use crate::input::lease::Leases;
-use crate::input::{Opened, Source, border};
-use crate::pretokenize::gpt2::Gpt2;
+use crate::input::{Opened, Source};
 
 /// Most small sources in one batch: bounds the time between two looks at the off switch.
 const BATCH_SOURCES: usize = 512;
@@ -37,7 +37,7 @@ pub(super) struct Planner<'a> {
     sources: &'a [Source],
     roots: &'a Roots,
     leases: &'a Leases,
-    scanner: Option<&'a Gpt2>,
+    cuts: Option<Cuts<'a>>,
     rules: &'a Rules<'a>,
     chunk_bytes: u64,
     cursor: Mutex<Cursor>,
@@ -57,13 +57,13 @@ impl<'a> Planner<'a> {
         sources: &'a [Source],
         roots: &'a Roots,
         leases: &'a Leases,
-        scanner: Option<&'a Gpt2>,
+        cuts: Option<Cuts<'a>>,
         rules: &'a Rules<'a>,
         chunk_bytes: u64,
         start: Position,
     ) -> Self {
         let cursor = Mutex::new(Cursor { sequence: 0, position: start, open: None });
-        Self { sources, roots, leases, scanner, rules, chunk_bytes, cursor }
+        Self { sources, roots, leases, cuts, rules, chunk_bytes, cursor }
     }
 
     /// An upper bound of the pieces of work, so that no threads are started for nothing.
@@ -94,12 +94,12 @@ impl<'a> Planner<'a> {
             Some(source) => source,
             None => self.open(index)?,
         };
-        let Some(scanner) = self.scanner else {
+        let Some(cuts) = self.cuts else {
             let next = Position { source: index + 1, ..Position::default() };
             return Ok(Some(Work::Stream { source, from: std::mem::replace(&mut cursor.position, next) }));
         };
         let start = cursor.position.offset_bytes;
-        let end = border::chunk_end(&source, scanner, self.rules, start, self.chunk_bytes)?;
+        let end = border::chunk_end(&source, cuts, self.rules, start, self.chunk_bytes)?;
         if end == source.size_bytes() {
             cursor.position = Position { source: index + 1, ..Position::default() };
         } else {

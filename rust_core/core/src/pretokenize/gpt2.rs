@@ -16,7 +16,7 @@
 //! are places where a pretoken starts whatever comes before them, so that a file can be cut there and
 //! the parts split on their own.
 
-use super::unicode::Classes;
+use super::unicode::{Classes, is_letter, is_number};
 use super::{Pretokenizer, Split};
 use crate::error::Result;
 
@@ -55,27 +55,15 @@ impl Gpt2 {
     /// Builds the class tables.
     #[must_use]
     pub fn new(classes: &Classes) -> Self {
-        let class = |code: u32| match char::from_u32(code) {
-            Some(c) if classes.is_letter(c) => LETTER,
-            Some(c) if classes.is_number(c) => NUMBER,
-            Some(c) if classes.is_space(c) => SPACE,
+        let class = |category, is_space| match category {
+            category if is_letter(category) => LETTER,
+            category if is_number(category) => NUMBER,
+            _ if is_space => SPACE,
             _ => OTHER,
         };
-        let mut bytes = [MULTIBYTE; 256];
-        for (byte, slot) in bytes.iter_mut().enumerate().take(128) {
-            *slot = class(byte as u32);
-        }
-        let mut rows: Vec<[u8; 64]> = Vec::new();
-        let mut known = rustc_hash::FxHashMap::default();
-        let index = (0..0x11_0000_u32 / 64)
-            .map(|block| {
-                let row: [u8; 64] = std::array::from_fn(|at| class(block * 64 + at as u32));
-                *known.entry(row).or_insert_with(|| {
-                    rows.push(row);
-                    (rows.len() - 1) as u16
-                })
-            })
-            .collect();
+        let (index, rows) = classes.rows(class);
+        let ascii = |byte: usize| rows[usize::from(index[byte / 64])][byte % 64];
+        let bytes = std::array::from_fn(|byte| if byte < 128 { ascii(byte) } else { MULTIBYTE });
         Self { bytes, index, rows }
     }
 
@@ -190,14 +178,14 @@ fn char_start(text: &[u8], mut at: usize) -> usize {
 }
 
 /// The last character of `text`, if it is a whole and valid one.
-fn last_char(text: &[u8]) -> Option<&[u8]> {
+pub(super) fn last_char(text: &[u8]) -> Option<&[u8]> {
     let start = char_start(text, text.len().checked_sub(1)?);
     let last = &text[start..];
     (last.len() <= 4 && std::str::from_utf8(last).is_ok_and(|c| c.chars().count() == 1)).then_some(last)
 }
 
 /// The first character of `text`, if it is a whole and valid one.
-fn first_char(text: &[u8]) -> Option<&[u8]> {
+pub(super) fn first_char(text: &[u8]) -> Option<&[u8]> {
     let len = match *text.first()? {
         0..0x80 => 1,
         0xC2..0xE0 => 2,

@@ -86,15 +86,16 @@ impl Machine {
     /// # Errors
     /// [`Error::BadPattern`] names what is not supported.
     pub fn new(pattern: &str, reference: Reference) -> Result<Self> {
-        let node = parse(pattern, reference)?;
+        Ok(Self::of(&parse(pattern, reference)?, reference))
+    }
+
+    /// Compiles a tree.
+    #[must_use]
+    pub fn of(node: &Node, reference: Reference) -> Self {
         let mut machine = Self { ops: Vec::new(), sets: Vec::new(), classes: classes(reference) };
-        machine.compile(&node);
+        machine.compile(node);
         machine.ops.push(Op::Accept);
-        if machine.ops.len() > 1 << 16 {
-            let what = "it is too large".to_owned();
-            return Err(Error::BadPattern { pattern: pattern.to_owned(), at: 0, what });
-        }
-        Ok(machine)
+        machine
     }
 
     fn set(&mut self, set: &Set) -> usize {

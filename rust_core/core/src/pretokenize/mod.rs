@@ -3,14 +3,22 @@
 //! * [`unicode`]: character classes, per reference;
 //! * [`pattern`]: split patterns as trees, and what is refused;
 //! * [`machine`]: a matcher for any pattern of the supported subset;
+//! * [`alternatives`]: a faster one for the patterns that tokenizers have;
+//! * [`matcher`]: the fastest matcher that a pattern permits;
+//! * [`steps`]: patterns one after the other, each splitting the pieces of the one before;
 //! * [`gpt2`]: a hand-written scanner for GPT-2's pattern, the plain one: it knows borders;
 //! * `scan`: the fast one, a kilobyte at a time.
 
+pub mod alternatives;
 pub mod gpt2;
 pub mod machine;
+pub mod matcher;
 pub mod pattern;
 pub(crate) mod scan;
+pub mod steps;
 pub mod unicode;
+
+pub use matcher::Matcher;
 
 use crate::error::Result;
 

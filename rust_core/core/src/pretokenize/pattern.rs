@@ -2,8 +2,16 @@
 //!
 //! The supported subset is what tokenizers use: literals, classes, `\p{..}` of general categories,
 //! `\s \S \d \D`, `.`, groups, alternation, quantifiers (greedy, lazy, possessive), atomic groups,
-//! look-ahead, case-insensitive ASCII (`(?i:..)`, `(?i)`), and `$` where it has one meaning only.
+//! look-ahead, case-insensitive ASCII (`(?i:..)`, `(?i)`), `$` where it has one meaning only, and for
+//! tiktoken and Hugging Face nested classes with `&&` and `\p{Han}`.
 //! Everything else is refused here by its name, at load: a pattern is matched exactly or not at all.
+//!
+//! Engines read the same text differently. Hugging Face's is Oniguruma with Ruby's syntax, where
+//! `{1,3}+` is a repetition of a repetition and not possessive, `$` and `^` are ends of lines, `\pL`
+//! is three literals, `(?i)` inside an alternative takes the rest of the alternatives with it, and
+//! `(?i:ss)` matches `ß`: the first is read as it is meant there, the others are refused. Properties and
+//! negated classes under `(?i)` are refused for all: they are closed under folding, which makes U+0345,
+//! a mark, a letter.
 
 use std::iter::Peekable;
 use std::str::CharIndices;
@@ -54,6 +62,10 @@ pub struct Set {
     pub categories: Vec<(CategorySet, bool)>,
     pub space: bool,
     pub not_space: bool,
+    /// Classes inside the class.
+    pub nested: Vec<Set>,
+    /// What stands behind `&&`: both must have a character.
+    pub and: Option<Box<Set>>,
 }
 
 impl Set {
@@ -67,12 +79,25 @@ impl Set {
         let inside = self.ranges.iter().any(|&(first, last)| (first..=last).contains(&c))
             || self.categories.iter().any(|(set, inside)| set.has(classes.category(c)) == *inside)
             || (self.space && classes.is_space(c))
-            || (self.not_space && !classes.is_space(c));
+            || (self.not_space && !classes.is_space(c))
+            || self.nested.iter().any(|set| set.has(classes, c));
+        let inside = inside && self.and.as_ref().is_none_or(|set| set.has(classes, c));
         inside != self.negated
     }
 }
 
 impl Node {
+    /// The number of steps of a program for it, about.
+    fn size(&self) -> u64 {
+        match self {
+            Self::Set(_) | Self::End => 1,
+            Self::Sequence(nodes) | Self::Choice(nodes) => nodes.iter().map(|node| node.size() + 2).sum(),
+            Self::Repeat { node, .. } if matches!(**node, Self::Set(_)) => 1,
+            Self::Repeat { node, min, max, .. } => u64::from(max.unwrap_or(min + 1)) * (node.size() + 1) + 2,
+            Self::Atomic(node) | Self::Look { node, .. } => node.size() + 2,
+        }
+    }
+
     /// The least number of characters that the node can match.
     fn min_len(&self) -> u64 {
         match self {
@@ -100,6 +125,9 @@ pub fn parse(pattern: &str, reference: Reference) -> Result<Node> {
     }
     if node.min_len() == 0 {
         return parser.refuse("the pattern can match nothing at all");
+    }
+    if node.size() > 1 << 16 {
+        return parser.refuse("it is too large");
     }
     Ok(node)
 }
@@ -139,28 +167,44 @@ impl Parser<'_> {
 
     /// Alternatives up to a `)` or the end. `fold` is the state of `(?i)` in this group.
     fn choice(&mut self, fold: &mut bool) -> Result<Node> {
-        let mut branches = vec![self.sequence(fold)?];
+        let mut branches = vec![self.sequence(fold, true)?];
         while self.eat('|') {
-            branches.push(self.sequence(fold)?);
+            branches.push(self.sequence(fold, false)?);
         }
         Ok(if branches.len() == 1 { branches.remove(0) } else { Node::Choice(branches) })
     }
 
-    fn sequence(&mut self, fold: &mut bool) -> Result<Node> {
+    fn sequence(&mut self, fold: &mut bool, is_first: bool) -> Result<Node> {
         let mut nodes = Vec::new();
         while let Some(c) = self.peek() {
             if c == '|' || c == ')' {
                 break;
             }
             if self.rest().starts_with("(?i)") {
+                if self.reference == Reference::HuggingFace && !(is_first && nodes.is_empty()) {
+                    return self.refuse("`(?i)` behind the beginning of its group (write `(?i:..)`)");
+                }
                 self.skip(4);
                 *fold = true;
                 continue;
             }
             let node = self.atom(*fold)?;
+            if *fold && self.reference == Reference::HuggingFace {
+                self.check_folds(nodes.last(), &node)?;
+            }
             nodes.push(self.quantified(node)?);
         }
         Ok(if nodes.len() == 1 { nodes.remove(0) } else { Node::Sequence(nodes) })
+    }
+
+    /// Refuses neighbours that Oniguruma matches with one character under `(?i)`: `ss` with `ß`.
+    fn check_folds(&mut self, left: Option<&Node>, right: &Node) -> Result<()> {
+        let (Some(Node::Set(left)), Node::Set(right)) = (left, right) else { return Ok(()) };
+        let pairs = [('s', 's'), ('s', 't'), ('f', 'f'), ('f', 'i'), ('f', 'l')];
+        if pairs.iter().any(|&(l, r)| left.has(self.classes, l) && right.has(self.classes, r)) {
+            return self.refuse("letters under `(?i)` that fold together (ss, st, ff, fi, fl)");
+        }
+        Ok(())
     }
 
     fn atom(&mut self, fold: bool) -> Result<Node> {
@@ -172,8 +216,12 @@ impl Parser<'_> {
                 Ok(Node::Set(Set { negated: true, ..Set::of('\n') }))
             }
             Some('$') => {
-                if self.reference == Reference::PythonRegex {
-                    return self.refuse("`$` (in Python it also matches before a final newline)");
+                match self.reference {
+                    Reference::PythonRegex => {
+                        return self.refuse("`$` (in Python it also matches before a final newline)");
+                    }
+                    Reference::HuggingFace => return self.refuse("`$` (it is the end of a line there)"),
+                    Reference::Tiktoken => {}
                 }
                 self.skip(1);
                 Ok(Node::End)
@@ -254,7 +302,26 @@ impl Parser<'_> {
             return self.refuse("a repetition count whose bounds are the wrong way round");
         }
         self.skip(inside.chars().count() + 2);
+        if self.reference == Reference::HuggingFace {
+            if inside.find(',').is_none() && self.peek() == Some('?') {
+                return self.refuse("`{n}?` (it means `(?:..{n})?` there)");
+            }
+            if self.eat('+') {
+                let once = Box::new(Node::Repeat { node: Box::new(node), min, max, mode: Mode::Greedy });
+                if once.min_len() == 0 {
+                    return self.refuse("a repetition of something that can match nothing");
+                }
+                return self.no_more(Node::Repeat { node: once, min: 1, max: None, mode: Mode::Greedy });
+            }
+        }
         self.repeat(node, min, max)
+    }
+
+    fn no_more(&mut self, node: Node) -> Result<Node> {
+        if matches!(self.peek(), Some('*' | '+' | '?' | '{')) {
+            return self.refuse("a quantifier of a quantifier");
+        }
+        Ok(node)
     }
 
     fn repeat(&mut self, node: Node, min: u32, max: Option<u32>) -> Result<Node> {
@@ -265,13 +332,10 @@ impl Parser<'_> {
         } else {
             Mode::Greedy
         };
-        if matches!(self.peek(), Some('*' | '+' | '?' | '{')) {
-            return self.refuse("a quantifier of a quantifier");
-        }
         if node.min_len() == 0 {
             return self.refuse("a repetition of something that can match nothing");
         }
-        Ok(Node::Repeat { node: Box::new(node), min, max, mode })
+        self.no_more(Node::Repeat { node: Box::new(node), min, max, mode })
     }
 
     /// Adds a range, with the other cases of its ASCII letters under `fold`.
@@ -313,7 +377,7 @@ impl Parser<'_> {
             'r' => Some('\r'),
             't' => Some('\t'),
             'f' => Some('\x0c'),
-            'v' => Some('\x0b'),
+            'v' if self.reference != Reference::HuggingFace => Some('\x0b'),
             'x' | 'u' => return self.code_point(set, fold, c).map(Some),
             'b' | 'B' => return self.refuse("word borders"),
             'w' | 'W' => return self.refuse(r"`\w`"),
@@ -355,6 +419,9 @@ impl Parser<'_> {
                 Some((name, _)) => (name, name.chars().count() + 2),
                 None => return self.refuse(r"an unfinished `\p{`"),
             },
+            None if self.reference == Reference::HuggingFace => {
+                return self.refuse(r"`\p` without braces");
+            }
             None => (rest.get(..1).unwrap_or(""), 1),
         };
         let (name, inside) = name.strip_prefix('^').map_or((name, inside), |name| (name, !inside));
@@ -368,10 +435,16 @@ impl Parser<'_> {
             "Other" => "C",
             name => name,
         };
+        if short == "Han" {
+            let ranges = self.classes.han().collect();
+            set.nested.push(Set { negated: !inside, ranges, ..Set::default() });
+            self.skip(n_chars);
+            return Ok(());
+        }
         let Some(categories) = CategorySet::named(short).filter(|_| short != "C" && short != "Cn") else {
             return self.refuse(&format!("the property `{name}`"));
         };
-        if fold && short.len() > 1 && short.starts_with('L') {
+        if fold {
             return self.refuse("a property that depends on case under `(?i)`");
         }
         self.skip(n_chars);
@@ -382,18 +455,43 @@ impl Parser<'_> {
     fn class(&mut self, fold: bool) -> Result<Set> {
         self.skip(1);
         let mut set = Set { negated: self.eat('^'), ..Set::default() };
+        if set.negated && fold {
+            return self.refuse("a negated class under `(?i)`");
+        }
+        self.class_items(&mut set, fold)?;
+        Ok(set)
+    }
+
+    /// What stands in a class, up to and with its `]`.
+    fn class_items(&mut self, set: &mut Set, fold: bool) -> Result<()> {
         let mut is_first = true;
         loop {
             let Some(c) = self.peek() else { return self.refuse("a `[` without its `]`") };
             if c == ']' && !is_first {
                 self.skip(1);
-                return Ok(set);
+                return Ok(());
             }
             if c == ']' {
                 return self.refuse("an empty class, or a `]` that is not escaped");
             }
             is_first = false;
+            let has_nesting = self.reference != Reference::PythonRegex;
             let rest = self.rest();
+            if rest.starts_with("[:") {
+                return self.refuse("POSIX classes");
+            }
+            if c == '[' && has_nesting {
+                let nested = self.class(fold)?;
+                set.nested.push(nested);
+                continue;
+            }
+            if rest.starts_with("&&") && has_nesting {
+                self.skip(2);
+                let mut right = Set::default();
+                self.class_items(&mut right, fold)?;
+                set.and = Some(Box::new(right));
+                return Ok(());
+            }
             if c == '[' || ["&&", "--", "||", "~~"].iter().any(|operator| rest.starts_with(operator)) {
                 return self.refuse("nested classes and set operations");
             }
@@ -416,14 +514,15 @@ impl Parser<'_> {
                         }
                     };
                     match last {
-                        Some(last) if first <= last => self.add_range(&mut set, first, last, fold)?,
+                        Some(last) if first <= last => self.add_range(set, first, last, fold)?,
                         _ => return self.refuse("a range whose ends are the wrong way round"),
                     }
                 }
-                Some(c) => self.add_range(&mut set, c, c, fold)?,
+                Some(c) => self.add_range(set, c, c, fold)?,
                 None if next_is_range => return self.refuse("a range that begins with a class"),
                 None => {
                     set.categories.extend(one.categories);
+                    set.nested.extend(one.nested);
                     set.space |= one.space;
                     set.not_space |= one.not_space;
                 }
@@ -443,7 +542,7 @@ mod tests {
             (r"(?P<x>a)", "named groups"),
             (r"(a)\1", "back-references"),
             (r"\bword", "word borders"),
-            (r"\p{Han}+", "the property `Han`"),
+            (r"\p{Greek}+", "the property `Greek`"),
             (r"[a&&b]", "nested classes"),
             (r"a*", "can match nothing"),
             (r"(?:a*)+", "a repetition of something"),
@@ -452,11 +551,36 @@ mod tests {
             (r"(?i:é)", "beyond ASCII"),
             (r"(?i:\p{Lu})", "depends on case"),
             (r"^a", "the anchor"),
+            (r"(?i:\p{L})", "depends on case"),
+            (r"(?i:[^a])", "a negated class under"),
             (r"a{2,1}", "wrong way round"),
             (r"a$", "final newline"),
         ] {
             let error = parse(pattern, Reference::PythonRegex).expect_err(pattern).to_string();
             assert!(error.contains(what), "{pattern}: {error}");
+        }
+        for (pattern, what) in [
+            (r"a$", "end of a line"),
+            (r"\pL", "without braces"),
+            (r"a(?i)b", "behind the beginning"),
+            (r"(?i:ss)", "fold together"),
+            (r"a{2}?", "`{n}?`"),
+            (r"[[:alpha:]]", "POSIX"),
+            (r"[a||b]", "set operations"),
+            (r"\v", "the escape"),
+        ] {
+            let error = parse(pattern, Reference::HuggingFace).expect_err(pattern).to_string();
+            assert!(error.contains(what), "{pattern}: {error}");
+        }
+    }
+
+    #[test]
+    fn classes_nest_and_meet() {
+        let parsed = parse(r"[\p{Lo}\p{M}&&[^\p{Han}]]", Reference::HuggingFace).expect("supported");
+        let Node::Set(set) = parsed else { panic!("{parsed:?}") };
+        let classes = classes(Reference::HuggingFace);
+        for (c, inside) in [('中', false), ('あ', true), ('\u{301}', true), ('a', false)] {
+            assert_eq!(set.has(classes, c), inside, "{c}");
         }
     }
 }

@@ -209,12 +209,16 @@ impl<'a> BinSink<'a> {
             self.folder.rename(&partials[0], &finals[0], force)?;
             self.folder.rename(&partials[1], &finals[1], force)?;
             self.folder.sync()?;
-            self.folder.rename(&partials[2], &finals[2], force)
+            self.folder.rename(&partials[2], &finals[2], force)?;
+            // A set whose names may not last is not there, so that a job that fails has made nothing.
+            self.folder.sync().inspect_err(|_| {
+                let _ = self.folder.remove(&finals[2]);
+            })
         })();
         if result.is_err() {
             let _ = undo(&self.folder, &self.names);
         }
-        result.and_then(|()| self.folder.sync())
+        result
     }
 }
 

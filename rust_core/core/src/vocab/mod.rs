@@ -1,7 +1,9 @@
 //! Vocabularies: which bytes an id stands for, how bytes merge, how text is split.
 //!
 //! One file per format: [`simple_bpe`] (`.model`), [`merges_txt`] (`vocab.json` + `merges.txt`),
-//! [`rank_file`] (tiktoken), [`gpt2`] (the bundled one); `from_merges` stands here. Every loader
+//! [`rank_file`] (tiktoken), [`named`] (published rank files), [`tekken`] (Mistral's), [`hf_json`]
+//! (`tokenizer.json`), [`gpt2`] (the bundled one);
+//! `from_merges` stands here. Every loader
 //! checks what it reads and names the line of what it refuses; afterwards a vocabulary is immutable.
 //!
 //! The **fingerprint** is the SHA-256 of this, numbers little-endian, texts and byte strings with
@@ -9,7 +11,7 @@
 //!
 //! ```text
 //! "tokend vocabulary 1"
-//! reference            u8   0 tiktoken, 1 Python regex
+//! reference            u8   0 tiktoken, 1 Python regex, 2 Hugging Face
 //! rule                 u8   0 ranks, 1 merge list
 //! pattern              text
 //! class tables' hash   text
@@ -17,18 +19,24 @@
 //! merges               u32 count, then for each: u32 left, u32 right, u32 result   (0 for ranks)
 //! order of specials    u8   0 as listed, 1 longest first
 //! special tokens       u32 count, then for each, as listed (longest first: by id): text, u32 id
+//! Han                  u32 first, u32 last of each range of `\p{Han}`, where the pattern has it
+//! pipeline             text as `pipeline` writes it, then the ranges of `Digits`; Hugging Face only
 //! ```
 //!
 //! Names and paths are not in it: the same tokenizer from another file has the same fingerprint.
 
 pub mod gpt2;
+mod hf_json;
 mod merges_txt;
+pub mod named;
+pub mod pipeline;
 mod rank_file;
 mod simple_bpe;
+mod tekken;
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use rustc_hash::FxHashMap;
 use sha2::{Digest, Sha256};
@@ -36,12 +44,14 @@ use sha2::{Digest, Sha256};
 use crate::bpe::pairs::MISSING;
 use crate::error::{Error, Result};
 use crate::pretokenize::unicode::classes;
+use pipeline::{Pipeline, TokenFlags};
 
 /// Whose results are the truth for a vocabulary: its class tables come from there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reference {
     Tiktoken,
     PythonRegex,
+    HuggingFace,
 }
 
 /// How merges are chosen.
@@ -83,6 +93,10 @@ pub struct Vocabulary {
     n_tokens: usize,
     len_ids: u32,
     fingerprint: String,
+    pipeline: Option<Box<Pipeline>>,
+    /// Ids that no text gives, but that decode: entries of a `tokenizer.json` that are not spelled in
+    /// bytes.
+    unreachable: BTreeMap<u32, Vec<u8>>,
 }
 
 /// What a loader has read; [`Parts::build`] checks what all formats have in common.
@@ -104,8 +118,17 @@ const TOKEN_MAX_BYTES: usize = 65_535;
 
 impl Parts {
     fn build(self) -> Result<Vocabulary> {
+        self.build_with(None, BTreeMap::new())
+    }
+
+    fn build_with(
+        self,
+        pipeline: Option<Pipeline>,
+        unreachable: BTreeMap<u32, Vec<u8>>,
+    ) -> Result<Vocabulary> {
         let refuse = |what: String| Err(Error::BadTokenizer { name: self.name.clone(), what });
-        let largest = self.tokens.keys().copied().chain(self.specials.iter().map(|special| special.id)).max();
+        let special_ids = self.specials.iter().map(|special| special.id);
+        let largest = self.tokens.keys().chain(unreachable.keys()).copied().chain(special_ids).max();
         let Some(largest) = largest else { return refuse("it has no tokens".into()) };
         if largest >= ID_MAX.min(MISSING) {
             return refuse(format!("id {largest} is too large (the limit is {ID_MAX})"));
@@ -137,7 +160,9 @@ impl Parts {
                     twin.text, twin.id, special.id
                 ));
             }
-            if let Some(other) = self.specials[..at].iter().find(|other| other.id == special.id) {
+            if let Some(other) = self.specials[..at].iter().find(|other| other.id == special.id)
+                && !named::may_share(&self.name, special.id)
+            {
                 return refuse(format!(
                     "special tokens {:?} and {:?} share id {}",
                     other.text, special.text, other.id
@@ -154,6 +179,7 @@ impl Parts {
             }
         }
         let n_tokens = tokens.iter().flatten().count()
+            + unreachable.len()
             + self.specials.iter().filter(|special| tokens[special.id as usize].is_none()).count();
         let mut vocab = Vocabulary {
             name: self.name,
@@ -167,6 +193,8 @@ impl Parts {
             n_tokens,
             len_ids: largest + 1,
             fingerprint: String::new(),
+            pipeline: pipeline.map(Box::new),
+            unreachable,
         };
         vocab.fingerprint = vocab.compute_fingerprint();
         Ok(vocab)
@@ -174,8 +202,9 @@ impl Parts {
 }
 
 impl Vocabulary {
-    /// Loads a vocabulary by name (`gpt2`) or path: a `.model` file, or a folder with `vocab.json` and
-    /// `merges.txt` (or either of these files; `encoder.json` and `vocab.bpe` are accepted as well).
+    /// Loads a vocabulary by name (`gpt2`), by name and rank file (`cl100k_base=PATH`) or by path: a `.model` file, a `tokenizer.json` or a folder with
+    /// one, a `tekken.json`, or a folder with `vocab.json` and `merges.txt` (or either of these files; `encoder.json` and
+    /// `vocab.bpe` are accepted as well).
     ///
     /// # Errors
     /// [`Error::NotFound`], [`Error::BadLine`] with the line, [`Error::BadTokenizer`].
@@ -185,23 +214,38 @@ impl Vocabulary {
         if name_or_path == "gpt2" {
             return Ok(Self::gpt2());
         }
+        if let Some((name, path)) = named::split(name_or_path) {
+            return named::load(name, path);
+        }
         if extension == "model" {
             return simple_bpe::load(path);
+        }
+        if let Some(json) = json_path(path) {
+            let text = read_text(&json)?;
+            return if tekken::is_one(&text) {
+                tekken::load(&json, &text)
+            } else {
+                hf_json::load(&json, &text)
+            };
         }
         if path.is_dir() || matches!(extension, "json" | "txt" | "bpe") {
             return merges_txt::load(path);
         }
         if extension == "tiktoken" {
             let what = "a rank file says nothing of its pattern and special tokens; \
-                        load it with Tokenizer.from_tiktoken(path, pattern=..., special_tokens=...)";
+                        name it (cl100k_base=PATH), or load it with \
+                        Tokenizer.from_tiktoken(path, pattern=..., special_tokens=...)";
             return Err(Error::BadTokenizer { name: name_or_path.to_owned(), what: what.to_owned() });
         }
         if name_or_path.contains('/') && !path.exists() {
             return Err(Error::NotFound { path: path.to_owned() });
         }
-        let what =
-            "unknown tokenizer; give `gpt2`, a .model file, or a folder with vocab.json and merges.txt";
-        Err(Error::BadTokenizer { name: name_or_path.to_owned(), what: what.to_owned() })
+        let what = format!(
+            "unknown tokenizer; give `gpt2`, a tokenizer.json, a tekken.json, a .model file, a folder with \
+             vocab.json and merges.txt, or NAME=RANK_FILE with one of {}",
+            named::names()
+        );
+        Err(Error::BadTokenizer { name: name_or_path.to_owned(), what })
     }
 
     /// GPT-2's vocabulary, which the crate carries.
@@ -303,9 +347,11 @@ impl Vocabulary {
     #[must_use]
     pub fn token(&self, id: u32) -> Option<&[u8]> {
         let ordinary = self.tokens.get(id as usize)?.as_deref();
-        ordinary.or_else(|| {
-            self.specials.iter().find(|special| special.id == id).map(|special| special.text.as_bytes())
-        })
+        ordinary
+            .or_else(|| {
+                self.specials.iter().find(|special| special.id == id).map(|special| special.text.as_bytes())
+            })
+            .or_else(|| self.unreachable.get(&id).map(Vec::as_slice))
     }
 
     /// The tokens that merging can give, by id.
@@ -337,7 +383,29 @@ impl Vocabulary {
         self.special_order
     }
 
-    /// The split pattern.
+    /// What a `tokenizer.json` says beyond tokens and merges; `None` for other formats.
+    #[must_use]
+    pub fn pipeline(&self) -> Option<&Pipeline> {
+        self.pipeline.as_deref()
+    }
+
+    /// How the special token at a place of the list is found.
+    #[must_use]
+    pub fn flags(&self, at: usize) -> TokenFlags {
+        self.pipeline
+            .as_ref()
+            .and_then(|pipeline| pipeline.flags.get(at))
+            .copied()
+            .unwrap_or(TokenFlags::SPECIAL)
+    }
+
+    /// Whether a pretoken that is a token is that token, whatever merges make of it.
+    #[must_use]
+    pub fn is_whole_first(&self) -> bool {
+        self.pipeline.as_ref().map_or(self.merges == Merges::Ranks, |pipeline| pipeline.ignore_merges)
+    }
+
+    /// The split pattern, or the steps where one pattern does not say it all.
     #[must_use]
     pub fn pattern(&self) -> &str {
         &self.pattern
@@ -378,7 +446,11 @@ impl Vocabulary {
         let mut hash = Fingerprint(Sha256::new());
         hash.0.update(b"tokend vocabulary 1");
         hash.0.update([
-            u8::from(self.reference == Reference::PythonRegex),
+            match self.reference {
+                Reference::Tiktoken => 0,
+                Reference::PythonRegex => 1,
+                Reference::HuggingFace => 2,
+            },
             u8::from(matches!(self.merges, Merges::List(_))),
         ]);
         hash.bytes(self.pattern.as_bytes());
@@ -406,6 +478,19 @@ impl Vocabulary {
             hash.bytes(special.text.as_bytes());
             hash.number(special.id);
         }
+        if self.pattern.contains("Han}") {
+            for (first, last) in classes(self.reference).han() {
+                hash.number(first.into());
+                hash.number(last.into());
+            }
+        }
+        if let Some(pipeline) = &self.pipeline {
+            hash.bytes(&pipeline.canonical());
+            for (first, last) in classes(self.reference).digits() {
+                hash.number(first.into());
+                hash.number(last.into());
+            }
+        }
         let mut text = String::with_capacity(64);
         for byte in hash.0.finalize() {
             let _ = write!(text, "{byte:02x}");
@@ -425,6 +510,17 @@ impl Fingerprint {
         self.number(bytes.len() as u32);
         self.0.update(bytes);
     }
+}
+
+/// The JSON file with everything in it that a path means: any other `.json` than those of a pair of
+/// files, or the `tokenizer.json` in a folder.
+fn json_path(path: &Path) -> Option<PathBuf> {
+    if path.is_dir() {
+        return Some(path.join("tokenizer.json")).filter(|json| json.exists());
+    }
+    let is_json = path.extension().is_some_and(|extension| extension == "json");
+    let name = path.file_name()?;
+    (is_json && name != "vocab.json" && name != "encoder.json" && path.exists()).then(|| path.to_owned())
 }
 
 /// Bytes for a message.

@@ -1,15 +1,21 @@
-//! tiktoken's rank files: a token per line, `base64(bytes) rank`, in any order.
+//! tiktoken's rank files: a token per line, `base64(bytes) rank`, in any order; gzipped ones, too.
 //!
 //! The rank is the id and the priority. Bytes without a token of their own are allowed here, as the
 //! reference allows them: a text that needs one fails when it is encoded.
 
 use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::io::Read as _;
 use std::path::Path;
 
 use rustc_hash::FxHashMap;
+use sha2::{Digest, Sha256};
 
 use super::{Merges, Parts, Reference, SpecialOrder, SpecialToken, Vocabulary};
 use crate::error::{Error, Result};
+
+/// A gzipped file larger than this is no rank file.
+const UNPACKED_MAX_BYTES: u64 = 1 << 30;
 
 pub(super) fn load(
     path: &Path,
@@ -17,7 +23,35 @@ pub(super) fn load(
     specials: Vec<SpecialToken>,
     name: &str,
 ) -> Result<Vocabulary> {
-    let text = std::fs::read(path).map_err(|error| Error::io(path, "reading", error))?;
+    parse(path, &read(path)?.0, pattern, specials, name)
+}
+
+/// The bytes of a rank file, unpacked if it is gzipped, and their SHA-256 in hexadecimal digits.
+pub(super) fn read(path: &Path) -> Result<(Vec<u8>, String)> {
+    let fail = |error| Error::io(path, "reading", error);
+    let mut text = std::fs::read(path).map_err(fail)?;
+    if text.starts_with(&[0x1F, 0x8B]) {
+        let mut unpacked = Vec::new();
+        let packed = flate2::read::MultiGzDecoder::new(&text[..]);
+        packed.take(UNPACKED_MAX_BYTES).read_to_end(&mut unpacked).map_err(fail)?;
+        text = unpacked;
+    }
+    let digest = Sha256::digest(&text);
+    let sha256 = digest.iter().fold(String::new(), |mut digits, byte| {
+        let _ = write!(digits, "{byte:02x}");
+        digits
+    });
+    Ok((text, sha256))
+}
+
+/// Reads the lines of a rank file.
+pub(super) fn parse(
+    path: &Path,
+    text: &[u8],
+    pattern: &str,
+    specials: Vec<SpecialToken>,
+    name: &str,
+) -> Result<Vocabulary> {
     let mut tokens = BTreeMap::new();
     let mut lines: FxHashMap<Vec<u8>, usize> = FxHashMap::default();
     for (at, line) in text.split(|&byte| byte == b'\n').enumerate() {
@@ -57,7 +91,7 @@ pub(super) fn load(
 }
 
 /// Standard base64 with padding, strictly.
-fn decode_base64(text: &[u8]) -> Option<Vec<u8>> {
+pub(super) fn decode_base64(text: &[u8]) -> Option<Vec<u8>> {
     let value = |byte: u8| match byte {
         b'A'..=b'Z' => Some(byte - b'A'),
         b'a'..=b'z' => Some(byte - b'a' + 26),

@@ -145,8 +145,8 @@ impl ShortPairs {
             )
         };
         // Of two entries at most one has the pair's tag. Empty places have the priority NEVER.
-        let a = if (a ^ first) & 0xFFFF == 0 { (a >> 16) as u16 } else { NEVER };
-        let b = if (b ^ second) & 0xFFFF == 0 { (b >> 16) as u16 } else { NEVER };
+        let a = if a as u16 == first as u16 { (a >> 16) as u16 } else { NEVER };
+        let b = if b as u16 == second as u16 { (b >> 16) as u16 } else { NEVER };
         a.min(b)
     }
 
@@ -215,15 +215,16 @@ pub(crate) unsafe fn portable(pairs: &ShortPairs, words: &mut [Word]) {
         let mut n = word.n_bytes as usize;
         let mut symbols = [NEVER; 16];
         let mut priorities = [NEVER; 16];
-        for at in 0..n {
-            symbols[at] = u16::from(word.bytes[at]);
+        for (symbol, &byte) in symbols.iter_mut().zip(word.text()) {
+            *symbol = u16::from(byte);
         }
-        for at in 0..n - 1 {
-            priorities[at] = pairs.of_bytes(u16::from_le_bytes([word.bytes[at], word.bytes[at + 1]]));
+        for (priority, pair) in priorities.iter_mut().zip(word.text().windows(2)) {
+            *priority = pairs.of_bytes(u16::from_le_bytes([pair[0], pair[1]]));
         }
         loop {
             // The least priority with its place in one number: the leftmost of equals is the least.
-            let least = (0..16).map(|at| u32::from(priorities[at]) << 16 | at as u32).min().unwrap_or(u32::MAX);
+            let least =
+                (0..16).map(|at| u32::from(priorities[at]) << 16 | at as u32).min().unwrap_or(u32::MAX);
             let (priority, at) = ((least >> 16) as u16, (least & 0xFFFF) as usize);
             if priority == NEVER {
                 break;

@@ -1,5 +1,13 @@
 //! Merging short words with vector registers; see the module above.
 
+#![allow(
+    clippy::wildcard_imports,
+    clippy::cast_possible_wrap,
+    clippy::cast_ptr_alignment,
+    clippy::similar_names,
+    reason = "intrinsics by name; their lanes are signed by convention and their loads unaligned where said"
+)]
+
 use std::arch::x86_64::*;
 
 use super::{NEVER, ShortPairs, Word};
@@ -52,8 +60,22 @@ fn byte_priorities(pairs: &ShortPairs, word: &Word) -> __m256i {
     let bytes = u128::from_le_bytes(word.bytes);
     let pair = |at: u32| pairs.of_bytes((bytes >> (8 * at)) as u16) as i16;
     let all = _mm256_setr_epi16(
-        pair(0), pair(1), pair(2), pair(3), pair(4), pair(5), pair(6), pair(7),
-        pair(8), pair(9), pair(10), pair(11), pair(12), pair(13), -1, -1,
+        pair(0),
+        pair(1),
+        pair(2),
+        pair(3),
+        pair(4),
+        pair(5),
+        pair(6),
+        pair(7),
+        pair(8),
+        pair(9),
+        pair(10),
+        pair(11),
+        pair(12),
+        pair(13),
+        -1,
+        -1,
     );
     // Lanes from the last byte on have no pair.
     let last = _mm256_set1_epi16(word.n_bytes as i16 - 1);

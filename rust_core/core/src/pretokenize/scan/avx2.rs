@@ -5,6 +5,14 @@
 //! mixed blocks go by last byte, all characters of a block at once, or one by one. Continuation bytes then
 //! take the nearest class before them, up to three bytes back.
 
+#![allow(
+    clippy::wildcard_imports,
+    clippy::cast_possible_wrap,
+    clippy::cast_ptr_alignment,
+    clippy::similar_names,
+    reason = "intrinsics by name; their lanes are signed by convention and their loads unaligned where said"
+)]
+
 use std::arch::x86_64::*;
 
 use super::repair::{contractions, wide_spaces};
@@ -66,7 +74,7 @@ unsafe fn flagged(classes: *const u8, flag: u8) -> u64 {
 /// See [`super::portable::classify`].
 ///
 /// # Safety
-/// As there, with READ_AHEAD readable behind the blocks.
+/// As there, with `READ_AHEAD` readable behind the blocks.
 #[target_feature(enable = "avx2,bmi1,bmi2,lzcnt,popcnt")]
 pub(crate) unsafe fn classify(t: &ScanTables, src: *const u8, n_blocks: usize, classes: *mut u8) -> u64 {
     let mut wide = 0;
@@ -106,7 +114,13 @@ pub(crate) unsafe fn classify(t: &ScanTables, src: *const u8, n_blocks: usize, c
 /// As for [`classify`], for half a block.
 #[inline(never)]
 #[target_feature(enable = "avx2,bmi1,bmi2,lzcnt,popcnt")]
-unsafe fn classify_wide(t: &ScanTables, src: *const u8, bytes: __m256i, ascii: __m256i, before: __m256i) -> __m256i {
+unsafe fn classify_wide(
+    t: &ScanTables,
+    src: *const u8,
+    bytes: __m256i,
+    ascii: __m256i,
+    before: __m256i,
+) -> __m256i {
     let zero = _mm256_setzero_si256();
     // As signed numbers: lead bytes are -64 to -1, continuation bytes below -64.
     let is_wide = _mm256_cmpgt_epi8(zero, bytes);
@@ -160,8 +174,8 @@ unsafe fn classify_wide(t: &ScanTables, src: *const u8, bytes: __m256i, ascii: _
 #[target_feature(enable = "avx2")]
 fn iota() -> __m256i {
     _mm256_setr_epi8(
-        0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 29,
-        30, 31,
+        0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27,
+        28, 29, 30, 31,
     )
 }
 
@@ -194,9 +208,8 @@ pub(crate) unsafe fn starts(
                 let own = load(classes.add(at));
                 let before = load(classes.add(at).sub(1));
                 let behind = load(classes.add(at + 1));
-                let none = |class: __m256i, flag: u8| {
-                    _mm256_cmpeq_epi8(_mm256_and_si256(class, splat(flag)), zero)
-                };
+                let none =
+                    |class: __m256i, flag: u8| _mm256_cmpeq_epi8(_mm256_and_si256(class, splat(flag)), zero);
                 let same = none(_mm256_xor_si256(own, before), NIBBLE);
                 let no_space = none(own, SPACE);
                 let not_glued = none(before, GLUES);
@@ -217,13 +230,13 @@ pub(crate) unsafe fn starts(
                 let cuts = |at: usize| {
                     let bytes = _mm256_loadu_si256(src.add(at).cast());
                     let before = _mm256_loadu_si256(src.add(at).sub(1).cast());
-                    let is_lead =
-                        _mm256_and_si256(_mm256_cmpgt_epi8(zero, bytes), _mm256_cmpgt_epi8(bytes, splat(0xBF)));
-                    let is_tail = _mm256_cmpgt_epi8(splat(0xC0), before);
-                    let bridged = _mm256_and_si256(
-                        look_up_64(&t.cuts.before, before),
-                        look_up_64(&t.cuts.lead, bytes),
+                    let is_lead = _mm256_and_si256(
+                        _mm256_cmpgt_epi8(zero, bytes),
+                        _mm256_cmpgt_epi8(bytes, splat(0xBF)),
                     );
+                    let is_tail = _mm256_cmpgt_epi8(splat(0xC0), before);
+                    let bridged =
+                        _mm256_and_si256(look_up_64(&t.cuts.before, before), look_up_64(&t.cuts.lead, bytes));
                     let inert = _mm256_cmpeq_epi8(bridged, zero);
                     _mm256_and_si256(inert, _mm256_and_si256(is_lead, is_tail))
                 };

@@ -6,6 +6,14 @@
 //! nothing passes through memory. Starts come from three overlapping loads of the class bytes, and
 //! `vpcompressb` turns their mask into positions.
 
+#![allow(
+    clippy::wildcard_imports,
+    clippy::cast_possible_wrap,
+    clippy::cast_ptr_alignment,
+    clippy::similar_names,
+    reason = "intrinsics by name; their lanes are signed by convention and their loads unaligned where said"
+)]
+
 use std::arch::x86_64::*;
 
 use super::repair::{contractions, wide_spaces};
@@ -43,7 +51,7 @@ fn splat(byte: u8) -> __m512i {
 /// See [`super::portable::classify`].
 ///
 /// # Safety
-/// As there, with READ_AHEAD readable behind the blocks; `classes` is aligned to 64.
+/// As there, with `READ_AHEAD` readable behind the blocks; `classes` is aligned to 64.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vbmi,avx512vbmi2,bmi1,bmi2,lzcnt,popcnt")]
 pub(crate) unsafe fn classify(t: &ScanTables, src: *const u8, n_blocks: usize, classes: *mut u8) -> u64 {
     // SAFETY: `ascii` is 128 bytes, aligned to 64 as the first field.

@@ -68,7 +68,7 @@ pub(crate) const STARTS_ROOM: usize = BATCH + BLOCK;
 struct ClassBuffer([u8; BLOCK * (BATCH_BLOCKS + 3)]);
 
 /// Bytes of a text's end that are copied, and the room that the copy needs: what is copied, the rest
-/// of its last block, a block behind, and READ_AHEAD.
+/// of its last block, a block behind, and `READ_AHEAD`.
 const TAIL_COPIED: usize = BATCH + 4 * READ_AHEAD;
 const TAIL_ROOM: usize = TAIL_COPIED + 2 * BLOCK + READ_AHEAD;
 
@@ -152,7 +152,7 @@ impl Scan {
         n
     }
 
-    /// A pointer to the batch's text with `len` bytes, READ_AHEAD and a byte before it readable: into
+    /// A pointer to the batch's text with `len` bytes, `READ_AHEAD` and a byte before it readable: into
     /// the text itself, or into a copy of its beginning or end.
     fn source(&mut self, text: &[u8], len: usize) -> *const u8 {
         let at = self.at;

@@ -59,8 +59,7 @@ pub(super) unsafe fn characters(t: &ScanTables, src: *const u8, classes: *mut u8
         unsafe {
             let bytes = src.add(at).cast::<[u8; 4]>().read();
             // A continuation byte has the class of the byte before it.
-            *classes.add(at) =
-                if bytes[0] < 0xC0 { *classes.add(at).sub(1) } else { t.class(bytes) };
+            *classes.add(at) = if bytes[0] < 0xC0 { *classes.add(at).sub(1) } else { t.class(bytes) };
         }
     }
 }
@@ -68,7 +67,7 @@ pub(super) unsafe fn characters(t: &ScanTables, src: *const u8, classes: *mut u8
 /// Finds the starts of `n_blocks` blocks and writes them, plus `rel`, to `out`; returns how many.
 ///
 /// # Safety
-/// The blocks and READ_AHEAD can be read at `src`, and a byte before them; the blocks and one before
+/// The blocks and `READ_AHEAD` can be read at `src`, and a byte before them; the blocks and one before
 /// and behind them are valid at `classes`; `out` has room for a start per byte.
 pub(crate) unsafe fn starts(
     t: &ScanTables,
@@ -141,16 +140,15 @@ pub(super) unsafe fn flatten(mut bits: u64, base: u32, out: *mut u32) -> usize {
 unsafe fn word_starts(classes: *const u8) -> u64 {
     let byte = |bits: u8| u64::from(bits) * SPREAD;
     // SAFETY: as the caller promises.
-    let [before, own, behind] = unsafe {
-        [classes.sub(1), classes, classes.add(1)].map(|at| at.cast::<u64>().read_unaligned())
-    };
+    let [before, own, behind] =
+        unsafe { [classes.sub(1), classes, classes.add(1)].map(|at| at.cast::<u64>().read_unaligned()) };
     // Nibbles are below 0x10, so adding 0x0F carries into bit 4 exactly where they differ.
     let differs = ((before ^ own) & byte(NIBBLE)) + byte(NIBBLE);
     let differs = differs >> 4 & SPREAD;
     let space = own >> 3 & SPREAD;
     let glued = before >> 4 & SPREAD;
     let no_space_behind = !(behind >> 3) & SPREAD;
-    debug_assert!(SPACE == 8 && GLUES == 16);
+    const { assert!(SPACE == 8 && GLUES == 16) };
     gather((!space & differs & !glued) | (space & (differs | no_space_behind)))
 }
 

@@ -4,7 +4,7 @@ use rustc_hash::FxHashMap;
 
 use super::{APOSTROPHE, GLUES, LETTER, NUMBER, OTHER, SPACE, WIDE_SPACE};
 use crate::bpe::inert::Bridges;
-use crate::pretokenize::unicode::Classes;
+use crate::pretokenize::unicode::{Classes, is_letter, is_number};
 
 /// A table for `vpermb`: one entry per value of a byte's low six bits.
 #[repr(C, align(64))]
@@ -15,8 +15,17 @@ pub(crate) struct Table64(pub(crate) [u8; 64]);
 /// (`second` 0), or a lead byte and the byte after it. Chosen for how often texts have them: accented
 /// Latin letters, typographic quotes, kana and CJK punctuation, full-width forms, Devanagari.
 pub(crate) const GROUPS: [(u8, u8); 11] = [
-    (0xC3, 0), (0xC2, 0), (0xE2, 0x80), (0xE3, 0x80), (0xE3, 0x81), (0xE3, 0x82), (0xE3, 0x83), (0xEF, 0xBC),
-    (0xEF, 0xBD), (0xE0, 0xA4), (0xE0, 0xA5),
+    (0xC3, 0),
+    (0xC2, 0),
+    (0xE2, 0x80),
+    (0xE3, 0x80),
+    (0xE3, 0x81),
+    (0xE3, 0x82),
+    (0xE3, 0x83),
+    (0xEF, 0xBC),
+    (0xEF, 0xBD),
+    (0xE0, 0xA4),
+    (0xE0, 0xA5),
 ];
 
 pub(crate) const NO_GROUP: u8 = u8::MAX;
@@ -55,27 +64,17 @@ pub(crate) struct CutTables {
 impl ScanTables {
     /// Builds the tables; cuts only where `bridges` are given.
     pub(crate) fn new(classes: &Classes, bridges: Option<&Bridges>) -> Self {
-        let class = |code: u32| match char::from_u32(code) {
-            Some(c) if classes.is_letter(c) => LETTER,
-            Some(c) if classes.is_number(c) => NUMBER,
-            Some(c) if classes.is_space(c) && code >= 128 => SPACE | WIDE_SPACE,
-            Some(c) if classes.is_space(c) => SPACE,
+        let class = |category, is_space| match category {
+            category if is_letter(category) => LETTER,
+            category if is_number(category) => NUMBER,
+            _ if is_space => SPACE | WIDE_SPACE,
             _ => OTHER,
         };
-        let mut ascii = std::array::from_fn(|code| class(code as u32));
+        let (index, rows) = classes.rows(class);
+        let mut ascii =
+            std::array::from_fn(|code| rows[usize::from(index[code / 64])][code % 64] & !WIDE_SPACE);
         ascii[usize::from(b' ')] |= GLUES;
         ascii[usize::from(b'\'')] |= APOSTROPHE;
-        let mut rows: Vec<[u8; 64]> = Vec::new();
-        let mut known = FxHashMap::default();
-        let index: Box<[u16]> = (0..0x11_0000_u32 / 64)
-            .map(|block| {
-                let row: [u8; 64] = std::array::from_fn(|at| class(block * 64 + at as u32));
-                *known.entry(row).or_insert_with(|| {
-                    rows.push(row);
-                    (rows.len() - 1) as u16
-                })
-            })
-            .collect();
         let row = |block: usize| rows[usize::from(index[block])];
         let groups = GROUPS.map(|(lead, second)| {
             let block = if second == 0 {

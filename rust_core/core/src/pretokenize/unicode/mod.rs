@@ -1,10 +1,11 @@
 //! Character classes, per reference engine.
 //!
 //! Engines freeze different versions of Unicode: tiktoken's and Python's `regex` disagree on
-//! thousands of code points. A class table therefore belongs to the reference whose ids are to be
+//! thousands of code points, and Hugging Face's is a third one. A class table therefore belongs to the reference whose ids are to be
 //! matched; it is generated from that engine itself (`tools/gen_unicode.py`) and enters the
 //! tokenizer's fingerprint.
 
+mod huggingface;
 mod python_regex;
 mod tiktoken;
 
@@ -56,24 +57,58 @@ pub struct Classes {
     index: Vec<u16>,
     /// Category in the low bits, [`SPACE_FLAG`] above.
     blocks: Vec<[u8; BLOCK]>,
-    folds: &'static [(char, u32)],
+    tables: &'static Tables,
     hash: String,
 }
 
+/// What `tools/gen_unicode.py` asked an engine.
+struct Tables {
+    categories: &'static [(u32, u32, u8)],
+    spaces: &'static [(u32, u32)],
+    folds: &'static [(char, u32)],
+    han: &'static [(u32, u32)],
+    /// What the step `Digits` takes for a number; only Hugging Face has it.
+    digits: &'static [(u32, u32)],
+}
+
+static TIKTOKEN: Tables = Tables {
+    categories: tiktoken::CATEGORIES,
+    spaces: tiktoken::SPACES,
+    folds: tiktoken::FOLDS,
+    han: tiktoken::HAN,
+    digits: &[],
+};
+
+static PYTHON_REGEX: Tables = Tables {
+    categories: python_regex::CATEGORIES,
+    spaces: python_regex::SPACES,
+    folds: python_regex::FOLDS,
+    han: python_regex::HAN,
+    digits: &[],
+};
+
+static HUGGING_FACE: Tables = Tables {
+    categories: huggingface::CATEGORIES,
+    spaces: huggingface::SPACES,
+    folds: huggingface::FOLDS,
+    han: huggingface::HAN,
+    digits: huggingface::DIGITS,
+};
+
 impl Classes {
-    fn new(ranges: &[(u32, u32, u8)], spaces: &[(u32, u32)], folds: &'static [(char, u32)]) -> Self {
+    fn new(tables: &'static Tables) -> Self {
         let mut flat = vec![UNASSIGNED; 0x11_0000];
-        for &(first, last, category) in ranges {
+        for &(first, last, category) in tables.categories {
             flat[first as usize..=last as usize].fill(category);
         }
-        for &(first, last) in spaces {
+        for &(first, last) in tables.spaces {
             for class in &mut flat[first as usize..=last as usize] {
                 *class |= SPACE_FLAG;
             }
         }
         let mut digest = Sha256::new();
         digest.update(&flat);
-        for (letter, other) in folds {
+        for (letter, other) in tables.folds {
             digest.update(u32::from(*letter).to_le_bytes());
             digest.update(other.to_le_bytes());
         }
@@ -93,13 +128,30 @@ impl Classes {
                 })
             })
             .collect();
-        Self { index, blocks, folds, hash }
+        Self { index, blocks, tables, hash }
     }
 
+    /// Category and whitespace in one number.
     #[inline]
-    fn class(&self, c: char) -> u8 {
+    pub(super) fn class(&self, c: char) -> u8 {
         let code = c as usize;
         self.blocks[usize::from(self.index[code / BLOCK])][code % BLOCK]
+    }
+
+    /// A table of another class of each character, which its category and `\s` decide: row numbers by
+    /// code point / 64, and the rows.
+    pub(crate) fn rows(&self, class: impl Fn(u8, bool) -> u8) -> (Box<[u16]>, Vec<[u8; 64]>) {
+        const HALVES: usize = BLOCK / 64;
+        let classes = self
+            .blocks
+            .iter()
+            .map(|block| block.map(|flagged| class(flagged & !SPACE_FLAG, flagged & SPACE_FLAG != 0)));
+        let rows = classes.flat_map(|block| {
+            let (halves, _) = block.as_chunks::<64>();
+            [halves[0], halves[1]]
+        });
+        let index = self.index.iter().flat_map(|&block| [0, 1].map(|half| block * HALVES as u16 + half));
+        (index.collect(), rows.collect())
     }
 
     /// Index of a character's general category in [`CATEGORIES`].
@@ -113,14 +165,14 @@ impl Classes {
     #[inline]
     #[must_use]
     pub fn is_letter(&self, c: char) -> bool {
-        self.category(c) < 5
+        is_letter(self.category(c))
     }
 
     /// `\p{N}`.
     #[inline]
     #[must_use]
     pub fn is_number(&self, c: char) -> bool {
-        (8..11).contains(&self.category(c))
+        is_number(self.category(c))
     }
 
     /// `\s`.
@@ -132,10 +184,20 @@ impl Classes {
 
     /// What `(?i:letter)` matches, for an ASCII letter in lower case.
     pub fn fold(&self, letter: char) -> impl Iterator<Item = char> + '_ {
-        let others = self.folds.iter().filter(move |fold| fold.0 == letter);
+        let others = self.tables.folds.iter().filter(move |fold| fold.0 == letter);
         [letter, letter.to_ascii_uppercase()]
             .into_iter()
             .chain(others.filter_map(|fold| char::from_u32(fold.1)))
+    }
+
+    /// `\p{Han}` as ranges.
+    pub fn han(&self) -> impl Iterator<Item = (char, char)> + '_ {
+        chars(self.tables.han)
+    }
+
+    /// What Hugging Face's step `Digits` takes for a number, as ranges; empty for other references.
+    pub fn digits(&self) -> impl Iterator<Item = (char, char)> + '_ {
+        chars(self.tables.digits)
     }
 
     /// SHA-256 of the whole table, in hexadecimal digits.
@@ -145,18 +207,39 @@ impl Classes {
     }
 }
 
+/// Whether a category is one of `\p{L}`.
+#[inline]
+pub(crate) fn is_letter(category: u8) -> bool {
+    category < 5
+}
+
+/// Whether a category is one of `\p{N}`.
+#[inline]
+pub(crate) fn is_number(category: u8) -> bool {
+    (8..11).contains(&category)
+}
+
 /// The classes of a reference; built at the first call, about two milliseconds.
+#[must_use]
 pub fn classes(reference: Reference) -> &'static Classes {
-    static TIKTOKEN: OnceLock<Classes> = OnceLock::new();
-    static PYTHON_REGEX: OnceLock<Classes> = OnceLock::new();
-    match reference {
-        Reference::Tiktoken => {
-            TIKTOKEN.get_or_init(|| Classes::new(tiktoken::CATEGORIES, tiktoken::SPACES, tiktoken::FOLDS))
-        }
-        Reference::PythonRegex => PYTHON_REGEX.get_or_init(|| {
-            Classes::new(python_regex::CATEGORIES, python_regex::SPACES, python_regex::FOLDS)
-        }),
-    }
+    static BUILT: [OnceLock<Classes>; 3] = [const { OnceLock::new() }; 3];
+    let (built, tables) = match reference {
+        Reference::Tiktoken => (&BUILT[0], &TIKTOKEN),
+        Reference::PythonRegex => (&BUILT[1], &PYTHON_REGEX),
+        Reference::HuggingFace => (&BUILT[2], &HUGGING_FACE),
+    };
+    built.get_or_init(|| Classes::new(tables))
+}
+
+/// Whether Hugging Face takes a character for part of a word, where an added token asks for a single one.
+#[must_use]
+pub fn is_word(c: char) -> bool {
+    let at = huggingface::WORDS.partition_point(|&(_, last)| last < u32::from(c));
+    huggingface::WORDS.get(at).is_some_and(|&(first, _)| first <= u32::from(c))
+}
+
+fn chars(ranges: &'static [(u32, u32)]) -> impl Iterator<Item = (char, char)> {
+    ranges.iter().filter_map(|&(first, last)| Some((char::from_u32(first)?, char::from_u32(last)?)))
 }
 
 #[cfg(test)]
@@ -180,5 +263,9 @@ mod tests {
         assert_eq!(t.fold('s').collect::<String>(), "sSſ");
         assert!(CategorySet::named("L").is_some_and(|set| set.has(4) && !set.has(5)));
         assert_eq!(CategorySet::named("Han"), None);
+        let h = classes(Reference::HuggingFace);
+        assert!(h.digits().any(|(first, last)| (first..=last).contains(&'²')) && t.digits().next().is_none());
+        assert!(is_word('a') && is_word('_') && is_word('中') && !is_word(' ') && !is_word('-'));
+        assert!(h.han().any(|(first, last)| (first..=last).contains(&'中')));
     }
 }

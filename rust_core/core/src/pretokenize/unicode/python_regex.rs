@@ -1,5 +1,8 @@
 //! Character classes of regex 2026.11.15; made by `tools/gen_unicode.py`, not by hand.
 
+/// This engine's are the same.
+pub(super) use super::tiktoken::SPACES;
+
 /// First and last code point and category (index into `CATEGORIES`).
 pub(super) static CATEGORIES: &[(u32, u32, u8)] = &[
     (0x0, 0x1f, 25),
@@ -3470,19 +3473,30 @@ pub(super) static CATEGORIES: &[(u32, u32, u8)] = &[
     (0x100000, 0x10fffd, 27),
 ];
 
-/// `\s`.
-pub(super) static SPACES: &[(u32, u32)] = &[
-    (0x9, 0xd),
-    (0x20, 0x20),
-    (0x85, 0x85),
-    (0xa0, 0xa0),
-    (0x1680, 0x1680),
-    (0x2000, 0x200a),
-    (0x2028, 0x2029),
-    (0x202f, 0x202f),
-    (0x205f, 0x205f),
-    (0x3000, 0x3000),
-];
-
 /// What `(?i:letter)` matches beyond the two ASCII cases of the letter.
 pub(super) static FOLDS: &[(char, u32)] = &[('i', 0x130), ('k', 0x212a), ('s', 0x17f)];
+
+/// `\p{Han}`.
+pub(super) static HAN: &[(u32, u32)] = &[
+    (0x2e80, 0x2e99),
+    (0x2e9b, 0x2ef3),
+    (0x2f00, 0x2fd5),
+    (0x3005, 0x3005),
+    (0x3007, 0x3007),
+    (0x3021, 0x3029),
+    (0x3038, 0x303b),
+    (0x3400, 0x4dbf),
+    (0x4e00, 0x9fff),
+    (0xf900, 0xfa6d),
+    (0xfa70, 0xfad9),
+    (0x16fe2, 0x16fe3),
+    (0x16ff0, 0x16ff6),
+    (0x20000, 0x2a6df),
+    (0x2a700, 0x2b81e),
+    (0x2b820, 0x2cead),
+    (0x2ceb0, 0x2ebe0),
+    (0x2ebf0, 0x2ee5d),
+    (0x2f800, 0x2fa1d),
+    (0x30000, 0x3134a),
+    (0x31350, 0x33479),
+];

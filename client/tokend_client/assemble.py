@@ -1,0 +1,474 @@
+"""Makes the batch at a given place of the run: mix → window → permutation → rank → packing → rows.
+
+Everything here is a function of the configuration and the streams' final content. Time enters only
+through waiting: a batch is made once all that it depends on is committed, for the whole global batch and
+not just this rank's rows, so every rank hands out the same number of batches.
+"""
+
+from __future__ import annotations
+
+import time
+import zlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from os import PathLike
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .batch import Batch
+from .buffers import Pool
+from .errors import BadRequestError, StateMismatchError, StreamError
+from .feed import Cursor, Feed, failure, wait_for_stream, wait_for_tokens
+from .mix import Mix, Stage
+from .order import Shuffle, StreamOrder
+from .packing import BlockCounts, Pack, Packing, Pieces, join_pieces
+from .permutation import derive
+from .stream import Ids, TokenStream
+from .stream.foreign import EotAt
+
+STATE_VERSION = 1
+REPORT_S = 1.0
+"""Between two reports to the feed."""
+
+
+@dataclass(frozen=True)
+class Stream:
+    """A stream of a mixture.
+
+    `path` and the options of `TokenStream`; `weight` among the others; `max_epochs`, how often it may be
+    read (at least 1, fractions count; None: without end). The run ends when a stream has reached that.
+    """
+
+    path: str | PathLike[str] | TokenStream
+    weight: float = 1.0
+    max_epochs: float | None = 1
+    fingerprint: str | None = None
+    dtype: str | None = None
+    eot_id: int | None = None
+    eot_at: EotAt | None = None
+
+    def open(self) -> TokenStream:
+        """Opens it; a stream that is open already is taken as it is."""
+        if isinstance(self.path, TokenStream):
+            return self.path
+        return TokenStream(
+            self.path, fingerprint=self.fingerprint, dtype=self.dtype, eot_id=self.eot_id, eot_at=self.eot_at
+        )
+
+
+@dataclass(frozen=True)
+class Config:
+    """What a run is. Pickles, so that worker processes can be given one."""
+
+    streams: Mapping[str, Stream]
+    seq_len: int
+    global_batch: int
+    rank: int
+    world_size: int
+    seed: int
+    shuffle: Shuffle
+    window_tokens: int
+    pack: Pack
+    block_tokens: int
+    stages: tuple[Stage, ...]
+    follow: bool
+    stall_timeout_s: float
+
+    def reopened(self) -> Config:
+        """The same with streams of its own, whose locks no other thread has held at a fork."""
+        streams = {
+            name: replace(spec, path=spec.path.reopen()) if isinstance(spec.path, TokenStream) else spec
+            for name, spec in self.streams.items()
+        }
+        return replace(self, streams=streams)
+
+    @property
+    def rows(self) -> int:
+        """Rows of a batch of this rank."""
+        return self.global_batch // self.world_size
+
+    @property
+    def order(self) -> str:
+        """How the run is ordered and packed, in short."""
+        shuffle = f"{self.shuffle}:{self.window_tokens}" if self.shuffle == "window" else self.shuffle
+        return f"{shuffle}/{self.pack}" if self.pack == "concat" else f"{shuffle}/{self.pack}:{self.block_tokens}"
+
+
+@dataclass
+class _Open:
+    """A stream of the run, opened."""
+
+    name: str
+    spec: Stream
+    stream: TokenStream
+    order: StreamOrder
+    packing: Packing
+    prepared: bool = False
+    samples: int | None = None
+    """In one time round; None while it grows."""
+
+
+class Assembler:
+    """Makes batches: one thread at a time, but `state` and `report` may be called from others.
+
+    `feed` is asked to wait, `stopped` whether to give up waiting (`Stopped` is raised).
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        feed: Feed,
+        *,
+        stopped: Callable[[], bool] = lambda: False,
+        token_bytes: NDArray[np.integer[Any]] | None = None,
+        keep: int = 8,
+    ) -> None:
+        self.config = config
+        self.feed = feed
+        self.stopped = stopped
+        self.pool = Pool(keep)
+        self._token_bytes = token_bytes
+        self._streams: list[_Open] = []
+        self._limit: int | None = None
+        self._reported = 0.0
+        self.position = 0
+        """Global samples that training has been given."""
+        self.retained = 0
+        """No state before this sample will be loaded again."""
+        self.mix = Mix(list(config.streams), config.stages, config.seed)
+
+    def open(self) -> list[TokenStream]:
+        """Opens the streams, once; with `follow`, waits for those that have not begun."""
+        if self._streams:
+            return [each.stream for each in self._streams]
+        config = self.config
+        opened: list[_Open] = []
+        for name, spec in config.streams.items():
+            if config.follow:
+                stream = wait_for_stream(spec.open, name, self.feed, self.stopped, config.stall_timeout_s)
+            else:
+                stream = spec.open()
+                if stream.state == "growing":
+                    raise StreamError(f"stream {name!r} ({stream.path}) is still being written", "give follow=True")
+                if stream.state == "failed":
+                    raise failure(stream, name)
+            packing = Packing(config.seq_len, config.pack, config.block_tokens)
+            if config.pack != "concat" and not stream.has_documents:
+                raise StreamError(
+                    f"stream {name!r} ({stream.path}): pack={config.pack!r} needs documents", "give eot_id="
+                )
+            window = packing.window_samples(config.window_tokens)
+            opened.append(_Open(name, spec, stream, StreamOrder(name, config.seed, config.shuffle, window), packing))
+        known = [each for each in opened if each.stream.fingerprint is not None]
+        for each in known[1:]:
+            if each.stream.fingerprint != known[0].stream.fingerprint:
+                raise StreamError(
+                    f"streams {known[0].name!r} and {each.name!r} were made by different tokenizers: "
+                    f"{known[0].stream.tokenizer} and {each.stream.tokenizer}"
+                )
+        self.dtype = np.result_type(*(each.stream.dtype.newbyteorder("=") for each in opened))
+        self._streams = opened
+        return [each.stream for each in opened]
+
+    def ready(self, k: int) -> bool:
+        """Blocks until the global batch from sample `k` on is known; False if the run ends before it does."""
+        self.open()
+        end = k + self.config.global_batch
+        while True:
+            limit = self.run_end()
+            if limit is not None and end > limit:
+                return False
+            before, after = self.mix.counts(k).tolist(), self.mix.counts(end).tolist()
+            self.report(k)
+            lacking = next(
+                (
+                    (each, need)
+                    for each, have, want in zip(self._streams, before, after, strict=True)
+                    if want > have and (need := self._wanted(each, want)) is not None
+                ),
+                None,
+            )
+            if lacking is None:
+                return True
+            each, need = lacking
+            wait_for_tokens(
+                each.stream,
+                each.name,
+                need,
+                self.feed,
+                self.stopped,
+                self.config.stall_timeout_s,
+                lambda: self.report(k),
+            )
+
+    def _wanted(self, each: _Open, n_samples: int) -> int | None:
+        """Tokens that must be committed for a stream's first `n_samples`; None if they are, or all is."""
+        if self._n_samples(each) is not None:
+            return None
+        if not each.prepared:
+            return each.packing.tokens_to_prepare
+        need = each.packing.tokens_before(each.order.window_end(n_samples - 1))
+        return None if each.stream.n_tokens >= need else need
+
+    def _n_samples(self, each: _Open) -> int | None:
+        """Samples of a sealed stream; on the way prepares the packing as soon as that can be."""
+        if each.samples is not None:
+            return each.samples
+        sealed = each.stream.state == "sealed"
+        if not each.prepared and (sealed or each.stream.n_tokens >= each.packing.tokens_to_prepare):
+            each.packing.prepare(each.stream)
+            each.prepared = True
+        if sealed:
+            n_samples = each.packing.n_samples(each.stream.n_tokens)
+            if n_samples == 0:
+                raise StreamError(
+                    f"stream {each.name!r} ({each.stream.path}) has {each.stream.n_tokens} tokens, "
+                    f"not one row of {self.config.seq_len + 1}"
+                )
+            each.samples = n_samples
+        return each.samples
+
+    def run_end(self) -> int | None:
+        """The sample before which the run must end, as far as it is known; None: not yet, or never."""
+        if self._limit is not None:
+            return self._limit
+        limits: list[int] = []
+        complete = True
+        for number, each in enumerate(self._streams):
+            n_samples = self._n_samples(each)
+            if n_samples is None:
+                complete = False
+            elif each.spec.max_epochs is not None:
+                limit = self.mix.sample_of(number, int(n_samples * each.spec.max_epochs))
+                if limit is not None:
+                    limits.append(limit)
+        found = min(limits, default=None)
+        if complete:
+            self._limit = found
+        return found
+
+    @property
+    def complete(self) -> bool:
+        """Whether every stream is open and sealed."""
+        return bool(self._streams) and all(self._n_samples(each) is not None for each in self._streams)
+
+    def place(self, samples: NDArray[np.int64]) -> tuple[NDArray[np.intp], NDArray[np.int64], NDArray[np.int64]]:
+        """For each sample of the run: its stream, epoch, and number in the stream. Must be known already."""
+        of, j = self.mix.assign(samples)
+        if len(self._streams) == 1:
+            epochs, numbers = self._streams[0].order.place(j, self._streams[0].samples)
+            return of, epochs, numbers
+        epochs, numbers = np.empty(j.shape, np.int64), np.empty(j.shape, np.int64)
+        for stream, each in enumerate(self._streams):
+            here = of == stream
+            epochs[here], numbers[here] = each.order.place(j[here], each.samples)
+        return of, epochs, numbers
+
+    def fill(self, of: NDArray[np.intp], numbers: NDArray[np.int64], out: Ids) -> Pieces:
+        """Writes the rows of samples of streams into `out`, (rows, seq_len + 1)."""
+        if len(self._streams) == 1:
+            return _fill(self._streams[0], numbers, out)
+        parts: list[Pieces] = []
+        for stream, each in enumerate(self._streams):
+            here = np.flatnonzero(of == stream)
+            if len(here):
+                rows = np.empty((len(here), out.shape[1]), out.dtype)
+                pieces = _fill(each, numbers[here], rows)
+                out[here] = rows
+                parts.append(pieces._replace(row=here[pieces.row]))
+        return join_pieces(parts)
+
+    def pieces(self, of: NDArray[np.intp], numbers: NDArray[np.int64]) -> Pieces:
+        """What rows are made of, without filling them."""
+        parts: list[Pieces] = []
+        for stream, each in enumerate(self._streams):
+            here = np.flatnonzero(of == stream)
+            if len(here):
+                pieces = each.packing.pieces(each.stream, numbers[here])
+                parts.append(pieces._replace(row=here[pieces.row]))
+        return join_pieces(parts)
+
+    def rank_samples(self, k: int) -> NDArray[np.int64]:
+        """The run's samples that this rank takes of the global batch from `k` on."""
+        return np.arange(k + self.config.rank, k + self.config.global_batch, self.config.world_size)
+
+    def build(self, k: int) -> Batch | None:
+        """This rank's rows of the global batch from sample `k` on; None at the end of the run. May wait."""
+        if not self.ready(k):
+            return None
+        return self.rows(self.rank_samples(k), k + self.config.global_batch)
+
+    def rows(self, samples: NDArray[np.int64], end: int = 0) -> Batch:
+        """The rows of samples of the run that are known already."""
+        of, epochs, numbers = self.place(samples)
+        tokens = self.pool.take((len(samples), self.config.seq_len + 1), self.dtype)
+        pieces = self.fill(of, numbers, tokens)
+        return self.batch(end, tokens, pieces, samples, of, epochs)
+
+    def batch(
+        self,
+        end: int,
+        tokens: Ids,
+        pieces: Pieces,
+        samples: NDArray[np.int64],
+        of: NDArray[np.intp],
+        epochs: NDArray[np.int64],
+    ) -> Batch:
+        """Wraps rows, wherever they were filled."""
+        return Batch(
+            tokens,
+            pieces,
+            samples=samples,
+            streams=of,
+            epochs=epochs,
+            opened=[each.stream for each in self._streams],
+            names=list(self.config.streams),
+            full=self.config.pack == "concat",
+            end=end,
+            pool=self.pool,
+            make_state=self.state,
+            token_bytes=self._token_bytes,
+        )
+
+    def counts(self, name: str, block: int) -> BlockCounts:
+        """What packing does to a block of a stream."""
+        self.open()
+        each = next((each for each in self._streams if each.name == name), None)
+        if each is None:
+            raise BadRequestError(f"no stream {name!r}; there are {', '.join(self.config.streams)}")
+        self._n_samples(each)
+        stop = (block + 1) * each.packing.block_tokens
+        if block < 0 or (stop > each.stream.n_tokens and each.samples is None) or not each.prepared:
+            raise BadRequestError(f"block {block} of stream {name!r} is not there yet")
+        return each.packing.counts(each.stream, block)
+
+    def state(self, k: int) -> dict[str, Any]:
+        """The state after `k` samples. Waits for the last of them if it is not there yet."""
+        streams = self.open()
+        ids = "".join(f"{derive(each.name, *each.stream.identity) >> 32:08x}" for each in self._streams)
+        state: dict[str, Any] = {
+            "v": STATE_VERSION,
+            "k": k,
+            "seed": self.config.seed,
+            "seq_len": self.config.seq_len,
+            "global_batch": self.config.global_batch,
+            "order": self.config.order,
+            "mix": f"{derive(*self.mix.identity):016x}" if len(streams) > 1 else "",
+            "streams": ids,
+        }
+        # Always there: distributed checkpoints read only the keys that a fresh state has.
+        state["row"] = self._checksum(k - 1) if k else -1
+        return state
+
+    def check(self, state: Mapping[str, Any]) -> int:
+        """The number of samples that a state stands for, if it is one of this run's.
+
+        Raises `StateMismatchError` that names what differs. Waits as `state` does.
+        """
+        try:
+            k = int(state["k"])
+            version = state["v"]
+        except (KeyError, TypeError, ValueError):
+            raise StateMismatchError(f"{state!r} is no state of a TokenLoader") from None
+        if version != STATE_VERSION:
+            raise StateMismatchError(f"a state of version {version}; this is version {STATE_VERSION}")
+        config = self.config
+        if k % config.global_batch:
+            raise StateMismatchError(
+                f"the state is at sample {k}, which global_batch={config.global_batch} does not divide",
+                f"the run had global_batch={state.get('global_batch')}; a divisor of {k} will do",
+            )
+        for name, now in (("seed", config.seed), ("seq_len", config.seq_len), ("order", config.order)):
+            if state.get(name) != now:
+                raise StateMismatchError(
+                    f"the state has {name}={state.get(name)!r}, the loader {now!r}",
+                    "give the loader what the run began with; only rank, world_size, workers, prefetch "
+                    "and global_batch may change",
+                )
+        now_state = self.state(0)
+        if state.get("streams") != now_state["streams"]:
+            then, now_ids = str(state.get("streams")), now_state["streams"]
+            differ = [
+                each.name
+                for n, each in enumerate(self._streams)
+                if then[8 * n : 8 * n + 8] != now_ids[8 * n : 8 * n + 8]
+            ]
+            names = ", ".join(differ) or "their number"
+            raise StateMismatchError(
+                f"the state was made with other streams (different: {names})",
+                "names, order of names, tokenizer, options and inputs must be the same",
+            )
+        if state.get("mix") != now_state["mix"]:
+            raise StateMismatchError("the state was made with other weights or stages")
+        if k:
+            self.ready(k - config.global_batch)
+            row = self._checksum(k - 1)
+            if state.get("row") != row:
+                raise StateMismatchError(
+                    f"sample {k - 1} has checksum {row}, but had {state.get('row')} when the state was made",
+                    "the streams' tokens have changed since",
+                )
+        return k
+
+    def _checksum(self, sample: int) -> int:
+        of, _, numbers = self.place(np.array([sample]))
+        row = np.zeros((1, self.config.seq_len + 1), self.dtype)
+        self.fill(of, numbers, row)
+        return zlib.crc32(row.astype("<u4").tobytes())
+
+    def report(self, k: int) -> None:
+        """Tells the feed, once a second at most, how far the run is, and that it works on the batch from `k` on."""
+        now = time.monotonic()
+        if self.config.follow and now - self._reported >= REPORT_S:
+            self._reported = now
+            self.feed.report(self.cursors(k))
+
+    def cursors(self, k: int) -> list[Cursor]:
+        """How far the run is in each stream, while it works on the batch from `k` on."""
+        oldest = max(min(self.retained, self.position) - 1, 0)
+        ends = (self.position, oldest, k + self.config.global_batch)
+        now, low, want = (self.mix.counts(n).tolist() for n in ends)
+        found: list[Cursor] = []
+        for number, each in enumerate(self._streams):
+            again = each.spec.max_epochs != 1 or self.config.pack == "bos" or self.config.shuffle == "global"
+            order, packing = each.order, each.packing
+            found.append(
+                Cursor(
+                    stream=each.name,
+                    path=str(each.stream.path),
+                    stream_id=each.stream.stream_id,
+                    low_water=0 if again else packing.first_token(order.window_start(low[number])),
+                    position=packing.first_token(order.window_start(now[number])),
+                    wanted=packing.tokens_before(order.window_end(max(want[number] - 1, 0))),
+                )
+            )
+        return found
+
+
+def _fill(each: _Open, numbers: NDArray[np.int64], out: Ids) -> Pieces:
+    pieces = each.packing.pieces(each.stream, numbers)
+    width = out.shape[1]
+    if each.packing.pack == "concat":
+        each.stream.gather(pieces.start, width, out)
+        return pieces
+    if len(pieces.row) == len(out) and bool((pieces.length == width).all()):
+        each.stream.gather(pieces.start, width, out)
+        return pieces
+    # One copy of all stretches, one after the other; where a row ends early, padding comes between.
+    last = np.append(pieces.row[1:] != pieces.row[:-1], True) if len(pieces.row) else np.empty(0, np.bool_)
+    ends = pieces.column + pieces.length
+    filled = np.zeros(len(out), np.int64)
+    filled[pieces.row[last]] = ends[last]
+    padding = np.full(width, each.stream.eot_id or 0, out.dtype)
+    stretches = each.stream.stretches(pieces.start, pieces.length)
+    short = np.flatnonzero(filled < width)
+    if len(short):
+        # Behind the last piece of its row, or of an earlier row if it has none; from the back, so that
+        # places that are still to come do not move.
+        places = np.searchsorted(pieces.row, short, "right")
+        for place, row in zip(places[::-1].tolist(), short[::-1].tolist(), strict=True):
+            stretches.insert(place, padding[: width - int(filled[row])])
+    np.concatenate(stretches, out=out.reshape(-1))
+    return pieces

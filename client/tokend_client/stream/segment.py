@@ -1,0 +1,140 @@
+"""A piece of a stream that lies in one file, and the state of a whole stream at one commit."""
+
+from __future__ import annotations
+
+import mmap
+import os
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.lib.stride_tricks import as_strided
+from numpy.typing import NDArray
+
+from ..errors import NotFoundError, StreamError
+
+Ids = NDArray[Any]
+"""Token ids: uint16 or uint32 (int32 in Megatron sets of large vocabularies)."""
+
+EMPTY_ENDS = np.empty(0, np.uint64)
+
+
+def map_array(path: str | Path, dtype: np.dtype[Any], n_items: int, *, offset_bytes: int = 0) -> NDArray[Any]:
+    """`n_items` of a file as a read-only array over a memory map of its own.
+
+    The array keeps the map alive; the file is closed at once. The map survives a fork, and the file's
+    being deleted. Raises `NotFoundError`, and `StreamError` for a file that is too short.
+    """
+    if n_items == 0:
+        return np.empty(0, dtype)
+    n_bytes = offset_bytes + n_items * dtype.itemsize
+    try:
+        with open(path, "rb") as file:
+            have = os.fstat(file.fileno()).st_size
+            if have < n_bytes:
+                raise StreamError(
+                    f"{path}: {have} bytes, but {n_bytes} bytes are in the manifest", "make the set again"
+                )
+            mapped = mmap.mmap(file.fileno(), n_bytes, access=mmap.ACCESS_READ)
+    except FileNotFoundError:
+        raise NotFoundError(f"{path}: missing, though the manifest names it") from None
+    return np.frombuffer(mapped, dtype, count=n_items, offset=offset_bytes)
+
+
+class Segment:
+    """Tokens `first_token..first_token + n_tokens` of a stream, in one file, mapped when first used.
+
+    `ends_base + ends[i]` is the position in the stream just after the i-th of this segment's documents.
+    `load_ends` is called once, when documents are first asked for. Both see what is committed and no more.
+    """
+
+    def __init__(
+        self,
+        path: str,  # Thousands are made when a large stream opens; a Path costs more than all else.
+        dtype: np.dtype[Any],
+        *,
+        first_token: int,
+        n_tokens: int,
+        n_documents: int | None = 0,
+        ends_base: int = 0,
+        offset_bytes: int = 0,
+        load_ends: Callable[[Segment], NDArray[np.uint64]] | None = None,
+    ) -> None:
+        self.path = path
+        self.dtype = dtype
+        self.first_token = first_token
+        self.n_tokens = n_tokens
+        self._n_documents = n_documents
+        self.ends_base = ends_base
+        self.offset_bytes = offset_bytes
+        self._load_ends = load_ends
+        self._rows: Ids | None = None
+        self._lock = threading.Lock()
+
+    @cached_property
+    def tokens(self) -> Ids:
+        """The ids, a view of the file."""
+        return map_array(self.path, self.dtype, self.n_tokens, offset_bytes=self.offset_bytes)
+
+    def rows(self, length: int) -> Ids:
+        """Overlapping rows: row i is the `length` tokens from i on. A view, never more than the segment."""
+        cached = self._rows
+        if cached is None or cached.shape[1] != length:
+            tokens = self.tokens
+            size = tokens.itemsize
+            cached = as_strided(tokens, (len(tokens) - length + 1, length), (size, size), writeable=False)
+            self._rows = cached
+        return cached
+
+    @cached_property
+    def ends(self) -> NDArray[np.uint64]:
+        """Ends of the documents that end here, less `ends_base`."""
+        with self._lock:
+            return EMPTY_ENDS if self._load_ends is None else self._load_ends(self)
+
+    @property
+    def n_documents(self) -> int:
+        """Documents that end in this segment; may read the file to find out."""
+        return len(self.ends) if self._n_documents is None else self._n_documents
+
+    @property
+    def has_documents(self) -> bool:
+        """Whether document boundaries are known at all."""
+        return self._load_ends is not None
+
+    def same_as(self, other: Segment) -> bool:
+        """Whether both stand for the same committed bytes, so that a map may be kept."""
+        return (self.path, self.n_tokens, self._n_documents) == (other.path, other.n_tokens, other._n_documents)
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """A stream at one commit. Immutable; a newer commit is another snapshot."""
+
+    segments: tuple[Segment, ...]
+    dtype: np.dtype[Any]
+    state: Literal["growing", "sealed", "failed"]
+    manifest: dict[str, Any]
+    fingerprint: str | None
+    """Of the tokenizer; None where the format has none."""
+    identity: tuple[str | int, ...]
+    """What must be the same for the stream to be the same one, however far it has grown."""
+    stream_id: str | None = None
+    commit: int = 0
+    error: dict[str, Any] | None = None
+    firsts: NDArray[np.int64] = field(init=False)
+    """First token of each segment, then the number of tokens."""
+
+    def __post_init__(self) -> None:
+        firsts = [segment.first_token for segment in self.segments]
+        firsts.append(firsts[-1] + self.segments[-1].n_tokens if firsts else 0)
+        object.__setattr__(self, "firsts", np.array(firsts, np.int64))
+
+    @property
+    def n_tokens(self) -> int:
+        """Committed tokens."""
+        return int(self.firsts[-1])

@@ -1,0 +1,61 @@
+"""One job, as the daemon holds it and as clients see it."""
+
+from __future__ import annotations
+
+import time
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+
+from tokend_client.protocol import TERMINAL_STATES, JobInfo
+
+from . import _core
+from .journal import Record
+
+
+@dataclass
+class Job:
+    """One job. It only changes under the table's lock."""
+
+    record: Record
+    state: str
+    spec_bytes: int = 0
+    accepted: Future[None] = field(default_factory=Future)
+    control: _core.JobControl = field(default_factory=_core.JobControl)
+    manifest: bytes | None = None
+    """The manifest as JSON, of a job that is done, unless it has to be read from the disk."""
+    needed_bytes: int = 0
+    """Free space for which the job waits."""
+    is_suspended: bool = False
+    is_expired: bool = False
+
+    @property
+    def job_id(self) -> str:
+        """Its name."""
+        return self.record.job_id
+
+    def info(self) -> JobInfo:
+        """What clients see."""
+        record = self.record
+        done, total, tokens, documents = self.control.progress()
+        seconds = (record.finished_s or time.time()) - (record.started_s or time.time())
+        if self.state == "done":
+            done = total = record.bytes_total
+            tokens, documents = record.n_tokens, record.n_documents
+        waits = self.needed_bytes > 0 and self.state == "queued"
+        return JobInfo(
+            job_id=record.job_id,
+            state=self.state,
+            output=record.spec.output,
+            tokenizer=record.tokenizer,
+            bytes_done=done,
+            bytes_total=total or record.bytes_total,
+            n_tokens=tokens,
+            n_documents=documents,
+            bytes_per_s=done / seconds if seconds > 0 else 0.0,
+            submitted_s=record.submitted_s,
+            started_s=record.started_s,
+            finished_s=record.finished_s,
+            error=record.error if self.state in TERMINAL_STATES else None,
+            up_to_date=record.up_to_date,
+            note=f"waits for {self.needed_bytes} bytes of free space beside its output" if waits else None,
+        )

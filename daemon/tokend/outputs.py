@@ -1,0 +1,138 @@
+"""What a job does to the disk: run the core, look at what is there, clean up after it.
+
+A job's partial files carry its id, so that a daemon finds exactly those of the jobs in its journal. What an
+interrupted run left is taken up by the next one; what a job that has ended left is removed here.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+from tokend_client.errors import ConflictError, TokendError, TokenizerInvalidError
+
+from . import _core
+from .config import ServerConfig
+from .journal import Record
+from .registry import Registry, eot_id
+
+log = logging.getLogger("tokend.jobs")
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What a job made."""
+
+    manifest: bytes
+    n_tokens: int
+    n_documents: int
+    up_to_date: bool
+
+
+def run_job(record: Record, control: _core.JobControl, registry: Registry, config: ServerConfig) -> Summary:
+    """Runs a job, from where it was interrupted if it was; blocks until its output is published.
+
+    Raises the job's error.
+    """
+    spec = record.spec
+    tokenizer = registry.get(spec.tokenizer)
+    if tokenizer.fingerprint != record.fingerprint:
+        raise TokenizerInvalidError(
+            f"{tokenizer.name}: changed since the job was accepted", "submit the job again to use what is there now"
+        )
+
+    def encode(resume: bool) -> str:
+        return _core.encode_files(
+            tokenizer,
+            spec.inputs,
+            spec.output,
+            separator=spec.separator,
+            eot=spec.eot,
+            eot_id=eot_id(tokenizer, spec.eot, spec.eot_token),
+            special=spec.special,
+            errors=spec.errors,
+            # Each thread has a chunk in memory; more of them than cores would not be faster.
+            threads=min(spec.threads or config.threads, os.cpu_count() or 1),
+            force=spec.force,
+            roots=_roots(config),
+            control=control,
+            format=spec.format,
+            resume=resume,
+            partial_key=record.job_id,
+        )
+
+    try:
+        report = encode(resume=record.attempts > 1)
+    except ConflictError:
+        if record.attempts <= 1:
+            raise
+        # What is there cannot be gone on with, for instance after an upgrade.
+        discard_partials(record, config)
+        report = encode(resume=False)
+    # The core has removed its checkpoint, or the disk would not let it; there is no later run to do so.
+    discard_partials(record, config)
+    manifest = msgspec.json.decode(report)
+    up_to_date = manifest.pop("up_to_date")
+    return Summary(msgspec.json.encode(manifest), manifest["n_tokens"], manifest["n_documents"], up_to_date)
+
+
+def manifest_path(record: Record) -> Path:
+    """Where the manifest of a job's output is."""
+    output = record.spec.output
+    return Path(output, "manifest.json") if record.spec.format == "stream" else Path(f"{output}.json")
+
+
+def read_manifest(record: Record) -> bytes | None:
+    """The manifest of a job that is done, from the disk; None if what is there is not what it made."""
+    try:
+        data = manifest_path(record).read_bytes()
+        manifest = msgspec.json.decode(data)
+        same = (
+            manifest["tokenizer"]["fingerprint"] == record.fingerprint
+            and [source["path"] for source in manifest["sources"]] == record.spec.inputs
+            and manifest["n_tokens"] == record.n_tokens
+            and manifest["n_documents"] == record.n_documents
+            and manifest.get("state", "sealed") == "sealed"
+            and all(os.stat(path).st_size >= size for path, size in _files(record, manifest))
+        )
+    except (OSError, msgspec.DecodeError, KeyError, TypeError):
+        return None
+    return data if same else None
+
+
+def _files(record: Record, manifest: dict) -> list[tuple[str, int]]:  # type: ignore[type-arg]
+    """The data files of an output and the least size of each."""
+    output = record.spec.output
+    if record.spec.format != "stream":
+        folder = os.path.dirname(output)
+        return [
+            (os.path.join(folder, manifest[part]["file"]), manifest[part]["size_bytes"]) for part in ("data", "ends")
+        ]
+    width = 2 if manifest["dtype"] == "uint16" else 4
+    sizes = [(segment["tokens"], segment["n_tokens"] * width) for segment in manifest["segments"]]
+    sizes += [(segment["ends"], segment["n_documents"] * 8) for segment in manifest["segments"]]
+    return [(os.path.join(output, name), size) for name, size in sizes]
+
+
+def discard_partials(record: Record, config: ServerConfig) -> None:
+    """Removes what an unfinished job left; what others left is not touched, nor what is finished."""
+    try:
+        _core.discard_partials(record.spec.output, record.job_id, record.spec.format, roots=_roots(config))
+    except TokendError as error:
+        log.warning("job %s: what it left cannot be removed: %s", record.job_id, error.message)
+
+
+def _roots(config: ServerConfig) -> list[str]:
+    return [str(root) for root in config.roots]
+
+
+def free_bytes(output: str) -> int:
+    """Free space beside an output, for this user."""
+    try:
+        found = os.statvfs(os.path.dirname(output))
+    except OSError:
+        return 0
+    return found.f_bavail * found.f_frsize

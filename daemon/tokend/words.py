@@ -1,0 +1,49 @@
+"""The words that earlier processes learned: merge caches in the state directory, a file per vocabulary.
+
+A new process that reads one encodes like a warm one from its first byte. The files hold nothing that could
+not be made again: what is broken, foreign or of another version is ignored, and what cannot be written is
+logged and forgotten.
+"""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Protocol
+
+from tokend_client import paths
+from tokend_client.errors import TokendError
+
+log = logging.getLogger("tokend.words")
+
+
+class Tokenizer(Protocol):
+    """What is needed of a tokenizer: `tokend.Tokenizer`, or the one inside it."""
+
+    @property
+    def fingerprint(self) -> str: ...
+    def load_cache(self, path: str) -> bool: ...
+    def save_cache(self, path: str) -> bool: ...
+
+
+def recall(tokenizer: Tokenizer, state_dir: Path | None = None) -> bool:
+    """Fills a tokenizer's merge cache with what was kept; whether there was anything."""
+    return tokenizer.load_cache(str(_path(tokenizer, state_dir)))
+
+
+def keep(tokenizer: Tokenizer, state_dir: Path | None = None) -> bool:
+    """Writes a tokenizer's merge cache, if it has grown enough since it was read; whether it was written.
+
+    Blocks for some milliseconds. Never raises for what the disk does: the words are only a help.
+    """
+    path = _path(tokenizer, state_dir)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        return tokenizer.save_cache(str(path))
+    except (OSError, TokendError) as error:
+        log.warning("the learned words were not kept: %s", error)
+        return False
+
+
+def _path(tokenizer: Tokenizer, state_dir: Path | None) -> Path:
+    return (state_dir or paths.state_dir()) / "words" / f"{tokenizer.fingerprint[:32]}.words"

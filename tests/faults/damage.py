@@ -1,0 +1,119 @@
+"""10. Damage at rest. A journal that is cut or has flipped bits: the daemon starts, says so, never tells a
+wrong `done`. Flipped bits in outputs: `verify` finds every one.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+from pathlib import Path
+
+from tokend import _core
+from tokend_client.errors import TokendError, UnknownJobError
+
+from .common import Ground, Known, Rig, Row, Scale, workplace
+
+
+def run(scale: Scale) -> Row:
+    row = Row("journal cut or with flipped bits; outputs with flipped bits")
+    chance = random.Random(scale.seed)
+    said = lost = 0
+    with workplace() as folder:
+        ground = Ground(folder, scale.seed, [5000, 0, 300])
+        for _ in range(scale.n(100, 3)):
+            row.tries += 1
+            rig = Rig(folder / f"rig{row.tries}")
+            rig.folder.mkdir()
+            rig.start()
+            with rig.client(timeout=30) as client:
+                for number in range(8):
+                    known = Known(ground.outputs / f"{row.tries}-{number}.bin", [number % 3], f"{row.tries} {number}")
+                    rig.jobs.append(known)
+                    rig.submit(client, ground, known)
+                for known in rig.jobs[:6]:
+                    client.job(known.job_id).wait(timeout=60)
+            rig.kill()
+            # One output goes, so that a `done` in the journal would be wrong; what is damaged is not the output.
+            gone = rig.jobs[chance.randrange(6)]
+            for end in ("", ".ends", ".json"):
+                Path(f"{gone.output}{end}").unlink()
+            what = _damage(rig, chance)
+            rig.start()
+            with rig.client(timeout=60) as client:
+                problems = client.status().problems
+                said += bool(problems)
+                for known in rig.jobs:
+                    lost += _look(row, client, known, known is gone, bool(problems), f"{what}")
+                # It works on.
+                after = Known(ground.outputs / f"{row.tries}-after.bin", [2], f"{row.tries} after")
+                error = rig.submit(client, ground, after)
+                row.demand(error is None, f"{what}: {error!r}")
+                if error is None:
+                    client.job(after.job_id).wait(timeout=60)
+            row.demand(rig.stop() == 0, f"{what}: the daemon did not end well")
+            rig.check(row, ground)
+        flips = _flip_outputs(row, ground, chance, scale)
+    row.worst = f"{said} said, {lost} jobs unknown after that, {flips} flipped bits found in outputs"
+    return row
+
+
+def _damage(rig: Rig, chance: random.Random) -> str:
+    (path,) = rig.state_dir.glob("journal-*.db")
+    log = Path(f"{path}-wal")
+    victim = log if log.exists() and log.stat().st_size and chance.random() < 0.3 else path
+    size = victim.stat().st_size
+    if chance.random() < 0.3 and victim is path:
+        cut = chance.randrange(size)
+        os.truncate(victim, cut)
+        return f"{victim.name} cut to {cut} of {size} bytes"
+    data = bytearray(victim.read_bytes())
+    places = [chance.randrange(size) for _ in range(chance.choice([1, 1, 5, 50]))]
+    for place in places:
+        data[place] ^= 1 << chance.randrange(8)
+    victim.write_bytes(data)
+    return f"{victim.name}: bits flipped at {places[:5]}"
+
+
+def _look(row: Row, client: object, known: Known, is_gone: bool, is_said: bool, what: str) -> int:
+    """One job after the damage; 1 if it is not known any more."""
+    try:
+        info = client.job(known.job_id).status()  # type: ignore[attr-defined]
+    except UnknownJobError:
+        row.demand(is_said, f"{what}: a job is unknown, and nothing is said")
+        return 1
+    if info.state == "done" and is_said:
+        row.demand(not is_gone, f"{what}: done, and the output is not there")
+    if info.state == "done" and is_gone:
+        try:
+            client.job(known.job_id).wait(timeout=30)  # type: ignore[attr-defined]
+            row.demand(False, f"{what}: a result without an output")
+        except TokendError:
+            pass
+    return 0
+
+
+def _flip_outputs(row: Row, ground: Ground, chance: random.Random, scale: Scale) -> int:
+    """Flips one bit at a time in the files of a set; `verify` has to name each."""
+    verify = getattr(_core, "verify", None)
+    if verify is None:
+        return 0
+    output = next(path for path in sorted(ground.outputs.glob("*.bin")) if path.stat().st_size > 1000)
+    verify(str(output))
+    found = 0
+    for _ in range(scale.n(1000, 50)):
+        victim = Path(f"{output}{chance.choice(['', '.ends', '.json'])}")
+        whole = victim.read_bytes()
+        data = bytearray(whole)
+        place = chance.randrange(len(data))
+        data[place] ^= 1 << chance.randrange(8)
+        victim.write_bytes(data)
+        row.tries += 1
+        try:
+            verify(str(output))
+        except (TokendError, ValueError):
+            found += 1
+        else:
+            if victim.suffix != ".json":
+                row.demand(False, f"{victim.name}: a bit flipped at {place} was not found")
+        victim.write_bytes(whole)
+    return found

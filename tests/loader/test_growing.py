@@ -1,0 +1,271 @@
+"""Reading while it is written: the same batches, and a reason for every wait."""
+
+from __future__ import annotations
+
+import logging
+import multiprocessing
+import os
+import random
+import threading
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tokend_client import Stream, TokenLoader, TokenStream
+from tokend_client.errors import InputInvalidError, NoSpaceError, StarvedError
+from tokend_client.feed import Cursor, Polling, WriterStatus
+from tokend_client.testing import FakeDaemon, StreamWriter
+
+from . import naive
+
+DOCUMENTS = naive.documents(seed=7, n=150, longest=90)
+
+
+def finished(folder: Path, documents: list[Any] = DOCUMENTS) -> Path:
+    writer = StreamWriter(folder)
+    for document in documents:
+        writer.append(document)
+    writer.seal()
+    return folder
+
+
+@given(
+    run=st.fixed_dictionaries(
+        {
+            "seed": st.integers(0, 3),
+            "shuffle": st.sampled_from(["none", "window"]),
+            "pack": st.sampled_from(["concat", "bos", "bestfit"]),
+            "window_tokens": st.integers(1, 5000),
+            "block_tokens": st.integers(20, 2000),
+        }
+    ),
+    tokens_per_commit=st.integers(1, 6000),
+    segment_tokens=st.integers(1, 8000),
+    stalls=st.integers(0, 999),
+    kills=st.lists(st.floats(0, 0.02), max_size=2),
+    prefetch=st.integers(0, 3),
+    world=st.sampled_from([1, 2, 4]),
+    save_at=st.integers(0, 60),
+)
+@settings(max_examples=int(os.environ.get("TOKEND_EXAMPLES", 10)), deadline=None)
+def test_growth_never_shows(
+    tmp_path_factory: pytest.TempPathFactory,
+    run: dict[str, Any],
+    tokens_per_commit: int,
+    segment_tokens: int,
+    stalls: int,
+    kills: list[float],
+    prefetch: int,
+    world: int,
+    save_at: int,
+) -> None:
+    """Random commits, stalls, segments, deaths of the writer, ranks, and a save point in the middle."""
+    folder, pauses = tmp_path_factory.mktemp("growing"), random.Random(stalls)
+    options: dict[str, Any] = {"seq_len": 16, "global_batch": 4, "prefetch": prefetch, **run}
+    other = finished(folder / "other", naive.documents(seed=8, n=40, longest=90))
+
+    def streams(path: Path) -> dict[str, Stream]:
+        return {"web": Stream(path, weight=2), "other": Stream(other, max_epochs=None)}
+
+    whole = finished(folder / "whole")
+    expected = [
+        naive.digest(TokenLoader(streams(whole), rank=rank, world_size=world, **options)) for rank in range(world)
+    ]
+    with FakeDaemon(folder) as daemon:
+        path = daemon.stream(
+            "web", DOCUMENTS, tokens_per_commit=tokens_per_commit, segment_tokens=segment_tokens,
+            pause_s=lambda: pauses.random() * 0.003,
+        )  # fmt: skip
+        results: list[list[str]] = [[] for _ in range(world)]
+
+        def train(rank: int) -> None:
+            with TokenLoader(streams(path), follow=True, rank=rank, world_size=world, **options) as loader:
+                for batch in loader:
+                    results[rank] += naive.digest([batch])
+                    if len(results[rank]) == save_at:
+                        state = batch.state
+                        break
+                else:
+                    return
+            with TokenLoader(streams(path), follow=True, rank=rank, world_size=world, **options) as loader:
+                loader.load_state_dict(state)
+                results[rank] += naive.digest(loader)
+
+        threads = [threading.Thread(target=train, args=(rank,)) for rank in range(world)]
+        for thread in threads:
+            thread.start()
+        for delay in kills:
+            time.sleep(delay)
+            daemon.kill()
+            daemon.restart()
+        for thread in threads:
+            thread.join(60)
+            assert not thread.is_alive()
+    assert results == expected
+
+
+def test_a_batch_comes_as_soon_as_its_window_is_there(tmp_path: Path) -> None:
+    """Not before all of it is committed, and without waiting for a token more."""
+    writer = StreamWriter(tmp_path / "s")
+    stop = threading.Event()
+    loader = TokenLoader(
+        tmp_path / "s", seq_len=10, global_batch=2, window_tokens=40, follow=True, prefetch=0, stall_timeout_s=0.1
+    )
+    batches = iter(loader)
+    writer.append(range(40))
+    writer.commit()
+    with pytest.raises(StarvedError, match="waiting for stream 'stream' at token 41: 40 are committed"):
+        next(batches)
+    writer.append([40])
+    writer.commit()
+    batches = iter(loader)
+    assert sorted(next(batches).tokens[:, 0].tolist() + next(batches).tokens[:, 0].tolist()) == [0, 10, 20, 30]
+    with pytest.raises(StarvedError, match="at token 81: 41 are committed"):
+        next(batches)
+    stop.set()
+
+
+def test_the_end_of_a_run_is_the_same_for_all_ranks(tmp_path: Path) -> None:
+    """A rank whose rows are there must not hand out a batch that the sealed stream turns out not to have."""
+    writer = StreamWriter(tmp_path / "s")
+    writer.append(range(45))
+    writer.commit()
+    options: dict[str, Any] = {"seq_len": 10, "global_batch": 4, "world_size": 2, "shuffle": "none", "follow": True}
+    first = iter(TokenLoader(tmp_path / "s", rank=0, **options))
+    assert next(first).tokens[:, 0].tolist() == [0, 20]
+    waiting = threading.Timer(0.1, writer.seal)
+    waiting.start()
+    # Sample 4 is there (tokens 40 to 44 and more could come), but its batch never is.
+    assert list(first) == []
+    assert [len(batch) for batch in TokenLoader(tmp_path / "s", rank=1, **options)] == [2]
+    waiting.join()
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_failed_stream(tmp_path: Path, workers: int) -> None:
+    expected = naive.digest(TokenLoader(finished(tmp_path / "whole"), seq_len=16, global_batch=4, window_tokens=500))
+    with FakeDaemon(tmp_path) as daemon:
+        path = daemon.stream("s", DOCUMENTS, fail_after=90, tokens_per_commit=700)
+        loader = TokenLoader(path, seq_len=16, global_batch=4, window_tokens=500, follow=True, workers=workers)
+        seen: list[str] = []
+        with pytest.raises(InputInvalidError, match=r"failed at [\d,]+ tokens: not UTF-8"):
+            for batch in loader:
+                seen += naive.digest([batch])
+        assert seen and seen == expected[: len(seen)]
+        # What is whole is still there, the same each time.
+        again = TokenLoader(path, seq_len=16, global_batch=4, window_tokens=500, follow=True)
+        with pytest.raises(InputInvalidError):
+            for n, batch in enumerate(again):
+                assert naive.digest([batch]) == [expected[n]]
+        assert n + 1 == len(seen)
+    failing = StreamWriter(tmp_path / "full")
+    failing.fail("NO_SPACE", "no space left")
+    with pytest.raises(NoSpaceError, match="no space left"):
+        next(iter(TokenLoader(tmp_path / "full", seq_len=16, global_batch=4, follow=True)))
+
+
+class Recorder(Polling):
+    """A feed that keeps what it is told, and knows a little."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.cursors: list[Sequence[Cursor]] = []
+
+    def report(self, cursors: Sequence[Cursor]) -> None:
+        self.cursors.append(cursors)
+
+    def status(self, stream: str) -> WriterStatus | None:
+        return WriterStatus(n_tokens=30, tokens_per_s=4e6, note="paused")
+
+
+def test_waits_are_explained(tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tokend_client.feed.FIRST_WARNING_S", 0.05)
+    writer = StreamWriter(tmp_path / "s")
+    feed = Recorder()
+    loader = TokenLoader(
+        {"web": tmp_path / "s"}, seq_len=10, global_batch=2, window_tokens=40, follow=True, feed=feed, prefetch=1
+    )
+    timers = [threading.Timer(0.2, lambda: (writer.append(range(25)), writer.commit()))]
+    timers += [threading.Timer(0.6, lambda: (writer.append(range(60)), writer.seal(), feed.wake()))]
+    for timer in timers:
+        timer.start()
+    with caplog.at_level(logging.WARNING, "tokend_client.loader"):
+        assert len(list(loader)) == 4
+    text = caplog.text
+    assert "waiting for stream 'web' to begin" in text
+    assert "'web' at token 41: 25 are committed (the writer is at 30), 4.0 M tokens/s, ETA 0.0 s, paused" in text
+    assert loader.stats.wait_s > 0 and loader.stats.n_batches == 4
+    for timer in timers:
+        timer.join()
+    (cursor,) = feed.cursors[-1]
+    assert (cursor.stream, cursor.low_water, cursor.position, cursor.wanted) == ("web", 0, 0, 41)
+
+
+def test_low_water_follows_what_is_retained(tmp_path: Path) -> None:
+    path = finished(tmp_path / "s")
+    feed = Recorder()
+    loader = TokenLoader(path, seq_len=10, global_batch=2, window_tokens=40, follow=True, feed=feed, prefetch=0)
+    batches = [batch for batch, _ in zip(loader, range(60), strict=False)]
+    cursor = loader._assembler.cursors(loader.position)[0]
+    assert cursor.low_water == 0 and cursor.position == 30 * 40 and cursor.wanted == 31 * 40 + 1
+    loader.retain(batches[40].state)
+    cursor = loader._assembler.cursors(loader.position)[0]
+    # Samples from 82 on are retained for; sample 81, which a resume checks, is in window 20.
+    assert cursor.low_water == 20 * 40
+    loader.close()
+
+
+def test_closing_ends_a_wait(tmp_path: Path) -> None:
+    loader = TokenLoader(tmp_path / "never", seq_len=10, global_batch=2, follow=True)
+    thread = threading.Thread(target=lambda: list(loader))
+    thread.start()
+    time.sleep(0.1)
+    loader.close()
+    thread.join(5)
+    assert not thread.is_alive()
+
+
+def _reader(rank: int, path: str, answers: Any) -> None:
+    loader = TokenLoader(path, seq_len=16, global_batch=8, rank=rank, world_size=8, window_tokens=2000, follow=True)
+    answers.put((rank, naive.digest(loader)))
+
+
+def test_eight_processes_over_one_growing_stream(tmp_path: Path) -> None:
+    """The writer is killed and restarted in the middle."""
+    whole = finished(tmp_path / "whole")
+    expected = {
+        rank: naive.digest(TokenLoader(whole, seq_len=16, global_batch=8, rank=rank, world_size=8, window_tokens=2000))
+        for rank in range(8)
+    }
+    context = multiprocessing.get_context("fork")  # Before any thread is started: cheap, and safe.
+    answers = context.Queue()
+    readers = [context.Process(target=_reader, args=(rank, str(tmp_path / "s"), answers)) for rank in range(8)]
+    for reader in readers:
+        reader.start()
+    with FakeDaemon(tmp_path) as daemon:
+        daemon.stream("s", DOCUMENTS, tokens_per_commit=300, segment_tokens=2500, pause_s=0.05)
+        time.sleep(0.8)
+        daemon.kill()
+        time.sleep(0.3)
+        assert TokenStream(tmp_path / "s").state == "growing"
+        daemon.restart()
+        got = dict(answers.get(timeout=60) for _ in readers)
+    for reader in readers:
+        reader.join(10)
+        assert reader.exitcode == 0
+    assert got == expected
+
+
+def test_fake_daemon_pauses(tmp_path: Path) -> None:
+    with FakeDaemon(tmp_path) as daemon:
+        daemon.pause()
+        path = daemon.stream("s", DOCUMENTS, tokens_per_commit=100)
+        time.sleep(0.05)
+        assert not (path / "manifest.json").exists()
+        daemon.resume()
+        daemon.join()
+        assert len(TokenStream(path)) == sum(len(document) for document in DOCUMENTS)
