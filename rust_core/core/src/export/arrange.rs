@@ -113,7 +113,8 @@ pub fn export(spec: &ExportSpec) -> Result<Exported> {
     let name = base_name(spec)?;
     let splits: &[Split] = if spec.val_fraction > 0.0 { &[Split::Train, Split::Val] } else { &[Split::All] };
     let linked = spec.kind.is_raw() && splits == [Split::All] && !spec.shuffle && eot == set.ids.eot;
-    let link = (linked && spec.shard_tokens.is_none()).then(|| set.single_file().map(Path::to_owned)).flatten();
+    let link =
+        (linked && spec.shard_tokens.is_none()).then(|| set.single_file().map(Path::to_owned)).flatten();
     let (mut n_tokens, mut n_val_documents) = (0, 0);
     {
         let mut writers = Vec::new();
@@ -283,7 +284,8 @@ fn permutation(n: u64, seed: u64) -> Vec<u64> {
 }
 
 fn publish(spec: &ExportSpec, staging: &Staging, name: &str, exported: &Exported) -> Result<()> {
-    let text = serde_json::to_vec_pretty(exported).map_err(|error| Error::Internal { what: error.to_string() })?;
+    let text =
+        serde_json::to_vec_pretty(exported).map_err(|error| Error::Internal { what: error.to_string() })?;
     if spec.kind != Kind::Megatron {
         staging.write("tokend.json", &text)?;
         return staging.publish_directory(&spec.output, spec.force);

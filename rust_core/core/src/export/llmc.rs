@@ -58,7 +58,8 @@ impl<'a> Llmc<'a> {
     fn close(&mut self) -> Result<()> {
         let Some((mut file, n_ids, starts)) = self.shard.take() else { return Ok(()) };
         let wide = self.plan.ids.id_bytes == 4;
-        let words = [if wide { 278_895_051 } else { 20_240_520 }, 1, n_ids as i32, if wide { 4 } else { 0_i32 }];
+        let words =
+            [if wide { 278_895_051 } else { 20_240_520 }, 1, n_ids as i32, if wide { 4 } else { 0_i32 }];
         let header: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
         file.patch(&header, 0)?;
         self.plan.staging.close(file)?;

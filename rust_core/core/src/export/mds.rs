@@ -101,7 +101,9 @@ impl Writer for Mds<'_> {
         let n_bytes = n_ids * self.plan.ids.id_bytes as u64;
         if n_ids == 0 || n_bytes > SHARD_MAX_BYTES - (1 << 16) {
             let index = origin.index;
-            let what = format!("document {index} has {n_ids} ids; an MDS sample has at least one and less than 4 GiB");
+            let what = format!(
+                "document {index} has {n_ids} ids; an MDS sample has at least one and less than 4 GiB"
+            );
             return Err(Error::BadOption { option: "format", what });
         }
         if self.samples.len() as u64 + n_bytes > self.shard_bytes as u64 {

@@ -197,6 +197,7 @@ fn writer<'a>(kind: Kind, plan: Plan<'a>) -> Result<Box<dyn Writer + 'a>> {
 
 /// An error for ids that a format cannot hold.
 fn too_wide(kind: Kind, hint: &str) -> Error {
-    let what = format!("{} holds uint16 ids only, and this vocabulary has more than 65,536; {hint}", kind.name());
+    let what =
+        format!("{} holds uint16 ids only, and this vocabulary has more than 65,536; {hint}", kind.name());
     Error::BadOption { option: "format", what }
 }

@@ -31,13 +31,13 @@ struct Segment {
 }
 
 /// A finished set.
-pub struct NativeSet {
+pub(super) struct NativeSet {
     segments: Vec<Segment>,
     pub(crate) ids: Ids,
     pub(crate) n_tokens: u64,
     pub(crate) n_documents: u64,
     /// The manifest, as it stands in the file.
-    pub manifest: Value,
+    pub(super) manifest: Value,
     /// Path and number of documents of each source.
     sources: Vec<(PathBuf, u64)>,
     /// Ends of documents `block_start` and on, with the one before them first.
@@ -51,16 +51,21 @@ impl NativeSet {
     ///
     /// # Errors
     /// [`Error::Damaged`] for what is no finished set or has files of the wrong length.
-    pub fn open(path: &Path) -> Result<Self> {
+    pub(super) fn open(path: &Path) -> Result<Self> {
         let is_stream = path.is_dir();
         let text = path.to_string_lossy();
         let data_path = text.strip_suffix(".json").map_or_else(|| path.to_owned(), PathBuf::from);
-        let manifest_path =
-            if is_stream { path.join("manifest.json") } else { crate::stream::manifest::with_suffix(&data_path, ".json") };
-        let bytes = std::fs::read(&manifest_path).map_err(|error| Error::io(&manifest_path, "reading", error))?;
+        let manifest_path = if is_stream {
+            path.join("manifest.json")
+        } else {
+            crate::stream::manifest::with_suffix(&data_path, ".json")
+        };
+        let bytes =
+            std::fs::read(&manifest_path).map_err(|error| Error::io(&manifest_path, "reading", error))?;
         let broken = |what: &str| Error::Damaged { path: manifest_path.clone(), what: what.to_owned() };
         let manifest: Value = serde_json::from_slice(&bytes).map_err(|_| broken("not a manifest"))?;
-        let number = |value: &Value| value.as_u64().ok_or_else(|| broken("a count is missing in the manifest"));
+        let number =
+            |value: &Value| value.as_u64().ok_or_else(|| broken("a count is missing in the manifest"));
         let string = |value: &Value| {
             value.as_str().map(str::to_owned).ok_or_else(|| broken("a name is missing in the manifest"))
         };
@@ -79,8 +84,9 @@ impl NativeSet {
         let mut segments = Vec::new();
         let mut open = |tokens: &Value, ends: &Value, n_tokens: u64, n_documents: u64| -> Result<()> {
             let last = segments.last();
-            let (first_token, first_document) =
-                last.map_or((0, 0), |last: &Segment| (last.first_token + last.n_tokens, last.first_document + last.n_documents));
+            let (first_token, first_document) = last.map_or((0, 0), |last: &Segment| {
+                (last.first_token + last.n_tokens, last.first_document + last.n_documents)
+            });
             let (tokens_path, ends_path) = (folder.join(string(tokens)?), folder.join(string(ends)?));
             let tokens = open_long_enough(&tokens_path, n_tokens * id_bytes)?;
             let ends = open_long_enough(&ends_path, n_documents * 8)?;
@@ -98,7 +104,8 @@ impl NativeSet {
         };
         if is_stream {
             for segment in manifest["segments"].as_array().into_iter().flatten() {
-                let (n_tokens, n_documents) = (number(&segment["n_tokens"])?, number(&segment["n_documents"])?);
+                let (n_tokens, n_documents) =
+                    (number(&segment["n_tokens"])?, number(&segment["n_documents"])?);
                 open(&segment["tokens"], &segment["ends"], n_tokens, n_documents)?;
             }
         } else {
@@ -120,7 +127,17 @@ impl NativeSet {
             })
             .collect();
         let (block, block_start) = (Vec::new(), 0);
-        Ok(Self { segments, ids, n_tokens, n_documents, manifest, sources, block, block_start, buffer: Vec::new() })
+        Ok(Self {
+            segments,
+            ids,
+            n_tokens,
+            n_documents,
+            manifest,
+            sources,
+            block,
+            block_start,
+            buffer: Vec::new(),
+        })
     }
 
     /// The one file that holds all ids and nothing else, if there is one; a stream's file may be longer
@@ -168,7 +185,8 @@ impl NativeSet {
                 .ends
                 .read_exact_at(&mut bytes, (low - segment.first_document) * 8)
                 .map_err(|error| Error::io(&segment.ends_path, "reading", error))?;
-            let ends = bytes.chunks_exact(8).map(|end| u64::from_le_bytes(end.try_into().unwrap_or_default()));
+            let ends =
+                bytes.chunks_exact(8).map(|end| u64::from_le_bytes(end.try_into().unwrap_or_default()));
             self.block.extend(ends);
         }
         Ok(())
