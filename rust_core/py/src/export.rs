@@ -49,10 +49,19 @@ pub(crate) fn export(
 
 /// Whether a set could be made at `output`, before there is anything to make it of.
 #[pyfunction]
-#[pyo3(signature = (output, format, *, force))]
-pub(crate) fn check_export(py: Python<'_>, output: PathBuf, format: &str, force: bool) -> PyResult<()> {
+#[pyo3(signature = (output, format, *, shard_tokens, row_tokens, val_fraction, force))]
+pub(crate) fn check_export(
+    py: Python<'_>,
+    output: PathBuf,
+    format: &str,
+    shard_tokens: Option<u64>,
+    row_tokens: Option<u64>,
+    val_fraction: f64,
+    force: bool,
+) -> PyResult<()> {
     let kind = Kind::parse(format).map_err(CoreError::from)?;
-    let spec = ExportSpec { force, ..ExportSpec::new(PathBuf::new(), output, kind) };
+    let plain = ExportSpec::new(PathBuf::new(), output, kind);
+    let spec = ExportSpec { shard_tokens, row_tokens, val_fraction, force, ..plain };
     Ok(py.detach(|| check(&spec)).map_err(CoreError::from)?)
 }
 

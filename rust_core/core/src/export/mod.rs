@@ -11,6 +11,7 @@
 //!
 //! * [`staging`]: how a set of files comes to be there whole or not at all;
 //! * [`native`]: reads ids and ends back;
+//! * [`verify`]: reads a set's files again;
 //! * [`arrange`]: which documents go where: training and validation, the order, the shards;
 //! * one file for each format, opening with its byte layout: [`nanogpt`], [`llmc`], [`megatron`],
 //!   [`datatrove`], [`olmo`], [`litdata`], [`mds`].
@@ -28,6 +29,7 @@ mod nanogpt;
 mod native;
 mod olmo;
 mod staging;
+pub(crate) mod verify;
 
 use std::path::Path;
 

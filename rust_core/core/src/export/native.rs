@@ -52,6 +52,8 @@ impl NativeSet {
     /// # Errors
     /// [`Error::Damaged`] for what is no finished set or has files of the wrong length.
     pub(super) fn open(path: &Path) -> Result<Self> {
+        let is_stream_manifest = path.file_name().is_some_and(|name| name == "manifest.json");
+        let path = path.parent().filter(|_| is_stream_manifest).unwrap_or(path);
         let is_stream = path.is_dir();
         let text = path.to_string_lossy();
         let data_path = text.strip_suffix(".json").map_or_else(|| path.to_owned(), PathBuf::from);
@@ -71,7 +73,14 @@ impl NativeSet {
         };
         match (manifest["format"].as_str(), manifest["state"].as_str()) {
             (Some("tokend-bin"), _) | (Some("tokend-stream"), Some("sealed")) => {}
-            (Some("tokend-stream"), _) => return Err(broken("the stream is not sealed yet")),
+            (Some("tokend-stream"), state) => {
+                let what = format!(
+                    "{} is {}; only a sealed stream is complete",
+                    path.display(),
+                    state.unwrap_or("broken")
+                );
+                return Err(Error::BadOption { option: "input", what });
+            }
             _ => return Err(broken("not the manifest of a token set")),
         }
         let id_bytes = match manifest["dtype"].as_str() {

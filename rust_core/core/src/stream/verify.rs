@@ -30,11 +30,16 @@ pub struct Verified {
 }
 
 /// Verifies a set (by its data file or its manifest) or a stream (by its directory or its manifest).
-/// Of a growing or failed stream, what is committed is verified.
+/// Of a growing or failed stream, what is committed is verified; of a set in a foreign format, its files
+/// against the checksums in its `tokend.json`.
 ///
 /// # Errors
 /// [`Error::NotFound`], [`Error::Damaged`] with the first fault, [`Error::Io`].
 pub fn verify(path: &Path) -> Result<Verified> {
+    let is_native = path.join(MANIFEST).exists() || with_suffix(path, ".json").exists();
+    if let Some(note) = crate::export::verify::note_of(path).filter(|_| !is_native) {
+        return crate::export::verify::verify(&note);
+    }
     let is_stream_manifest = path.file_name().is_some_and(|name| name == MANIFEST);
     match path.parent() {
         _ if path.is_dir() => stream(path),
