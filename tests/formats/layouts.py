@@ -8,12 +8,17 @@ from __future__ import annotations
 import gzip
 import json
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from itertools import chain, pairwise
 from pathlib import Path
 
 import numpy as np
 
 Documents = list[list[int]]
+
+
+def flat(documents: Iterable[list[int]]) -> list[int]:
+    return list(chain.from_iterable(documents))
 
 
 def cut(ids: Sequence[int], ends: Sequence[int]) -> Documents:
@@ -91,8 +96,7 @@ def litdata(folder: Path) -> Documents:
         bounds = np.frombuffer(data, "<u4", n_items + 1, 4).tolist()
         assert bounds[0] == 4 * (n_items + 2) and bounds[-1] == len(data)
         assert (bounds[-1] - bounds[0]) // np.dtype(dtype).itemsize == chunk["dim"]
-        pairs = zip(bounds[:-1], bounds[1:], strict=True)
-        found += [np.frombuffer(data[start:end], dtype).tolist() for start, end in pairs]
+        found += [np.frombuffer(data[start:end], dtype).tolist() for start, end in pairwise(bounds)]
     return found
 
 
@@ -106,7 +110,7 @@ def mds(folder: Path) -> Documents:
         bounds = np.frombuffer(data, "<u4", n_samples + 1, 4).tolist()
         json.loads(data[4 * (n_samples + 2) : bounds[0]])
         encoding = shard["column_encodings"][0].split(":")
-        for start, end in zip(bounds[:-1], bounds[1:], strict=True):
+        for start, end in pairwise(bounds):
             sample = data[start:end]
             if len(encoding) == 2:
                 size, shape, n_ids = struct.unpack_from("<IBI", sample)

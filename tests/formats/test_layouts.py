@@ -91,7 +91,7 @@ def test_documents_are_equal(name: str, options: list[str], narrow: Path, tmp_pa
     found = read(name, tmp_path / "out")
     if name == "llmc" and options:
         # A document that is longer than a shard is cut; nothing else is.
-        found, expected = [sum(found, [])], [sum(expected, [])]
+        found, expected = [layouts.flat(found)], [layouts.flat(expected)]
         assert len(list((tmp_path / "out").glob("*.bin"))) > 3
     assert found == expected
 
@@ -168,7 +168,7 @@ def test_a_split_loses_nothing_and_goes_by_content(name: str, narrow: Path, tmp_
 def test_rows_of_one_length(narrow: Path, tmp_path: Path) -> None:
     convert(narrow, tmp_path / "o", "--format", "mds", "--row-tokens", "7")
     flat = np.fromfile(narrow, "<u2").tolist()
-    assert sum(layouts.mds(tmp_path / "o"), []) == flat[: len(flat) // 7 * 7]
+    assert layouts.flat(layouts.mds(tmp_path / "o")) == flat[: len(flat) // 7 * 7]
     note = json.loads((tmp_path / "o" / "tokend.json").read_text())
     assert note["arrangement"]["n_tokens_left_out"] == len(flat) % 7 > 0
 
@@ -191,6 +191,23 @@ def test_what_is_there_stays(narrow: Path, tmp_path: Path, capsys: pytest.Captur
     (tmp_path / "made" / "meta.pkl").unlink()
     convert(narrow, tmp_path / "made", "--format", "nanogpt", "--force")
     assert not [name for name in os.listdir(tmp_path) if name.startswith(".")]
+
+
+def test_force_spares_the_set_itself(tmp_path: Path, gpt2: Tokenizer) -> None:
+    """A Megatron prefix whose data file has the name of a set of ours."""
+    (tmp_path / "a.txt").write_text("ab|ab|")
+    gpt2.encode_files([tmp_path / "a.txt"], tmp_path / "a.bin", separator="|")
+    before = sorted((name, (tmp_path / name).read_bytes()) for name in os.listdir(tmp_path))
+    arguments = ["convert", str(tmp_path / "a.bin"), "-o", str(tmp_path / "a"), "--format", "megatron"]
+    assert main(arguments) == 1
+    for options in ([], ["--eot", "prepend"]):
+        assert main([*arguments, "--force", *options]) == 2
+    assert sorted((name, (tmp_path / name).read_bytes()) for name in os.listdir(tmp_path)) == before
+    arguments[3] = str(tmp_path / "m")
+    for options in ([], ["--force", "--eot", "prepend"]):
+        assert main([*arguments, *options]) == 0
+    assert layouts.megatron(tmp_path / "m") == [[EOT, 397]] * 2
+    assert main([*arguments, "--val-fraction", "0.5"]) == 1
 
 
 def test_damaged_and_unfinished_sets_are_refused(tmp_path: Path, gpt2: Tokenizer) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable, Iterable
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +45,7 @@ def datatrove(place: Path, documents: Documents) -> int:
     width = int((place / f"000_{place.name}.ds.metadata").read_text().split("|")[1].split()[0])
     found = DatatroveFolderDataset(str(place), seq_len=BLOCK - 1, token_size=width)
     rows = (found[at]["input_ids"] for at in range(len(found)))
-    return same(rows, windows([sum(documents, [])], BLOCK))
+    return same(rows, windows([list(chain.from_iterable(documents))], BLOCK))
 
 
 def olmo(place: Path, documents: Documents) -> int:
@@ -67,7 +68,7 @@ def litdata(place: Path, documents: Documents) -> int:
     from litdata.streaming.item_loader import TokensLoader
 
     found = StreamingDataset(str(place), item_loader=TokensLoader(block_size=BLOCK), shuffle=False)
-    return same((found[at] for at in range(len(found))), windows([sum(documents, [])], BLOCK))
+    return same((found[at] for at in range(len(found))), windows([list(chain.from_iterable(documents))], BLOCK))
 
 
 def mds(place: Path, documents: Documents) -> int:

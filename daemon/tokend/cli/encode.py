@@ -128,9 +128,7 @@ def _inputs(arguments: argparse.Namespace) -> list[str]:
     return inputs
 
 
-def _local(
-    arguments: argparse.Namespace, inputs: list[str], output: str, options: dict[str, Any]
-) -> dict[str, Any]:
+def _local(arguments: argparse.Namespace, inputs: list[str], output: str, options: dict[str, Any]) -> dict[str, Any]:
     from .. import words
     from .._core import JobControl
     from ..tokenizer import Tokenizer

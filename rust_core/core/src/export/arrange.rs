@@ -19,6 +19,7 @@ use super::staging::{self, FileInfo, Staging};
 use super::{Ids, Kind, Plan, Split, Writer, writer};
 use crate::documents::Eot;
 use crate::error::{Error, Result};
+use crate::stream::manifest::with_suffix;
 
 /// What is to be made of a finished set.
 #[derive(Clone, Debug)]
@@ -200,19 +201,36 @@ pub fn check(spec: &ExportSpec) -> Result<()> {
     if spec.shard_tokens == Some(0) {
         return bad("shard_tokens", "it is 0");
     }
+    if spec.kind == Kind::Megatron {
+        return check_pair(spec);
+    }
+    if spec.force { staging::check_replaceable(&spec.output) } else { absent(spec.output.clone()) }
+}
+
+fn absent(path: PathBuf) -> Result<()> {
+    if path.exists() { Err(Error::OutputExists { path }) } else { Ok(()) }
+}
+
+/// The names of a Megatron set must be free; with `force` they may be those of one that tokend made,
+/// never those of a set of ours, whose data file may well be called the same.
+fn check_pair(spec: &ExportSpec) -> Result<()> {
+    let splits: &[Split] = if spec.val_fraction > 0.0 { &[Split::Train, Split::Val] } else { &[Split::All] };
+    let note = with_suffix(&spec.output, ".tokend.json");
     if !spec.force {
-        let there = match spec.kind {
-            Kind::Megatron => ["bin", "idx", "tokend.json"]
-                .map(|suffix| crate::stream::manifest::with_suffix(&spec.output, &format!(".{suffix}")))
-                .into_iter()
-                .find(|path| path.exists()),
-            _ => Some(spec.output.clone()).filter(|path| path.exists()),
-        };
-        if let Some(path) = there {
-            return Err(Error::OutputExists { path });
+        absent(note.clone())?;
+    }
+    for split in splits {
+        let stem = spec.output.with_file_name(split.suffixed(&base_name(spec)?));
+        let (data, index) = (with_suffix(&stem, ".bin"), with_suffix(&stem, ".idx"));
+        if !spec.force {
+            absent(data)?;
+            absent(index)?;
+        } else if (data.exists() || index.exists())
+            && (!note.exists() || with_suffix(&data, ".json").exists())
+        {
+            let what = format!("{} is no Megatron set that tokend made, and stays", data.display());
+            return Err(Error::BadOption { option: "force", what });
         }
-    } else if spec.kind != Kind::Megatron {
-        staging::check_replaceable(&spec.output)?;
     }
     Ok(())
 }

@@ -153,8 +153,9 @@ impl Staging {
     /// Publishes the set's files beside `output`, in this order; readers need the last one.
     pub(crate) fn publish_files(&self, output: &Path, names: &[String], force: bool) -> Result<()> {
         let parent = output.parent().unwrap_or(Path::new("."));
-        if force && let Some(commit) = names.last() {
-            let commit = parent.join(commit);
+        // A new data file never stands beside an old index.
+        for name in names.iter().filter(|name| force && name.ends_with(".idx")) {
+            let commit = parent.join(name);
             match fs::remove_file(&commit) {
                 Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
                     return Err(Error::io(commit, "removing the old index", error));
