@@ -109,7 +109,7 @@ pub fn export(spec: &ExportSpec) -> Result<Exported> {
         let what = format!("{id} is no uint16, and the set's ids are");
         return Err(Error::BadOption { option: "eot_id", what });
     }
-    let ids = Ids { eot, eot_id, ..set.ids.clone() };
+    let ids = Ids { eot_id, eot, ..set.ids.clone() };
     let staging = Staging::begin(&spec.output)?;
     let name = base_name(spec)?;
     let splits: &[Split] = if spec.val_fraction > 0.0 { &[Split::Train, Split::Val] } else { &[Split::All] };

@@ -30,11 +30,11 @@ pub(super) struct LitData<'a> {
 }
 
 impl<'a> LitData<'a> {
-    pub(super) fn new(plan: Plan<'a>) -> Result<Self> {
+    pub(super) fn new(plan: Plan<'a>) -> Self {
         let width = plan.ids.id_bytes;
         let most = (ITEM_MAX_BYTES / width) as u64;
         let chunk_bytes = plan.shard_tokens.clamp(1, most) as usize * width;
-        Ok(Self { plan, chunk_bytes, ids: Vec::new(), ends: Vec::new(), chunks: Vec::new() })
+        Self { plan, chunk_bytes, ids: Vec::new(), ends: Vec::new(), chunks: Vec::new() }
     }
 
     fn item_start(&self) -> usize {

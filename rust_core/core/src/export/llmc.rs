@@ -1,4 +1,4 @@
-//! llm.c, modded-nanogpt and NeMo AutoModel: shards with a header of 256 int32, little-endian.
+//! llm.c, modded-nanogpt and `NeMo` `AutoModel`: shards with a header of 256 int32, little-endian.
 //!
 //! ```text
 //! NAME_train_000001.bin, NAME_val_000000.bin (no split: NAME_train_000000.bin and on)
@@ -34,11 +34,11 @@ pub(super) struct Llmc<'a> {
 }
 
 impl<'a> Llmc<'a> {
-    pub(super) fn new(plan: Plan<'a>) -> Result<Self> {
+    pub(super) fn new(plan: Plan<'a>) -> Self {
         let capacity = plan.shard_tokens.clamp(1, SHARD_MAX_BYTES / plan.ids.id_bytes as u64);
         // By convention shard 0 is the validation set.
         let number = u32::from(plan.split == Split::Train);
-        Ok(Self { plan, capacity, shard: None, number })
+        Self { plan, capacity, shard: None, number }
     }
 
     fn stem(&self) -> String {

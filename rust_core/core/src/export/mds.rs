@@ -1,4 +1,4 @@
-//! MosaicML Streaming: MDS shards with one column, `tokens`.
+//! `MosaicML` Streaming: MDS shards with one column, `tokens`.
 //!
 //! ```text
 //! shard.NNNNN.mds

@@ -1,4 +1,4 @@
-//! Megatron-LM: `PREFIX.bin` and `PREFIX.idx` (also NeMo, Megatron-Bridge, Curator, datatrove).
+//! Megatron-LM: `PREFIX.bin` and `PREFIX.idx` (also `NeMo`, Megatron-Bridge, Curator, datatrove).
 //!
 //! ```text
 //! PREFIX.bin   ids back to back: uint16, or int32 where there are more than 65,536 of them

@@ -188,11 +188,11 @@ pub(crate) struct Plan<'a> {
 fn writer<'a>(kind: Kind, plan: Plan<'a>) -> Result<Box<dyn Writer + 'a>> {
     Ok(match kind {
         Kind::NanoGpt => Box::new(nanogpt::NanoGpt::new(plan)?),
-        Kind::Llmc => Box::new(llmc::Llmc::new(plan)?),
+        Kind::Llmc => Box::new(llmc::Llmc::new(plan)),
         Kind::Megatron => Box::new(megatron::Megatron::new(plan)?),
         Kind::Datatrove => Box::new(datatrove::Datatrove::new(plan)?),
         Kind::Olmo => Box::new(olmo::Olmo::new(plan)?),
-        Kind::LitData => Box::new(litdata::LitData::new(plan)?),
+        Kind::LitData => Box::new(litdata::LitData::new(plan)),
         Kind::Mds => Box::new(mds::Mds::new(plan)?),
     })
 }

@@ -89,7 +89,7 @@ impl Staging {
             fs::copy(existing, &path).map_err(|error| Error::io(&path, "copying", error))?;
         }
         let (size_bytes, xxh3) = hash_file(&path)?;
-        self.sync_file(&path)?;
+        Self::sync_file(&path)?;
         self.files.borrow_mut().push(FileInfo { file: name.to_owned(), size_bytes, xxh3 });
         Ok(())
     }
@@ -125,7 +125,7 @@ impl Staging {
         Ok(path)
     }
 
-    fn sync_file(&self, path: &Path) -> Result<()> {
+    fn sync_file(path: &Path) -> Result<()> {
         let file = File::open(path).map_err(|error| Error::io(path, "opening", error))?;
         file.sync_all().map_err(|error| Error::io(path, "fsync", error))
     }
@@ -135,10 +135,10 @@ impl Staging {
         for split in ["train", "val"] {
             let path = self.folder.join(split);
             if path.is_dir() {
-                self.sync_file(&path)?;
+                Self::sync_file(&path)?;
             }
         }
-        self.sync_file(&self.folder)?;
+        Self::sync_file(&self.folder)?;
         let flags = if force && output.exists() { RenameFlags::EXCHANGE } else { RenameFlags::NOREPLACE };
         rename(&self.folder, output, flags)?;
         self.published.set(true);
