@@ -6,7 +6,7 @@ STAMP  := $(VENV)/.installed
 SOURCES := Cargo.toml Cargo.lock pyproject.toml client/pyproject.toml \
            $(shell find rust_core -name '*.rs' -o -name 'Cargo.toml' -o -name '*.u16' | grep -v -e /target/ -e /fuzz/)
 
-.PHONY: demo test faults fuzz parity bench bench-seed bench-service bench-loader loader-torch readers lint tools clean
+.PHONY: demo test faults fuzz parity exact bench bench-seed bench-service bench-loader loader-torch readers lint tools clean
 
 # Runs the main job on real text: a daemon, a corpus, progress, and the result read back.
 demo: $(STAMP)
@@ -56,6 +56,11 @@ bench-service: $(STAMP)
 # Every tokenizer family against its real reference, 200,000 strings and 300 MB each: hours.
 parity: $(STAMP)
 	$(BIN)/python tests/parity/campaign.py $(PARITY)
+
+# The encoder against tiktoken on the benchmark's texts, in every tier, and on a million strings.
+exact: $(STAMP)
+	$(BIN)/python tests/bench/corpora.py build/corpora
+	$(BIN)/python tests/parity/exact.py $(OPTIONS) build/corpora/*.txt
 
 lint: $(STAMP)
 	cargo fmt --all --check

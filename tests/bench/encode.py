@@ -35,14 +35,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-HERE = Path(__file__).parent
-ROOT = HERE.parents[1]
-sys.path.insert(0, str(HERE))
-
 import chart
 import corpora
 import peers
 
+HERE = Path(__file__).parent
+ROOT = HERE.parents[1]
 SLOW = ("tiktoken", "tokenizers")
 SLOW_BYTES = 8_000_000
 TARGETS = {

@@ -265,8 +265,8 @@ def memory(path: Path, shuffle: str) -> tuple[float, float]:
     return float(anonymous), float(mapped)
 
 
-def follow(folder: Path) -> list[tuple[float, float, float, int]]:
-    """A writer that stalls, a trainer that takes 4 ms a step: per 50 ms, time, M tokens/s of both, and the queue."""
+def follow(folder: Path) -> tuple[list[tuple[float, float, float, int]], str]:
+    """A writer that stalls, and a trainer: per 50 ms, time, M tokens/s of both, and the queue; and what to say."""
     rng = np.random.default_rng(3)
     documents = [rng.integers(0, 50_000, 20_000) for _ in range(1200)]
     samples: list[tuple[float, float, float, int]] = []
@@ -299,7 +299,14 @@ def follow(folder: Path) -> list[tuple[float, float, float, int]]:
             time.sleep(0.0015)
         stop.set()
         thread.join()
-    return samples
+    first = next(s[0] for s in samples if s[2] > 0)
+    text = (
+        "A trainer of about 1.5 ms a step over a stream whose writer commits 200,000 tokens at a time, on average\n"
+        "faster than training takes them, and stands still for a second twice. Training goes on from what is\n"
+        f"committed; it waited {loader.stats.wait_s:.2f} s in all, {first:.2f} s of the run having passed before its\n"
+        "first step. Its batches are those of the finished stream (tests/loader/test_growing.py)."
+    )
+    return samples, text
 
 
 def svg(samples: list[tuple[float, float, float, int]]) -> str:
@@ -367,15 +374,11 @@ def main() -> None:
         write_set(path, rng.integers(0, 50_257, options.tokens, dtype=np.uint16), options.tokens)
         np.fromfile(path, "<u2").sum()
         write_page(say, path, folder, cores)
-        samples = follow(folder)
+        samples, text = follow(folder)
         (options.out / "loader-follow.svg").write_text(svg(samples))
     say("## While it is written")
     say()
-    say(
-        "A trainer of about 1.5 ms a step over a stream whose writer commits 200,000 tokens at a time and stands\n"
-        "still for a second twice: training goes on from what is ready, waits, and catches up; its batches are those\n"
-        "of the finished stream (tests/loader/test_growing.py)."
-    )
+    say(text)
     say()
     say("![tokens per second and batches ready over time](loader-follow.svg)")
     (options.out / "loader-throughput.md").write_text("\n".join(lines) + "\n")

@@ -12,6 +12,7 @@ from __future__ import annotations
 import os
 import statistics
 import sys
+import sysconfig
 import tempfile
 import time
 from collections.abc import Callable
@@ -20,11 +21,25 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from conftest import Daemon
-from floor import library_text
 from tokend import Tokenizer
 from tokend_client import Client
 
 ROUNDS = 9
+
+
+def library_text(limit_bytes: int) -> bytes:
+    """Sources of the standard library, as text."""
+    parts: list[str] = []
+    size = 0
+    for path in sorted(Path(sysconfig.get_paths()["stdlib"]).rglob("*.py")):
+        try:
+            parts.append(path.read_text())
+        except UnicodeDecodeError:
+            continue
+        size += path.stat().st_size
+        if size > limit_bytes:
+            break
+    return "".join(parts).encode()[:limit_bytes].decode(errors="ignore").encode()
 
 
 def seconds(run: Callable[[], object]) -> float:

@@ -114,7 +114,7 @@ def open_directory(folder: Path, before: Snapshot | None = None) -> Snapshot:
             old = kept.get(segment.path)
             if old is not None and old.same_as(segment):
                 segment = old
-            elif before is None and not {entry["tokens"], entry["ends"]} <= there:
+            elif before is None and not (entry["tokens"] in there and entry["ends"] in there):
                 raise StreamError(f"{segment.path}: missing, or its ends are, though the manifest names both")
             elif before is not None or entry is manifest["segments"][-1]:
                 _check_size(Path(segment.path), segment.n_tokens * dtype.itemsize, exact=False)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import mmap
 import os
-import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -49,7 +48,8 @@ class Segment:
     """Tokens `first_token..first_token + n_tokens` of a stream, in one file, mapped when first used.
 
     `ends_base + ends[i]` is the position in the stream just after the i-th of this segment's documents.
-    `load_ends` is called once, when documents are first asked for. Both see what is committed and no more.
+    `load_ends` is called when documents are first asked for (twice, if two threads ask at once). Tokens and
+    ends are what is committed and no more.
     """
 
     def __init__(
@@ -73,7 +73,6 @@ class Segment:
         self.offset_bytes = offset_bytes
         self._load_ends = load_ends
         self._rows: Ids | None = None
-        self._lock = threading.Lock()
 
     @cached_property
     def tokens(self) -> Ids:
@@ -93,8 +92,7 @@ class Segment:
     @cached_property
     def ends(self) -> NDArray[np.uint64]:
         """Ends of the documents that end here, less `ends_base`."""
-        with self._lock:
-            return EMPTY_ENDS if self._load_ends is None else self._load_ends(self)
+        return EMPTY_ENDS if self._load_ends is None else self._load_ends(self)
 
     @property
     def n_documents(self) -> int:

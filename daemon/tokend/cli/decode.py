@@ -23,25 +23,31 @@ _ID_MAX = (1 << 32) - 1
 
 def decode(arguments: argparse.Namespace) -> int:
     """Writes the bytes of tokens to stdout."""
+    ids: Ids | TokenStream
     if arguments.file is None:
         ids, tokenizer = _from_stdin(), Tokenizer.load(arguments.tokenizer or "gpt2")
-    elif os.path.exists(f"{arguments.file.removesuffix('.json')}.json"):
+    elif _has_manifest(arguments.file):
         stream = TokenStream(arguments.file)
-        tokenizer = Tokenizer.load(arguments.tokenizer or stream.tokenizer)
+        tokenizer = Tokenizer.load(arguments.tokenizer or stream.tokenizer or "gpt2")
         if tokenizer.fingerprint != stream.fingerprint:
             raise StreamError(
                 f"{arguments.file}: made by another tokenizer than {tokenizer.name} is now",
                 "pass --tokenizer with the one that made it",
             )
-        ids = stream.tokens
+        ids = stream
     else:
         ids, tokenizer = _raw(arguments)
     stop = None if arguments.count is None else arguments.start + arguments.count
-    ids = ids[arguments.start : stop]
-    for at in range(0, len(ids), _BLOCK_TOKENS):
-        sys.stdout.buffer.write(tokenizer.decode_bytes(ids[at : at + _BLOCK_TOKENS]))
+    start, stop, _ = slice(arguments.start, stop).indices(len(ids))
+    for at in range(start, stop, _BLOCK_TOKENS):
+        sys.stdout.buffer.write(tokenizer.decode_bytes(ids[at : min(at + _BLOCK_TOKENS, stop)]))
     sys.stdout.buffer.flush()
     return 0
+
+
+def _has_manifest(path: str) -> bool:
+    """Whether it is a set or a stream directory of ours."""
+    return os.path.exists(f"{path.removesuffix('.json')}.json") or os.path.exists(os.path.join(path, "manifest.json"))
 
 
 def _from_stdin() -> Ids:

@@ -20,30 +20,39 @@ def inspect(arguments: argparse.Namespace) -> int:
         if arguments.json:
             print(json.dumps(stream.manifest))
             return 0
-        options = stream.manifest["options"]
-        sources = stream.manifest["sources"]
-        n_bytes = sum(source["size_bytes"] for source in sources)
-        rows = [
-            ("file", str(stream.path)),
-            ("format", f"raw {stream.dtype}, {size(stream.manifest['data']['size_bytes'])}"),
-            ("tokens", f"{stream.n_tokens:,}"),
-            ("documents", f"{stream.n_documents:,}"),
-            ("tokenizer", f"{stream.tokenizer} ({stream.fingerprint[:12]})"),
-            ("end of text", f"{options['eot']} {options['eot_id']}" if options["eot_id"] is not None else "none"),
-            ("options", f"special={options['special']} errors={options['errors']} separator={options['separator']!r}"),
-            ("sources", f"{plural(len(sources), 'file')}, {size(n_bytes)}"),
-        ]
-        if stream.n_tokens:
-            rows.append(("bytes/token", f"{n_bytes / stream.n_tokens:.2f}"))
-        rows += _tokenizer(stream)
-        for name, value in rows:
+        for name, value in _rows(stream):
             print(f"{name:12} {value}")
     return 0
 
 
-def _tokenizer(stream: TokenStream) -> list[tuple[str, str]]:
+def _rows(stream: TokenStream) -> list[tuple[str, str]]:
+    manifest = stream.manifest
+    n_bytes = stream.n_tokens * stream.dtype.itemsize
+    rows = [("file", str(stream.path)), ("format", f"raw {stream.dtype}, {size(n_bytes)}")]
+    if manifest["format"] != "tokend-bin":
+        rows.append(("layout", f"{manifest['format']}, {stream.state}"))
+    rows.append(("tokens", f"{stream.n_tokens:,}"))
+    if stream.has_documents:
+        rows.append(("documents", f"{stream.n_documents:,}"))
+    if stream.tokenizer is None or stream.fingerprint is None:
+        return [*rows, ("tokenizer", "unknown: the format does not tell")]
+    options, sources = manifest["options"], manifest["sources"]
+    source_bytes = sum(source["size_bytes"] for source in sources)
+    eot = f"{options['eot']} {options['eot_id']}" if options["eot_id"] is not None else "none"
+    rows += [
+        ("tokenizer", f"{stream.tokenizer} ({stream.fingerprint[:12]})"),
+        ("end of text", eot),
+        ("options", f"special={options['special']} errors={options['errors']} separator={options['separator']!r}"),
+        ("sources", f"{plural(len(sources), 'file')}, {size(source_bytes)}"),
+    ]
+    if stream.n_tokens and stream.state == "sealed":
+        rows.append(("bytes/token", f"{source_bytes / stream.n_tokens:.2f}"))
+    return rows + _tokenizer(stream, stream.tokenizer)
+
+
+def _tokenizer(stream: TokenStream, name: str) -> list[tuple[str, str]]:
     try:
-        tokenizer = Tokenizer.load(stream.tokenizer)
+        tokenizer = Tokenizer.load(name)
         head = repr(tokenizer.decode(stream[:_HEAD_TOKENS]))
     except TokendError as error:
         return [("head", f"(the tokenizer cannot be loaded: {error.message})")]

@@ -10,7 +10,7 @@ use std::process::ExitCode;
 fn main() -> ExitCode {
     for path in std::env::args().skip(1) {
         let text = std::fs::read_to_string(&path).map_err(|error| error.to_string());
-        match text.and_then(|text| tokend_core::stages::measure(&text).map_err(|error| error.to_string())) {
+        match text.and_then(|text| tokend_core::profile::measure(&text).map_err(|error| error.to_string())) {
             Ok(line) => println!("{path}: {line}"),
             Err(error) => {
                 eprintln!("{path}: {error}");

@@ -19,10 +19,10 @@ pub mod job;
 pub mod lane;
 pub mod normalize;
 pub mod pretokenize;
+#[doc(hidden)]
+pub mod profile;
 pub mod special;
 mod staged;
-#[doc(hidden)]
-pub mod stages;
 pub mod stream;
 mod stream_encoder;
 mod tier;

@@ -22,6 +22,8 @@ pub(crate) mod probe;
 pub(crate) mod splitter;
 mod wide_cache;
 
+use std::ops::Range;
+
 use crate::bpe::inert::Bridges;
 use crate::bpe::medium::MEDIUM_MAX;
 use crate::bpe::merge::{MergeScratch, merge};
@@ -107,6 +109,18 @@ impl Model {
         } else {
             merge(&self.pairs, piece, scratch, ids);
         }
+    }
+
+    /// Whether the inert parts of a pretoken are what they would be as pretokens of their own.
+    fn parts_are_pretokens(&self, piece: &[u8]) -> bool {
+        let mut start = 0;
+        self.whole.is_empty()
+            || std::iter::from_fn(|| {
+                let part = start..self.bridges.part_end(piece, start);
+                start = part.end;
+                (!part.is_empty()).then_some(part)
+            })
+            .all(|part| !self.whole.contains_key(&piece[part]))
     }
 
     /// Refuses ids that stand for bytes without a token; `offset` is where their text starts.
@@ -202,6 +216,13 @@ impl Batch {
             }
         }
     }
+}
+
+/// A batch under way: `n` pretokens, from `base` on.
+#[derive(Default)]
+struct Open {
+    base: usize,
+    n: usize,
 }
 
 /// A worker's own memory; reused from job to job.
@@ -340,33 +361,20 @@ impl Encoder<'_> {
         offset: u64,
         out: &mut Vec<L>,
     ) -> Result<usize> {
-        let (mut at, mut base, mut n) = (0, 0, 0);
-        loop {
-            let split = if at < text.len() {
-                Some(next(at).map_err(|error| at_offset(error, offset))?)
-            } else {
-                None
-            };
-            let split = split.filter(|split| complete || !split.hit_end);
-            let far = at - base > i32::MAX as usize;
-            if n == BATCH || n > 0 && (far || split.is_none_or(|split| !split.matched)) {
-                self.scratch.filling.starts[n] = (at - base) as u32;
-                self.advance(text.as_bytes(), base, n, offset, out)?;
-                n = 0;
-            }
-            let Some(split) = split else { break };
-            if split.end - at > i32::MAX as usize {
-                return Err(Error::TooLong { offset: offset + at as u64 });
+        let (mut at, mut open) = (0, Open::default());
+        while at < text.len() {
+            let split = next(at).map_err(|error| at_offset(error, offset))?;
+            if split.hit_end && !complete {
+                break;
             }
             if split.matched {
-                if n == 0 {
-                    base = at;
-                }
-                self.scratch.filling.starts[n] = (at - base) as u32;
-                n += 1;
+                self.add(text.as_bytes(), &mut open, at..split.end, offset, out)?;
+            } else {
+                self.close(text.as_bytes(), &mut open, at, offset, out)?;
             }
             at = split.end;
         }
+        self.close(text.as_bytes(), &mut open, at, offset, out)?;
         self.finish(text.as_bytes(), offset, out)?;
         Ok(at)
     }
@@ -383,29 +391,65 @@ impl Encoder<'_> {
         let mut pieces = std::mem::take(&mut self.scratch.pieces);
         pieces.clear();
         let used = chain.split(text, complete, &mut pieces).map_err(|error| at_offset(error, offset))?;
-        let (mut at, mut base, mut n) = (0, 0, 0);
-        // A piece that is not kept closes the last batch.
-        for piece in pieces.iter().copied().chain([Piece { end: used, kept: false }]) {
-            if n == BATCH || n > 0 && (at - base > i32::MAX as usize || !piece.kept) {
-                self.scratch.filling.starts[n] = (at - base) as u32;
-                self.advance(text.as_bytes(), base, n, offset, out)?;
-                n = 0;
-            }
-            if piece.end - at > i32::MAX as usize {
-                return Err(Error::TooLong { offset: offset + at as u64 });
-            }
+        let (mut at, mut open) = (0, Open::default());
+        for piece in &pieces {
             if piece.kept {
-                if n == 0 {
-                    base = at;
-                }
-                self.scratch.filling.starts[n] = (at - base) as u32;
-                n += 1;
+                self.add(text.as_bytes(), &mut open, at..piece.end, offset, out)?;
+            } else {
+                self.close(text.as_bytes(), &mut open, at, offset, out)?;
             }
             at = piece.end;
         }
+        self.close(text.as_bytes(), &mut open, at, offset, out)?;
         self.scratch.pieces = pieces;
         self.finish(text.as_bytes(), offset, out)?;
         Ok(used)
+    }
+
+    /// Adds the pretoken `range` to the batch under way, in its inert parts if it is too long for a key;
+    /// emits batches as they fill.
+    fn add<L: Lane>(
+        &mut self,
+        text: &[u8],
+        open: &mut Open,
+        range: Range<usize>,
+        offset: u64,
+        out: &mut Vec<L>,
+    ) -> Result<()> {
+        if range.len() > i32::MAX as usize {
+            return Err(Error::TooLong { offset: offset + range.start as u64 });
+        }
+        let cuts = range.len() > KEY_MAX && self.model.parts_are_pretokens(&text[range.clone()]);
+        let mut start = range.start;
+        while start < range.end {
+            if open.n == BATCH || start - open.base > i32::MAX as usize {
+                self.close(text, open, start, offset, out)?;
+            }
+            if open.n == 0 {
+                open.base = start;
+            }
+            self.scratch.filling.starts[open.n] = (start - open.base) as u32;
+            open.n += 1;
+            start = if cuts { self.model.bridges.part_end(&text[..range.end], start) } else { range.end };
+        }
+        Ok(())
+    }
+
+    /// Emits the batch under way, whose last pretoken ends at `end`.
+    fn close<L: Lane>(
+        &mut self,
+        text: &[u8],
+        open: &mut Open,
+        end: usize,
+        offset: u64,
+        out: &mut Vec<L>,
+    ) -> Result<()> {
+        let n = std::mem::take(&mut open.n);
+        if n == 0 {
+            return Ok(());
+        }
+        self.scratch.filling.starts[n] = (end - open.base) as u32;
+        self.advance(text, open.base, n, offset, out)
     }
 
     /// Takes the batch that was filled, and emits the one before it; `offset` is where `text` starts.
