@@ -289,7 +289,7 @@ def test_encode_makes_them_in_one_run(where: str, narrow: Path, tmp_path: Path, 
     assert layouts.megatron(tmp_path / "m") == layouts.mds(tmp_path / "c.mds") == [[*ids, EOT] for ids in own(narrow)]
     assert layouts.llmc(tmp_path / "c.llmc") == [[EOT, *ids] for ids in own(narrow)]
     again = tokend(*common, "-o", str(tmp_path / "m"), "--format", "megatron")
-    assert again.returncode == 1 and "m.bin" in again.stderr
+    assert again.returncode == 1 and "m.tokend.json: output exists" in again.stderr
 
 
 def test_encode_refuses_what_does_not_go_before_it_works(narrow: Path, tmp_path: Path) -> None:

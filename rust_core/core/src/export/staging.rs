@@ -154,7 +154,10 @@ impl Staging {
     pub(crate) fn publish_files(&self, output: &Path, names: &[String], force: bool) -> Result<()> {
         let parent = output.parent().unwrap_or(Path::new("."));
         // A new data file never stands beside an old index.
-        for name in names.iter().filter(|name| force && name.ends_with(".idx")) {
+        for name in names
+            .iter()
+            .filter(|name| force && Path::new(name).extension().is_some_and(|ending| ending == "idx"))
+        {
             let commit = parent.join(name);
             match fs::remove_file(&commit) {
                 Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
