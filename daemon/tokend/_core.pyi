@@ -7,10 +7,13 @@ __all__ = [
     "JobControl",
     "StreamEncoder",
     "Tokenizer",
+    "check_export",
     "check_paths",
     "default_threads",
     "discard_partials",
     "encode_files",
+    "export",
+    "export_formats",
     "published_encoding",
     "verify",
 ]
@@ -102,6 +105,30 @@ def check_paths(
 def discard_partials(
     output: str, partial_key: str | None = None, format: str = "bin", *, roots: list[str] = ...
 ) -> bool: ...
+def export(
+    input: str,
+    output: str,
+    format: str,
+    *,
+    eot: str | None = None,
+    eot_id: int | None = None,
+    shard_tokens: int | None = None,
+    row_tokens: int | None = None,
+    val_fraction: float = 0.0,
+    seed: int = 0,
+    shuffle: bool = False,
+    force: bool = False,
+) -> str: ...
+def check_export(
+    output: str,
+    format: str,
+    *,
+    shard_tokens: int | None,
+    row_tokens: int | None,
+    val_fraction: float,
+    force: bool,
+) -> None: ...
+def export_formats() -> list[str]: ...
 def verify(path: str, *, roots: list[str] = ...) -> str: ...
 def default_threads() -> int: ...
 def published_encoding(name: str) -> tuple[str, str, list[tuple[str, int]]] | None: ...

@@ -21,15 +21,59 @@ if TYPE_CHECKING:
 def encode(arguments: argparse.Namespace) -> int:
     """Encodes files, through the daemon or in this process."""
     inputs = _inputs(arguments)
+    native, foreign = _formats(arguments)
+    if not foreign:
+        return _native(arguments, inputs, arguments.output, native or "bin")
+    from . import convert
+
+    places = convert.check(arguments, foreign, has_native=native is not None)
+    if native is not None:
+        _native(arguments, inputs, arguments.output, native)
+        convert.make(arguments, os.path.abspath(arguments.output), places)
+        return 0
+    made = convert.hidden_set(arguments.output)
+    _native(arguments, inputs, made, "bin", is_hidden=True)
+    try:
+        convert.make(arguments, made, places)
+    except BaseException:
+        print(f"tokend: the tokens are kept in {made}, for `tokend convert`", file=sys.stderr)
+        raise
+    convert.remove_set(made)
+    return 0
+
+
+def _formats(arguments: argparse.Namespace) -> tuple[str | None, list[str]]:
+    """The format of ours, if one was asked for, and those of trainers; refuses options that do not go with them."""
+    formats: list[str] = arguments.format or ["bin"]
+    if not set(formats) - {"bin", "stream"} and len(set(formats)) == 1:
+        layout = (arguments.shard_tokens, arguments.row_tokens, arguments.val_fraction, arguments.shuffle)
+        if any(layout):
+            raise BadRequestError(
+                "--shard-tokens, --row-tokens, --val-fraction and --shuffle are of the formats that trainers read",
+                "name one with --format",
+            )
+        return formats[0], []
+    from .convert import split
+
+    for name, is_given in (("--no-wait", arguments.no_wait), ("--key", arguments.key is not None)):
+        if is_given:
+            raise BadRequestError(f"{name} goes with --format bin or stream only", "use `tokend convert` afterwards")
+    return split(formats)
+
+
+def _native(
+    arguments: argparse.Namespace, inputs: list[str], output: str, format: str, *, is_hidden: bool = False
+) -> int:
+    """Encodes into a set of ours. A hidden one is replaced without asking, and is not reported."""
     options = {
         "separator": arguments.separator,
-        "eot": arguments.eot,
+        "eot": arguments.eot or "append",
         "eot_token": arguments.eot_token,
         "special": arguments.special,
         "errors": arguments.errors,
         "threads": arguments.threads,
-        "force": arguments.force,
-        "format": arguments.format,
+        "force": arguments.force or is_hidden,
+        "format": format,
     }
     start = time.monotonic()
     if arguments.local:
@@ -38,7 +82,7 @@ def encode(arguments: argparse.Namespace) -> int:
         if arguments.key is not None:
             raise BadRequestError("--key needs a daemon; it does not go with --local")
         options["resume"] = arguments.resume
-        manifest = _local(arguments, inputs, options)
+        manifest = _local(arguments, inputs, output, options)
     else:
         if arguments.resume:
             raise BadRequestError("--resume goes with --local", "a daemon resumes its jobs by itself")
@@ -49,12 +93,13 @@ def encode(arguments: argparse.Namespace) -> int:
 
         client = spawn.ensure(arguments.endpoint or paths.default_endpoint())
         with client:
-            job = client.submit(inputs, arguments.output, tokenizer=arguments.tokenizer, key=arguments.key, **options)
+            job = client.submit(inputs, output, tokenizer=arguments.tokenizer, key=arguments.key, **options)
             if arguments.no_wait:
                 print(json.dumps({"job_id": job.job_id}) if arguments.json else job.job_id)
                 return 0
-            manifest = _follow_own(client, job.job_id, arguments.output)
-    report(manifest, arguments.output, time.monotonic() - start, arguments.json)
+            manifest = _follow_own(client, job.job_id, output)
+    if not is_hidden:
+        report(manifest, output, time.monotonic() - start, arguments.json)
     return 0
 
 
@@ -83,7 +128,7 @@ def _inputs(arguments: argparse.Namespace) -> list[str]:
     return inputs
 
 
-def _local(arguments: argparse.Namespace, inputs: list[str], options: dict[str, Any]) -> dict[str, Any]:
+def _local(arguments: argparse.Namespace, inputs: list[str], output: str, options: dict[str, Any]) -> dict[str, Any]:
     from .. import words
     from .._core import JobControl
     from ..tokenizer import Tokenizer
@@ -95,14 +140,14 @@ def _local(arguments: argparse.Namespace, inputs: list[str], options: dict[str, 
 
     def work() -> None:
         try:
-            result.append(tokenizer.encode_files(inputs, arguments.output, control=control, **options))
+            result.append(tokenizer.encode_files(inputs, output, control=control, **options))
         except BaseException as error:
             result.append(error)
 
     worker = threading.Thread(target=work)
     worker.start()
     try:
-        with progress_bar(os.path.basename(arguments.output)) as update:
+        with progress_bar(os.path.basename(output)) as update:
             while worker.is_alive():
                 worker.join(0.1)
                 done, total, tokens, _ = control.progress()

@@ -8,6 +8,9 @@ from importlib import import_module
 
 from .. import __version__
 
+FOREIGN_FORMATS = ["nanogpt", "llmc", "megatron", "datatrove", "olmo", "litdata", "mds"]
+"""What `_core.export_formats()` gives; a copy, for the help needs no core."""
+
 
 def build_parser() -> argparse.ArgumentParser:
     """The whole command line."""
@@ -24,6 +27,7 @@ def build_parser() -> argparse.ArgumentParser:
 
     _serve(command("serve", "daemon", "run a daemon in the foreground"))
     _encode(command("encode", "encode", "files -> one token set on disk"))
+    _convert(command("convert", "convert", "a token set -> the files that trainers read"))
     _decode(command("decode", "decode", "tokens -> text on stdout"))
     text = command("text", "text", "text -> ids on one line")
     text.add_argument("text", help="the text, or - for stdin")
@@ -39,7 +43,7 @@ def build_parser() -> argparse.ArgumentParser:
     inspect.add_argument("path", help="OUT.bin or its manifest")
     _json(inspect)
     verify = command("verify", "verify", "read a token set again: checksums, lengths, ids, document ends")
-    verify.add_argument("path", help="OUT.bin, a stream's directory, or the manifest of either")
+    verify.add_argument("path", help="OUT.bin, a stream's directory, the manifest of either, or what convert made")
     _json(verify)
     _json(command("tokenizers", "tokenizers", "the vocabularies that this machine has"))
     for name, help in (("jobs", "the daemon's jobs"), ("status", "how the daemon is")):
@@ -130,14 +134,17 @@ def _encode(parser: argparse.ArgumentParser) -> None:
         "--output",
         required=True,
         metavar="OUT",
-        help="the data file (OUT.ends and OUT.json are made beside it), or a stream's directory",
+        help="the data file (OUT.ends and OUT.json are made beside it), or the directory of another format",
     )
     _tokenizer(parser)
     parser.add_argument(
         "--format",
-        choices=["bin", "stream"],
-        default="bin",
-        help="one raw file, published as a whole, or a directory that can be read while it grows (default: bin)",
+        action="append",
+        choices=["bin", "stream", *FOREIGN_FORMATS],
+        metavar="FORMAT",
+        help="bin: one raw file, published as a whole; stream: a directory that can be read while it grows; or what "
+        f"a trainer reads: {', '.join(FOREIGN_FORMATS)}. Repeatable: each is then made beside OUT, as OUT.FORMAT "
+        "(default: bin)",
     )
     parser.add_argument(
         "--separator", metavar="STR", help="text that ends a document (default: each file is one document)"
@@ -145,8 +152,7 @@ def _encode(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--eot",
         choices=["append", "prepend", "both", "none"],
-        default="append",
-        help="where the end-of-text id goes (default: append)",
+        help="where the end-of-text id goes (default: append, but prepend for llmc)",
     )
     parser.add_argument("--eot-token", metavar="STR", help="the end-of-text token, where it is not obvious")
     parser.add_argument(
@@ -173,7 +179,48 @@ def _encode(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--resume", action="store_true", help="with --local: go on from what an interrupted run left, if anything"
     )
+    _layout(parser)
+    parser.set_defaults(eot_id=None)
     _client(parser)
+
+
+def _convert(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("path", metavar="SET", help="OUT.bin or its manifest, or the directory of a sealed stream")
+    parser.add_argument(
+        "--format",
+        action="append",
+        required=True,
+        choices=FOREIGN_FORMATS,
+        metavar="FORMAT",
+        help=f"{', '.join(FOREIGN_FORMATS)}; repeatable: each is then made as OUT.FORMAT",
+    )
+    parser.add_argument(
+        "-o", "--output", required=True, metavar="OUT", help="the new directory; for megatron the prefix of its files"
+    )
+    parser.add_argument(
+        "--eot",
+        choices=["append", "prepend", "both", "none"],
+        help="where end-of-text ids go (default: where the format's readers expect them)",
+    )
+    parser.add_argument("--eot-id", type=_count, metavar="ID", help="the end-of-text id, for a set that has none")
+    parser.add_argument("--force", action="store_true", help="replace an existing output that tokend made")
+    _layout(parser)
+    _json(parser)
+
+
+def _layout(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("of the formats that trainers read")
+    group.add_argument("--shard-tokens", type=_count, metavar="N", help="most tokens of a file")
+    group.add_argument("--row-tokens", type=_count, metavar="N", help="mds: rows of N tokens (default: documents)")
+    group.add_argument(
+        "--val-fraction",
+        type=float,
+        default=0.0,
+        metavar="X",
+        help="part of the documents for validation, drawn by their content (default: 0)",
+    )
+    group.add_argument("--shuffle", action="store_true", help="shuffle the documents")
+    group.add_argument("--seed", type=_count, default=0, metavar="N", help="of the shuffle and the split (default: 0)")
 
 
 def _decode(parser: argparse.ArgumentParser) -> None:

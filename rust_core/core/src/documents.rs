@@ -44,6 +44,17 @@ impl Eot {
             }
         })
     }
+
+    /// The option's value.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Append => "append",
+            Self::Prepend => "prepend",
+            Self::Both => "both",
+            Self::None => "none",
+        }
+    }
 }
 
 /// How a source becomes documents and ids.

@@ -13,6 +13,7 @@ pub mod decode;
 mod documents;
 mod encode;
 pub mod error;
+pub mod export;
 pub mod input;
 pub mod job;
 pub mod lane;

@@ -2,12 +2,15 @@
 //! GIL around the work, and does nothing else.
 
 mod errors;
+mod export;
 mod job;
 mod tokenizer;
 
 /// Native core of tokend. Private: use `tokend` instead.
 #[pyo3::pymodule(gil_used = false)]
 mod _core {
+    #[pymodule_export]
+    use super::export::{check_export, export, export_formats};
     #[pymodule_export]
     use super::job::{JobControl, check_paths, default_threads, discard_partials, encode_files, verify};
     #[pymodule_export]

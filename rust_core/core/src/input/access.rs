@@ -27,6 +27,12 @@ impl Roots {
         Self { roots }
     }
 
+    /// Whether any path may be opened.
+    #[must_use]
+    pub fn are_none(&self) -> bool {
+        self.roots.is_empty()
+    }
+
     /// Opens an input for reading. `O_NONBLOCK` keeps a FIFO without a writer from blocking.
     pub fn open_input(&self, path: &Path) -> Result<File> {
         self.open(path, OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY).map(File::from)

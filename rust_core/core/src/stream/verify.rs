@@ -30,11 +30,17 @@ pub struct Verified {
 }
 
 /// Verifies a set (by its data file or its manifest) or a stream (by its directory or its manifest).
-/// Of a growing or failed stream, what is committed is verified. Only files beneath `roots` are opened.
+/// Of a growing or failed stream, what is committed is verified; of a set in a foreign format, its files
+/// against the checksums in its `tokend.json`. Only files beneath `roots` are opened, and foreign sets only
+/// where there are none.
 ///
 /// # Errors
 /// [`Error::NotFound`], [`Error::Damaged`] with the first fault, [`Error::PathDenied`], [`Error::Io`].
 pub fn verify(roots: &Roots, path: &Path) -> Result<Verified> {
+    let is_native = path.join(MANIFEST).exists() || with_suffix(path, ".json").exists();
+    if let Some(note) = crate::export::verify::note_of(path).filter(|_| !is_native && roots.are_none()) {
+        return crate::export::verify::verify(&note);
+    }
     let is_stream_manifest = path.file_name().is_some_and(|name| name == MANIFEST);
     match path.parent() {
         _ if roots.open_directory(path).is_ok() => stream(roots, path),

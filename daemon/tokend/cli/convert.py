@@ -1,0 +1,109 @@
+"""`tokend convert`, and what `tokend encode` does for the formats of trainers.
+
+A set in a trainer's format is made from a finished set of ours (`rust_core/core/src/export`), never from text.
+With one format `OUT` is its directory (Megatron: the prefix of its files); with several each has a place of
+its own beside it, `OUT.FORMAT`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import time
+from collections.abc import Iterable
+from typing import Any
+
+from tokend_client.errors import BadRequestError
+
+from .. import _core
+from .output import duration, plural, size
+
+
+def convert(arguments: argparse.Namespace) -> int:
+    """Makes sets in trainers' formats from a finished one, which is verified first."""
+    _, formats = split(arguments.format)
+    places = check(arguments, formats, has_native=False)
+    source = os.path.abspath(arguments.path)
+    _core.verify(source)
+    make(arguments, source, places)
+    return 0
+
+
+def split(formats: list[str]) -> tuple[str | None, list[str]]:
+    """The one format of ours among those asked for, if any, and the others, each once."""
+    native = sorted({"bin", "stream"} & set(formats))
+    if len(native) > 1:
+        raise BadRequestError("--format bin and --format stream hold the same; ask for one of them")
+    return (native[0] if native else None), [name for name in dict.fromkeys(formats) if name not in native]
+
+
+def check(arguments: argparse.Namespace, formats: list[str], *, has_native: bool) -> dict[str, str]:
+    """Where each format's set will be; refuses what could not be made there, before any work is done."""
+    if not arguments.output:
+        raise BadRequestError("the output path is empty", "is a shell variable unset?")
+    output = os.path.abspath(arguments.output)
+    stem = output.removesuffix(".bin") if has_native else output
+    single = len(formats) == 1 and not has_native
+    places = {name: output if single else f"{stem}.{name}" for name in formats}
+    for name, place in places.items():
+        _core.check_export(
+            place,
+            name,
+            shard_tokens=arguments.shard_tokens,
+            row_tokens=_row_tokens(arguments, formats, name),
+            val_fraction=arguments.val_fraction,
+            force=arguments.force,
+        )
+    return places
+
+
+def _row_tokens(arguments: argparse.Namespace, formats: Iterable[str], name: str) -> int | None:
+    """Rows are of mds alone; where it is not asked for, the core refuses them by name."""
+    rows: int | None = arguments.row_tokens
+    return None if name != "mds" and "mds" in formats else rows
+
+
+def make(arguments: argparse.Namespace, source: str, places: dict[str, str]) -> None:
+    """Makes the sets and says what each holds."""
+    for name, place in places.items():
+        start = time.monotonic()
+        made: dict[str, Any] = json.loads(
+            _core.export(
+                source,
+                place,
+                name,
+                eot=arguments.eot,
+                eot_id=arguments.eot_id,
+                shard_tokens=arguments.shard_tokens,
+                row_tokens=_row_tokens(arguments, places, name),
+                val_fraction=arguments.val_fraction,
+                seed=arguments.seed,
+                shuffle=arguments.shuffle,
+                force=arguments.force,
+            )
+        )
+        if arguments.json:
+            print(json.dumps({"path": place, **made}))
+            continue
+        what = f"{plural(made['n_tokens'], 'token')}, {plural(made['n_documents'], 'document')}"
+        if made["n_val_documents"]:
+            what += f" ({made['n_val_documents']:,} for validation)"
+        n_bytes = sum(file["size_bytes"] for file in made["files"])
+        files = f"{plural(len(made['files']), 'file')}, {size(n_bytes)}"
+        seconds = duration(time.monotonic() - start)
+        print(f"{place} ({name}): {what} in {files}, {seconds}", file=sys.stderr)
+
+
+def hidden_set(output: str) -> str:
+    """Where the set lies that only the other formats are made of."""
+    folder, name = os.path.split(os.path.abspath(output))
+    return os.path.join(folder, f".{name}.tokend-set.bin")
+
+
+def remove_set(path: str) -> None:
+    """Removes a set; the manifest goes first, so that what is left of it is none."""
+    for name in (f"{path}.json", f"{path}.ends", path):
+        if os.path.lexists(name):
+            os.unlink(name)

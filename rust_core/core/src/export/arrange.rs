@@ -1,0 +1,335 @@
+//! Which documents go where: training and validation, the order, and one pass over the ids.
+//!
+//! * A document goes to the validation set if XXH3-64 of its own ids (without end-of-text ids), seeded
+//!   with the split's seed, lies below `fraction * 2^64`: the same text always lands on the same side,
+//!   whatever stands around it.
+//! * The order is that of the set, or a permutation of the documents drawn with a seed: Fisher-Yates
+//!   over their numbers (8 bytes of memory a document) with a counter-based generator, the same on
+//!   every machine.
+//! * The end-of-text ids of a document are laid as the format wants them, whatever the set has.
+
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use xxhash_rust::xxh3::{Xxh3, xxh3_64_with_seed};
+
+use super::native::NativeSet;
+use super::staging::{self, FileInfo, Staging};
+use super::{Ids, Kind, Plan, Split, Writer, writer};
+use crate::documents::Eot;
+use crate::error::{Error, Result};
+use crate::stream::manifest::with_suffix;
+
+/// What is to be made of a finished set.
+#[derive(Clone, Debug)]
+pub struct ExportSpec {
+    /// The finished set: `OUT.bin` or a sealed stream's directory.
+    pub input: PathBuf,
+    /// A directory, or for Megatron the common prefix of its files.
+    pub output: PathBuf,
+    pub kind: Kind,
+    /// Where end-of-text ids go; `None`: where the format's readers expect them.
+    pub eot: Option<Eot>,
+    /// The end-of-text id, for sets that have none.
+    pub eot_id: Option<u32>,
+    /// Most tokens of a shard; `None`: the format's own default.
+    pub shard_tokens: Option<u64>,
+    /// Tokens of a row (MDS only); `None`: a row is a document.
+    pub row_tokens: Option<u64>,
+    /// Part of the documents for validation; 0: no split.
+    pub val_fraction: f64,
+    /// Seed of split and shuffle.
+    pub seed: u64,
+    /// Shuffle the documents.
+    pub shuffle: bool,
+    /// Replace an existing output.
+    pub force: bool,
+}
+
+impl ExportSpec {
+    /// A plain conversion.
+    #[must_use]
+    pub fn new(input: PathBuf, output: PathBuf, kind: Kind) -> Self {
+        Self {
+            input,
+            output,
+            kind,
+            eot: None,
+            eot_id: None,
+            shard_tokens: None,
+            row_tokens: None,
+            val_fraction: 0.0,
+            seed: 0,
+            shuffle: false,
+            force: false,
+        }
+    }
+}
+
+/// What was made, as `tokend.json` has it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Exported {
+    pub format: String,
+    pub version: u32,
+    pub kind: String,
+    pub dtype: String,
+    pub n_tokens: u64,
+    pub n_documents: u64,
+    /// Documents of the validation set.
+    pub n_val_documents: u64,
+    pub tokenizer: Value,
+    /// Options of the set that this one was made of.
+    pub options: Value,
+    pub sources: Value,
+    pub arrangement: Value,
+    pub files: Vec<FileInfo>,
+    pub tokend_version: String,
+}
+
+/// Makes a set in a foreign format; blocks until it is published.
+///
+/// # Errors
+/// Any [`Error`]; nothing is left under the output's name then.
+pub fn export(spec: &ExportSpec) -> Result<Exported> {
+    check(spec)?;
+    let mut set = NativeSet::open(&spec.input)?;
+    let eot = spec.eot.unwrap_or(spec.kind.eot());
+    let eot_id = match (eot, set.ids.eot_id.or(spec.eot_id)) {
+        (Eot::None, id) => id,
+        (_, Some(id)) => Some(id),
+        (_, None) => {
+            let what = "the set has no end-of-text ids, and none was named".to_owned();
+            return Err(Error::BadOption { option: "eot_token", what });
+        }
+    };
+    if set.ids.id_bytes == 2
+        && let Some(id) = eot_id.filter(|&id| id > u32::from(u16::MAX))
+    {
+        let what = format!("{id} is no uint16, and the set's ids are");
+        return Err(Error::BadOption { option: "eot_id", what });
+    }
+    let ids = Ids { eot_id, eot, ..set.ids.clone() };
+    let staging = Staging::begin(&spec.output)?;
+    let name = base_name(spec)?;
+    let splits: &[Split] = if spec.val_fraction > 0.0 { &[Split::Train, Split::Val] } else { &[Split::All] };
+    let linked = spec.kind.is_raw() && splits == [Split::All] && !spec.shuffle && eot == set.ids.eot;
+    let link =
+        (linked && spec.shard_tokens.is_none()).then(|| set.single_file().map(Path::to_owned)).flatten();
+    let (mut n_tokens, mut n_val_documents) = (0, 0);
+    {
+        let mut writers = Vec::new();
+        for &split in splits {
+            let plan = Plan {
+                staging: &staging,
+                ids: &ids,
+                split,
+                name: &name,
+                shard_tokens: spec.shard_tokens.or(spec.kind.shard_tokens()).unwrap_or(u64::MAX),
+                row_tokens: spec.row_tokens,
+                link: link.as_deref(),
+            };
+            writers.push(writer(spec.kind, plan)?);
+        }
+        let order = if spec.shuffle { Some(permutation(set.n_documents, spec.seed)) } else { None };
+        let threshold = (spec.val_fraction * 2_f64.powi(64)) as u64;
+        for position in 0..set.n_documents {
+            let document = order.as_ref().map_or(position, |order| order[position as usize]);
+            let own = own_ids(&mut set, document, position)?;
+            let is_val = splits.len() > 1 && {
+                let mut hash = Xxh3::with_seed(spec.seed);
+                set.read(own.clone(), |bytes| {
+                    hash.update(bytes);
+                    Ok(())
+                })?;
+                hash.digest() < threshold
+            };
+            n_val_documents += u64::from(is_val);
+            let writer = &mut writers[usize::from(is_val)];
+            n_tokens += one(&mut set, &ids, document, position, own, link.is_some(), &mut **writer)?;
+        }
+        writers.iter_mut().try_for_each(|writer| writer.finish())?;
+    }
+    let exported = Exported {
+        format: "tokend-export".to_owned(),
+        version: 1,
+        kind: spec.kind.name().to_owned(),
+        dtype: format!("uint{}", 8 * ids.id_bytes),
+        n_tokens,
+        n_documents: set.n_documents,
+        n_val_documents,
+        tokenizer: set.manifest["tokenizer"].clone(),
+        options: set.manifest["options"].clone(),
+        sources: set.manifest["sources"].clone(),
+        arrangement: json!({
+            "eot": eot.name(),
+            "eot_id": if eot == Eot::None { None } else { eot_id },
+            "shuffle_seed": spec.shuffle.then_some(spec.seed),
+            "val_fraction": spec.val_fraction,
+            "seed": spec.seed,
+            "row_tokens": spec.row_tokens,
+            "n_tokens_left_out": spec.row_tokens.filter(|_| spec.kind == Kind::Mds).map(|row| left_out(n_tokens, row)),
+        }),
+        files: staging.files(),
+        tokend_version: env!("CARGO_PKG_VERSION").to_owned(),
+    };
+    publish(spec, &staging, &name, &exported)?;
+    Ok(exported)
+}
+
+/// Ids that fill no row; with a split each set leaves some, which is why it is refused with rows.
+fn left_out(n_tokens: u64, row: u64) -> u64 {
+    n_tokens % row.max(1)
+}
+
+/// Refuses what cannot be made, before anything is read or written: options that do not go together,
+/// and an output that is there already.
+///
+/// # Errors
+/// [`Error::BadOption`] and [`Error::OutputExists`].
+pub fn check(spec: &ExportSpec) -> Result<()> {
+    let bad = |option, what: &str| Err(Error::BadOption { option, what: what.to_owned() });
+    if !(0.0..1.0).contains(&spec.val_fraction) {
+        return bad("val_fraction", "it is not at least 0 and below 1");
+    }
+    if spec.row_tokens.is_some() && spec.kind != Kind::Mds {
+        return bad("row_tokens", "only mds has rows of one length");
+    }
+    if spec.row_tokens.is_some() && spec.val_fraction > 0.0 {
+        return bad("row_tokens", "rows of one length do not go with a split");
+    }
+    if spec.shard_tokens == Some(0) {
+        return bad("shard_tokens", "it is 0");
+    }
+    if spec.kind == Kind::Megatron {
+        return check_pair(spec);
+    }
+    if spec.force { staging::check_replaceable(&spec.output) } else { absent(spec.output.clone()) }
+}
+
+fn absent(path: PathBuf) -> Result<()> {
+    if path.exists() { Err(Error::OutputExists { path }) } else { Ok(()) }
+}
+
+/// The names of a Megatron set must be free; with `force` they may be those of one that tokend made,
+/// never those of a set of ours, whose data file may well be called the same.
+fn check_pair(spec: &ExportSpec) -> Result<()> {
+    let splits: &[Split] = if spec.val_fraction > 0.0 { &[Split::Train, Split::Val] } else { &[Split::All] };
+    let note = with_suffix(&spec.output, ".tokend.json");
+    if !spec.force {
+        absent(note.clone())?;
+    }
+    for split in splits {
+        let stem = spec.output.with_file_name(split.suffixed(&base_name(spec)?));
+        let (data, index) = (with_suffix(&stem, ".bin"), with_suffix(&stem, ".idx"));
+        if !spec.force {
+            absent(data)?;
+            absent(index)?;
+        } else if (data.exists() || index.exists())
+            && (!note.exists() || with_suffix(&data, ".json").exists())
+        {
+            let what = format!("{} is no Megatron set that tokend made, and stays", data.display());
+            return Err(Error::BadOption { option: "force", what });
+        }
+    }
+    Ok(())
+}
+
+fn base_name(spec: &ExportSpec) -> Result<String> {
+    let name = spec.output.file_name().and_then(|name| name.to_str());
+    name.map(str::to_owned).ok_or_else(|| {
+        let what = format!("{} is no file name in UTF-8", spec.output.display());
+        Error::BadOption { option: "output", what }
+    })
+}
+
+/// The range of a document's own ids, without end-of-text ids.
+fn own_ids(set: &mut NativeSet, document: u64, _position: u64) -> Result<std::ops::Range<u64>> {
+    let mut range = set.range(document)?;
+    let (leading, trailing) = match set.ids.eot {
+        Eot::Append => (0, 1),
+        Eot::Prepend => (1, 0),
+        Eot::Both => (u64::from(document == 0), 1),
+        Eot::None => (0, 0),
+    };
+    range.start = (range.start + leading).min(range.end);
+    range.end = range.end.saturating_sub(trailing).max(range.start);
+    Ok(range)
+}
+
+/// Writes one document; returns its number of ids.
+fn one(
+    set: &mut NativeSet,
+    ids: &Ids,
+    document: u64,
+    position: u64,
+    own: std::ops::Range<u64>,
+    linked: bool,
+    writer: &mut dyn Writer,
+) -> Result<u64> {
+    let eot: Vec<u8> = match (ids.eot_id, ids.id_bytes) {
+        (Some(id), 2) => (id as u16).to_le_bytes().to_vec(),
+        (Some(id), _) => id.to_le_bytes().to_vec(),
+        (None, _) => Vec::new(),
+    };
+    let before = ids.eot == Eot::Prepend || (ids.eot == Eot::Both && position == 0);
+    let after = matches!(ids.eot, Eot::Append | Eot::Both);
+    let n_ids = own.end - own.start + u64::from(before) + u64::from(after);
+    writer.begin(n_ids, set.origin(document))?;
+    if !linked {
+        if before {
+            writer.ids(&eot)?;
+        }
+        set.read(own, |bytes| writer.ids(bytes))?;
+        if after {
+            writer.ids(&eot)?;
+        }
+    }
+    writer.end()?;
+    Ok(n_ids)
+}
+
+/// The numbers `0..n` in an order that follows from `seed` alone.
+fn permutation(n: u64, seed: u64) -> Vec<u64> {
+    let mut order: Vec<u64> = (0..n).collect();
+    for at in (1..n).rev() {
+        // A 64-bit draw onto `0..=at` by its high product: a bias of at most n / 2^64.
+        let draw = xxh3_64_with_seed(&at.to_le_bytes(), seed);
+        let other = ((u128::from(draw) * u128::from(at + 1)) >> 64) as usize;
+        order.swap(at as usize, other);
+    }
+    order
+}
+
+fn publish(spec: &ExportSpec, staging: &Staging, name: &str, exported: &Exported) -> Result<()> {
+    let text =
+        serde_json::to_vec_pretty(exported).map_err(|error| Error::Internal { what: error.to_string() })?;
+    if spec.kind != Kind::Megatron {
+        staging.write("tokend.json", &text)?;
+        return staging.publish_directory(&spec.output, spec.force);
+    }
+    let note = format!("{name}.tokend.json");
+    staging.write(&note, &text)?;
+    let ending = |suffix: &str| {
+        let named = exported.files.iter().map(|file| file.file.clone());
+        named.filter(|file| file.ends_with(suffix)).collect::<Vec<_>>()
+    };
+    let names: Vec<String> = [ending(".bin"), vec![note], ending(".idx")].concat();
+    staging.publish_files(&spec.output, &names, spec.force)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::permutation;
+
+    #[test]
+    fn permutations_follow_from_the_seed() {
+        let mut seen = permutation(1000, 7);
+        assert_eq!(seen, permutation(1000, 7));
+        assert_ne!(seen, permutation(1000, 8));
+        seen.sort_unstable();
+        assert!(seen.into_iter().eq(0..1000));
+        assert!(permutation(0, 1).is_empty());
+        assert_eq!(permutation(4, 0), [3, 2, 0, 1]);
+    }
+}

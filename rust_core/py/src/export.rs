@@ -1,0 +1,72 @@
+//! Sets in foreign formats.
+
+use std::path::PathBuf;
+
+use pyo3::prelude::*;
+use tokend_core::export::{ExportSpec, Kind, check, export as export_set};
+use tokend_core::{Eot, Error};
+
+use crate::errors::CoreError;
+
+#[pyfunction]
+#[pyo3(signature = (input, output, format, *, eot=None, eot_id=None, shard_tokens=None, row_tokens=None, val_fraction=0.0, seed=0, shuffle=false, force=false))]
+#[expect(clippy::too_many_arguments, reason = "keyword arguments of the Python function")]
+pub(crate) fn export(
+    py: Python<'_>,
+    input: PathBuf,
+    output: PathBuf,
+    format: &str,
+    eot: Option<&str>,
+    eot_id: Option<u32>,
+    shard_tokens: Option<u64>,
+    row_tokens: Option<u64>,
+    val_fraction: f64,
+    seed: u64,
+    shuffle: bool,
+    force: bool,
+) -> PyResult<String> {
+    let spec = ExportSpec {
+        input,
+        output,
+        kind: Kind::parse(format).map_err(CoreError::from)?,
+        eot: eot.map(Eot::parse).transpose().map_err(CoreError::from)?,
+        eot_id,
+        shard_tokens,
+        row_tokens,
+        val_fraction,
+        seed,
+        shuffle,
+        force,
+    };
+    let json = py
+        .detach(|| {
+            let exported = export_set(&spec)?;
+            serde_json::to_string(&exported).map_err(|error| Error::Internal { what: error.to_string() })
+        })
+        .map_err(CoreError::from)?;
+    Ok(json)
+}
+
+/// Whether a set could be made at `output`, before there is anything to make it of.
+#[pyfunction]
+#[pyo3(signature = (output, format, *, shard_tokens, row_tokens, val_fraction, force))]
+pub(crate) fn check_export(
+    py: Python<'_>,
+    output: PathBuf,
+    format: &str,
+    shard_tokens: Option<u64>,
+    row_tokens: Option<u64>,
+    val_fraction: f64,
+    force: bool,
+) -> PyResult<()> {
+    let kind = Kind::parse(format).map_err(CoreError::from)?;
+    let plain = ExportSpec::new(PathBuf::new(), output, kind);
+    let spec = ExportSpec { shard_tokens, row_tokens, val_fraction, force, ..plain };
+    Ok(py.detach(|| check(&spec)).map_err(CoreError::from)?)
+}
+
+/// The formats that [`export`] makes.
+#[pyfunction]
+pub(crate) fn export_formats() -> Vec<&'static str> {
+    Kind::ALL.iter().map(|kind| kind.name()).collect()
+}
