@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import json
 import os
-import resource
 import sys
 import time
 from collections.abc import Callable
@@ -133,6 +132,14 @@ def _alphabet() -> list[str]:
     return [chr(byte) if byte in printable else chr(next(others)) for byte in range(256)]
 
 
+def _peak_mb() -> float:
+    """Most memory that this process ever had resident. (`ru_maxrss` would include its parent's.)"""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) / 1000
+    return 0.0
+
+
 def main(name: str, threads: int, vocabulary: Path) -> None:
     """Serves pieces of work until standard input ends."""
     os.environ["RAYON_NUM_THREADS"] = str(threads)
@@ -145,7 +152,7 @@ def main(name: str, threads: int, vocabulary: Path) -> None:
         start = time.perf_counter()
         encode(work["input"], work["output"])
         seconds = time.perf_counter() - start
-        peak_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000
+        peak_mb = _peak_mb()
         print(json.dumps({"seconds": seconds, "peak_mb": peak_mb}), flush=True)
 
 
