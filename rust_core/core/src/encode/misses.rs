@@ -23,13 +23,13 @@ use crate::lane::Lane;
 /// Where the ids of a miss are in `spill`.
 #[derive(Clone, Copy, Default)]
 pub(super) struct Found {
-    pub(super) at_bytes: u32,
-    pub(super) n_bytes: u32,
+    pub(super) at_bytes: usize,
+    pub(super) n_bytes: usize,
 }
 
 impl Found {
     /// Marks a miss whose word is being merged.
-    const MERGING: Self = Self { at_bytes: u32::MAX, n_bytes: 0 };
+    const MERGING: Self = Self { at_bytes: usize::MAX, n_bytes: 0 };
 }
 
 impl Encoder<'_> {
@@ -63,8 +63,8 @@ impl Encoder<'_> {
             } else {
                 self.learn::<L>(text, start..end, offset)?;
             }
-            let (at_bytes, now) = (from as u32, self.scratch.spill.len() as u32);
-            self.scratch.found.push(Found { at_bytes, n_bytes: now - at_bytes });
+            let n_bytes = self.scratch.spill.len() - from;
+            self.scratch.found.push(Found { at_bytes: from, n_bytes });
         }
         self.merge_words::<L>(n_misses);
         Ok(())
@@ -105,7 +105,7 @@ impl Encoder<'_> {
         *misses_seen += words.len() as u64;
         let mut merged = words.iter();
         for number in 0..n_misses {
-            if found[number].at_bytes != u32::MAX {
+            if found[number].at_bytes != usize::MAX {
                 continue;
             }
             let Some(word) = merged.next() else { break };
@@ -121,7 +121,7 @@ impl Encoder<'_> {
                 let key = wide_key(word.text(), 0, word.text().len());
                 wide.insert(asked[number] as usize, &key, &spill[from..]);
             }
-            found[number] = Found { at_bytes: from as u32, n_bytes: (spill.len() - from) as u32 };
+            found[number] = Found { at_bytes: from, n_bytes: spill.len() - from };
         }
     }
 

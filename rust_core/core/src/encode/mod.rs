@@ -522,7 +522,7 @@ impl Encoder<'_> {
             for (miss, found) in misses[..n_misses].iter().zip(found.iter()) {
                 let at = miss.at_bytes as usize;
                 append(staged.as_ptr().add(done), at - done);
-                append(spill.as_ptr().add(found.at_bytes as usize), found.n_bytes as usize);
+                append(spill.as_ptr().add(found.at_bytes), found.n_bytes);
                 done = at;
             }
             append(staged.as_ptr().add(done), n_bytes - done);
