@@ -69,6 +69,8 @@ pub(super) struct Committer<'a, L> {
     turn: Condvar,
     stopped: AtomicBool,
     written: Mutex<Written>,
+    /// Input that an earlier run had read.
+    began_bytes: u64,
     /// Wakes the keeper for its end.
     finished: Condvar,
 }
@@ -130,6 +132,7 @@ impl<'a, L: Lane> Committer<'a, L> {
             state: Mutex::new(state),
             turn: Condvar::new(),
             stopped: AtomicBool::new(false),
+            began_bytes: progress.n_bytes,
             written: Mutex::new(Written {
                 log,
                 progress,
@@ -242,10 +245,8 @@ impl<'a, L: Lane> Committer<'a, L> {
         let commit_bytes = setting("TOKEND_COMMIT_BYTES", COMMIT_BYTES);
         let commit_time = Duration::from_millis(setting("TOKEND_COMMIT_MS", COMMIT_MS));
         let pause = (commit_time / 4).clamp(Duration::from_millis(1), Duration::from_millis(100));
-        let mut last = {
-            let written = self.lock_written();
-            (Instant::now(), written.n_logged, written.progress.n_bytes)
-        };
+        // Workers may have written already when this thread begins.
+        let mut last = (Instant::now(), 0, self.began_bytes);
         let mut n_asked = last.1;
         loop {
             let mut written = self.lock_written();
