@@ -37,6 +37,8 @@ _TICK_S = 0.25
 _RETIRE_S = min(5.0, EXPIRY_S)
 _RATE_S = 3.0
 """Over which a job's rate is averaged."""
+_HARMLESS_S = 60.0
+"""A job that works for so long is none that kills daemons by what it goes on with."""
 _NO_LIMIT = 1 << 20
 _NO_CEILING = (1 << 64) - 1
 
@@ -54,6 +56,7 @@ class _Paced:
     job: Job
     n_tokens: int = 0
     tokens_per_s: float = 0.0
+    worked_s: float = 0.0
     threads: int | None = None
     control: _core.JobControl | None = None
     """The one that `threads` was told to: each attempt of a job has its own."""
@@ -176,7 +179,10 @@ class Pacer:
 
     def _look(self, paced: _Paced, seconds: float) -> Load:
         job = paced.job
-        n_tokens = job.control.progress()[2]
+        n_bytes, _, n_tokens, _ = job.control.progress()
+        paced.worked_s += seconds if n_bytes else 0.0
+        if job.record.deaths and paced.worked_s > _HARMLESS_S:
+            self._jobs.lives(job)
         if seconds > 0 and paced.n_tokens:
             part = min(1.0, seconds / _RATE_S)
             paced.tokens_per_s += part * (max(n_tokens - paced.n_tokens, 0) / seconds - paced.tokens_per_s)
