@@ -200,9 +200,9 @@ def once(batches: list[Rows], case: Case) -> None:
         assert len(np.unique(starts)) == len(starts)
 
 
-def finished(folder: Path, documents: list[Any]) -> Path:
+def finished(folder: Path, documents: list[Any], tokenizer: dict[str, Any] | None = None) -> Path:
     """A sealed stream, written at once."""
-    writer = StreamWriter(folder)
+    writer = StreamWriter(folder, tokenizer=tokenizer)
     for document in documents:
         writer.append(document)
     writer.seal()

@@ -21,7 +21,7 @@ from pathlib import Path
 
 import numpy as np
 from tokend import Tokenizer
-from tokend_client import Client
+from tokend_client import Client, TokenStream
 from tokend_client.daemon_feed import DaemonFeed
 from tokend_client.errors import WorkerDiedError
 
@@ -65,7 +65,8 @@ def with_daemon(folder: Path, rng: random.Random, gpt2: Tokenizer) -> int:
             daemon.process.wait()
 
         try:
-            run = Run(case, finished(folder / "other", naive.documents(3, 40, longest=90)), feed)
+            tokenizer = TokenStream(folder / "whole.bin").manifest["tokenizer"]
+            run = Run(case, finished(folder / "other", naive.documents(3, 40, longest=90), tokenizer), feed)
             expected = run.whole(folder / "whole.bin")
             with Client(daemon.endpoint) as client:
                 client.submit([text], folder / "s", separator="|", format="stream", retire=rng.random() < 0.3)
