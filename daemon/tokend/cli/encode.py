@@ -81,6 +81,8 @@ def _native(
             raise BadRequestError("--no-wait needs a daemon; it does not go with --local")
         if arguments.key is not None:
             raise BadRequestError("--key needs a daemon; it does not go with --local")
+        if arguments.retire:
+            raise BadRequestError("--retire needs a daemon, which knows who reads; it does not go with --local")
         options["resume"] = arguments.resume
         manifest = _local(arguments, inputs, output, options)
     else:
@@ -93,6 +95,7 @@ def _native(
 
         client = spawn.ensure(arguments.endpoint or paths.default_endpoint())
         with client:
+            options["retire"] = arguments.retire
             job = client.submit(inputs, output, tokenizer=arguments.tokenizer, key=arguments.key, **options)
             if arguments.no_wait:
                 print(json.dumps({"job_id": job.job_id}) if arguments.json else job.job_id)

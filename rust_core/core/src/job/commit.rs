@@ -73,6 +73,8 @@ pub(super) struct Committer<'a, L> {
     written: Mutex<Written>,
     /// Wakes the keeper: there is something to write back, or the end has come.
     wake: Condvar,
+    /// Input that an earlier run had read.
+    began_bytes: u64,
 }
 
 /// What was put in order.
@@ -135,6 +137,7 @@ impl<'a, L: Lane> Committer<'a, L> {
             state: Mutex::new(state),
             turn: Condvar::new(),
             stopped: AtomicBool::new(false),
+            began_bytes: progress.n_bytes,
             written: Mutex::new(Written {
                 log,
                 progress,
@@ -253,10 +256,8 @@ impl<'a, L: Lane> Committer<'a, L> {
         let commit_bytes = setting("TOKEND_COMMIT_BYTES", COMMIT_BYTES);
         let commit_time = Duration::from_millis(setting("TOKEND_COMMIT_MS", COMMIT_MS));
         let pause = (commit_time / 4).clamp(Duration::from_millis(1), Duration::from_millis(100));
-        let mut last = {
-            let written = self.lock_written();
-            (Instant::now(), written.n_logged, written.progress.n_bytes)
-        };
+        // Workers may have written already when this thread begins.
+        let mut last = (Instant::now(), 0, self.began_bytes);
         let mut n_asked = last.1;
         loop {
             let mut written = self.lock_written();
