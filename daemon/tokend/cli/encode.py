@@ -137,7 +137,9 @@ def _local(arguments: argparse.Namespace, inputs: list[str], output: str, option
     from ..tokenizer import Tokenizer
 
     tokenizer = Tokenizer.load(arguments.tokenizer)
-    words.recall(tokenizer)
+    # Beside the job: a small one has ended before all the words are there.
+    recall = threading.Thread(target=words.recall, args=(tokenizer,), daemon=True)
+    recall.start()
     control = JobControl()
     result: list[dict[str, Any] | BaseException] = []
 
@@ -164,7 +166,8 @@ def _local(arguments: argparse.Namespace, inputs: list[str], output: str, option
     outcome = result[0]
     if isinstance(outcome, BaseException):
         raise outcome
-    words.keep(tokenizer)
+    if not recall.is_alive():
+        words.keep(tokenizer)
     return outcome
 
 
