@@ -46,6 +46,13 @@ pub fn merge(table: &PairTable, piece: &[u8], scratch: &mut MergeScratch, out: &
     }
 }
 
+/// Merges what other merges have left; a few symbols, usually.
+pub(crate) fn go_on(table: &PairTable, symbols: &mut Vec<u32>, scratch: &mut MergeScratch) {
+    if symbols.len() > 1 {
+        scan_tail(table, symbols, 0, &mut scratch.priorities);
+    }
+}
+
 /// Merges `symbols` in place by repeated search; the clearest of the three ways.
 pub(super) fn scan(table: &PairTable, symbols: &mut Vec<u32>, priorities: &mut Vec<u32>) {
     scan_tail(table, symbols, 0, priorities);
