@@ -124,7 +124,7 @@ impl Encoder<'_> {
             let from = spill.len();
             ids.clear();
             ids.extend(word.symbols().iter().map(|&symbol| short.id(symbol)));
-            self.model.go_on(short, ids, merge);
+            short.go_on(&self.model.pairs, ids, merge);
             let unit = misses[number].unit as usize;
             if let Some(value) = L::pack(ids) {
                 self.table.insert(waiting.slots[unit], waiting.keys[unit], value, learned);

@@ -27,7 +27,7 @@ use std::ops::Range;
 
 use crate::bpe::inert::Bridges;
 use crate::bpe::medium::MEDIUM_MAX;
-use crate::bpe::merge::{MergeScratch, go_on, merge};
+use crate::bpe::merge::{MergeScratch, merge};
 use crate::bpe::pairs::{MISSING, PairTable};
 use crate::bpe::short::{ShortPairs, Word};
 use crate::cache::{KEY_MAX, Key, Learned, Slots, Table, image};
@@ -109,17 +109,9 @@ impl Model {
             // SAFETY: the tier was chosen for this processor.
             let merged = unsafe { (self.kernels.medium)(short, piece) };
             ids.extend(merged.symbols[..merged.n].iter().map(|&symbol| short.id(symbol)));
-            self.go_on(short, ids, scratch);
+            short.go_on(&self.pairs, ids, scratch);
         } else {
             merge(&self.pairs, piece, scratch, ids);
-        }
-    }
-
-    /// Merges on where the tables for short pieces do not have all merges.
-    #[inline]
-    fn go_on(&self, short: &ShortPairs, ids: &mut Vec<u32>, scratch: &mut MergeScratch) {
-        if short.is_partial() {
-            go_on(&self.pairs, ids, scratch);
         }
     }
 
@@ -175,7 +167,7 @@ impl Model {
                     Some(&id) => ids.push(id),
                     None => {
                         ids.extend(word.symbols().iter().map(|&symbol| short.id(symbol)));
-                        self.go_on(short, &mut ids, &mut scratch);
+                        short.go_on(&self.pairs, &mut ids, &mut scratch);
                     }
                 }
                 learn(word.text(), &ids);

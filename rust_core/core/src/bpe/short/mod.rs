@@ -14,7 +14,7 @@
 //! **More merges than symbols.** Of a larger vocabulary the first [`MERGES_MAX`] are here. If it is
 //! ordered (see `pairs`), a later merge makes no pair for an earlier one: so these come first, whatever
 //! follows, and what they leave, one to three symbols as a rule, is merged on in the general way
-//! (`merge::go_on`).
+//! (`merge::Later`).
 //!
 //! **Pair table.** Two tables of 65,536 entries, 256 KiB each, read side by side: the two loads do not
 //! depend on each other. A pair's 32 bits, multiplied by an odd number, give the place in the upper
@@ -30,6 +30,7 @@ mod x86;
 #[cfg(target_arch = "x86_64")]
 pub(crate) use x86::{avx2, avx512};
 
+use super::merge::{Later, MergeScratch};
 use super::pairs::PairTable;
 
 /// Longest word, in bytes.
@@ -87,8 +88,8 @@ pub(crate) struct ShortPairs {
     bytes: Box<[u16]>,
     /// Token id of each symbol.
     ids: Box<[u32]>,
-    /// Whether the vocabulary has more merges than are here.
-    is_partial: bool,
+    /// The merges that are not here.
+    later: Option<Later>,
 }
 
 impl ShortPairs {
@@ -104,8 +105,11 @@ impl ShortPairs {
         for pair in &list {
             results[pair.priority as usize] = Some(pair.result);
         }
+        // Priorities have gaps where bytes have ids between the others.
+        let late = results.iter().enumerate().filter(|(_, result)| result.is_some()).nth(n_max);
+        let late = late.map(|(priority, _)| priority as u32);
+        let is_partial = late.is_some();
         let mut results: Vec<u32> = results.into_iter().flatten().collect();
-        let is_partial = results.len() > n_max;
         if is_partial && !pairs.is_ordered() {
             return None;
         }
@@ -149,7 +153,13 @@ impl ShortPairs {
             let factors = [0x9E37_79B1_u32, 0x85EB_CA6B].map(|factor| factor.wrapping_add(attempt << 1));
             Some((build(&entries, factors)?, factors))
         })?;
-        Some(Self { places, factors, bytes, ids: ids.into_boxed_slice(), is_partial })
+        Some(Self {
+            places,
+            factors,
+            bytes,
+            ids: ids.into_boxed_slice(),
+            later: late.map(|late| Later::new(pairs, late)),
+        })
     }
 
     /// The priority of a pair of symbols, left one in the low half; [`NEVER`] if it does not merge.
@@ -182,10 +192,12 @@ impl ShortPairs {
         self.ids[usize::from(symbol)]
     }
 
-    /// Whether what the kernels leave may merge on.
+    /// Merges what the kernels leave; `pairs` is the table that this one was made from.
     #[inline]
-    pub(crate) fn is_partial(&self) -> bool {
-        self.is_partial
+    pub(crate) fn go_on(&self, pairs: &PairTable, ids: &mut Vec<u32>, scratch: &mut MergeScratch) {
+        if let Some(later) = &self.later {
+            later.go_on(pairs, ids, scratch);
+        }
     }
 
     /// The symbol of each token id.
@@ -291,7 +303,7 @@ pub(crate) unsafe fn portable(pairs: &ShortPairs, words: &mut [Word]) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::bpe::merge::{MergeScratch, go_on, merge};
+    use crate::bpe::merge::{MergeScratch, merge};
     use crate::tier;
     use crate::vocab::Vocabulary;
 
@@ -329,7 +341,7 @@ mod tests {
         let (mut scratch, mut expected, mut ids) = (MergeScratch::default(), Vec::new(), Vec::new());
         for n_max in [0, 1, 300, 20_000, 49_999] {
             let pairs = ShortPairs::with_merges(&table, n_max).expect("GPT-2 is ordered");
-            assert!(pairs.is_partial());
+            assert!(pairs.later.is_some());
             let mut words: Vec<Word> =
                 (1..=15).flat_map(|len| tokens.windows(len).step_by(701)).map(Word::new).collect();
             for kernels in tier::available() {
@@ -340,12 +352,12 @@ mod tests {
                     merge(&table, word.text(), &mut scratch, &mut expected);
                     ids.clear();
                     ids.extend(word.symbols().iter().map(|&symbol| pairs.id(symbol)));
-                    go_on(&table, &mut ids, &mut scratch);
+                    pairs.go_on(&table, &mut ids, &mut scratch);
                     assert_eq!(ids, expected, "{}, {n_max} merges: {:?}", kernels.name, word.text());
                 }
             }
         }
-        assert!(!ShortPairs::new(&table).expect("GPT-2 has symbols").is_partial());
+        assert!(ShortPairs::new(&table).expect("GPT-2 has symbols").later.is_none());
     }
 
     #[test]
