@@ -73,6 +73,7 @@ class JobControl:
     def cancel(self) -> None: ...
     def suspend(self) -> None: ...
     def progress(self) -> tuple[int, int, int, int]: ...
+    def n_skipped(self) -> int: ...
 
 def encode_files(
     tokenizer: Tokenizer,
@@ -82,7 +83,7 @@ def encode_files(
     separator: str | None,
     eot: str,
     eot_id: int | None,
-    special: str,
+    special: str | None,
     errors: str,
     threads: int,
     force: bool,
@@ -91,6 +92,7 @@ def encode_files(
     format: str = "bin",
     resume: bool = False,
     partial_key: str | None = None,
+    records: dict[str, Any] | None = None,
 ) -> str: ...
 def check_paths(
     inputs: list[str],
@@ -101,6 +103,7 @@ def check_paths(
     format: str = "bin",
     resume: bool = False,
     partial_key: str | None = None,
+    records: dict[str, Any] | None = None,
 ) -> int: ...
 def discard_partials(
     output: str, partial_key: str | None = None, format: str = "bin", *, roots: list[str] = ...
