@@ -34,7 +34,12 @@ def expand(inputs: Sequence[str | os.PathLike[str]], output: str | os.PathLike[s
             matched = [found for found in sorted(glob.glob(path, recursive=True)) if not _is_of(found, out)]
             if not matched:
                 raise NotFoundError(f"{path}: nothing matches", "check the pattern; ** matches any depth")
+            # `**` goes through links to directories, round and round where they lead back.
+            once = set[str]()
             for found in matched:
+                if "**" in path and os.path.realpath(found) in once:
+                    continue
+                once.add(os.path.realpath(found))
                 if not os.path.isdir(found):
                     files.append(found)
                 elif "**" not in path:

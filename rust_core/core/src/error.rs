@@ -155,8 +155,8 @@ impl Error {
     pub fn hint(&self) -> Option<String> {
         Some(match self {
             Self::NotFound { .. } => "check the path; paths given to a daemon must exist on its machine".into(),
-            Self::IsDirectory { .. } => "list its files with --files-from, e.g. `find DIR -type f | tokend encode --files-from - -o OUT.bin`".into(),
-            Self::NotRegular { .. } => "copy the data to a regular file first".into(),
+            Self::IsDirectory { .. } => "list its files with --files-from, e.g. `find DIR -type f | tokend encode --files-from - -o OUT.bin`; the command and the client take a directory too".into(),
+            Self::NotRegular { .. } => "copy the data to a regular file first; what comes through a pipe is read with - as the input".into(),
             Self::PathDenied { .. } => "start the daemon with --root for that directory".into(),
             Self::NoSpace { .. } => "free space and go on with --resume, or write to another file system".into(),
             Self::InvalidUtf8 { .. } => "convert the file, or pass --errors replace to put U+FFFD for broken bytes".into(),
