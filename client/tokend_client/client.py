@@ -119,6 +119,7 @@ class Client:
         max_tokens: int | None = None,
         truncate_tokens: int | None = None,
         deduplicate: bool = False,
+        retire: bool = False,
         key: str | None = None,
         deadline: float | None = None,
         timeout: float | None = None,
@@ -130,7 +131,8 @@ class Client:
         absolute here. With a `key`,
         submitting the same job again gives the same job, also from another process and after a restart,
         and another job under that key raises `ConflictError`; without one each call is a job of its own.
-        A job that has not ended `deadline` seconds after its acceptance fails.
+        A job that has not ended `deadline` seconds after its acceptance fails. With `retire`, segments of a
+        stream that no loader will read again are deleted: see `docs/concepts/pacing.md`.
         """
         call = requests.submit(
             inputs,
@@ -154,6 +156,7 @@ class Client:
             max_tokens=max_tokens,
             truncate_tokens=truncate_tokens,
             deduplicate=deduplicate,
+            retire=retire,
         )
         return Job(self, self._call(call, timeout).job_id)
 

@@ -66,6 +66,7 @@ def run_job(record: Record, control: _core.JobControl, registry: Registry, confi
             format=spec.format,
             resume=resume,
             partial_key=partial_key(record),
+            retire=spec.retire,
         )
 
     resumes = record.attempts > 1 or record.partial_key is not None
@@ -84,9 +85,7 @@ def run_job(record: Record, control: _core.JobControl, registry: Registry, confi
     up_to_date = manifest.pop("up_to_date")
     accounts = [source.get("records", {}) for source in manifest["sources"]]
     n_skipped = sum(account.get(name, 0) for account in accounts for name in ("n_bad", "n_filtered", "n_duplicates"))
-    return Summary(
-        msgspec.json.encode(manifest), manifest["n_tokens"], manifest["n_documents"], n_skipped, up_to_date
-    )
+    return Summary(msgspec.json.encode(manifest), manifest["n_tokens"], manifest["n_documents"], n_skipped, up_to_date)
 
 
 def record_options(spec: JobSpec) -> dict[str, Any]:
@@ -134,8 +133,9 @@ def _files(record: Record, manifest: dict) -> list[tuple[str, int]]:  # type: ig
             (os.path.join(folder, manifest[part]["file"]), manifest[part]["size_bytes"]) for part in ("data", "ends")
         ]
     width = 2 if manifest["dtype"] == "uint16" else 4
-    sizes = [(segment["tokens"], segment["n_tokens"] * width) for segment in manifest["segments"]]
-    sizes += [(segment["ends"], segment["n_documents"] * 8) for segment in manifest["segments"]]
+    there = [segment for segment in manifest["segments"] if not segment.get("retired")]
+    sizes = [(segment["tokens"], segment["n_tokens"] * width) for segment in there]
+    sizes += [(segment["ends"], segment["n_documents"] * 8) for segment in there]
     return [(os.path.join(output, name), size) for name, size in sizes]
 
 

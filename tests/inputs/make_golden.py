@@ -34,9 +34,7 @@ def main() -> None:
     HERE.mkdir(exist_ok=True)
     for compression in ("none", "snappy", "gzip", "zstd", "lz4", "brotli"):
         pq.write_table(flat, HERE / f"{compression}.parquet", row_group_size=70, compression=compression)
-    pq.write_table(
-        flat, HERE / "checked.parquet", compression="snappy", write_page_checksum=True, use_dictionary=False
-    )
+    pq.write_table(flat, HERE / "checked.parquet", compression="snappy", write_page_checksum=True, use_dictionary=False)
     large = flat.set_column(1, "text", pa.array(texts, pa.large_string()))
     pq.write_table(large, HERE / "large.parquet", data_page_size=1000, version="1.0", data_page_version="2.0")
     inner = pa.StructArray.from_arrays([pa.array(texts, pa.string()), pa.array(names)], names=["body", "name"])
@@ -54,7 +52,9 @@ def main() -> None:
         HERE / "dictionary.arrow", repeated.schema, options=pa.ipc.IpcWriteOptions(compression="zstd")
     ) as stream:
         stream.write_table(repeated)
-    with pa.ipc.new_file(HERE / "nested.arrow", nested.schema, options=pa.ipc.IpcWriteOptions(compression="lz4")) as file:
+    with pa.ipc.new_file(
+        HERE / "nested.arrow", nested.schema, options=pa.ipc.IpcWriteOptions(compression="lz4")
+    ) as file:
         file.write_table(nested, max_chunksize=110)
 
 

@@ -121,7 +121,12 @@ def test_parallel_is_serial_is_naive(
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(st.lists(st.one_of(st.text(max_size=20).map(lambda text: json.dumps({"text": text}).encode()), st.binary(max_size=20)), max_size=12))
+@given(
+    st.lists(
+        st.one_of(st.text(max_size=20).map(lambda text: json.dumps({"text": text}).encode()), st.binary(max_size=20)),
+        max_size=12,
+    )
+)
 def test_any_bytes_are_accounted_for(tmp_path: Path, gpt2: Tokenizer, lines: list[bytes]) -> None:
     source, output = tmp_path / "any.jsonl", tmp_path / "any.bin"
     data = b"\n".join(lines)

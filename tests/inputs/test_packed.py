@@ -96,7 +96,7 @@ def test_columns(path: Path, tmp_path: Path, gpt2: Tokenizer, monkeypatch: pytes
         with pytest.raises(BadDocumentError, match="row 51: the value is null"):
             gpt2.encode_files([path], output, **options)  # type: ignore[arg-type]
         manifest = gpt2.encode_files([path], output, bad_documents="skip", resume=True, **options)  # type: ignore[arg-type]
-        assert np.fromfile(output, np.uint16).tolist() == sum(expected, [])
+        assert np.fromfile(output, np.uint16).tolist() == [id for ids in expected for id in ids]
         assert np.fromfile(f"{output}.ends", "<u8").tolist() == np.cumsum([len(ids) for ids in expected]).tolist()
         places = np.fromfile(f"{output}.docs", "<u8").reshape(-1, 2).tolist()
         assert places == [[row, len(text.encode())] for row, text in rows]

@@ -24,7 +24,9 @@ def touch(folder: Path, *names: str) -> None:
 
 
 def test_directories_and_patterns(tmp_path: Path) -> None:
-    touch(tmp_path, "b/2.txt", "b/10.txt", "b/.hidden", "b/.git/x", "b/c/a.jsonl", "a.txt", "b/out.bin", "b/out.bin.json")
+    touch(
+        tmp_path, "b/2.txt", "b/10.txt", "b/.hidden", "b/.git/x", "b/c/a.jsonl", "a.txt", "b/out.bin", "b/out.bin.json"
+    )
     (tmp_path / "b/loop").symlink_to(tmp_path / "b")
     (tmp_path / "b/gone").symlink_to(tmp_path / "nowhere")
     (tmp_path / "empty").mkdir()
@@ -66,7 +68,9 @@ def test_stdin(tmp_path: Path, gpt2: Tokenizer) -> None:
     assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
     source = tmp_path / "in.jsonl"
     source.write_bytes(data)
-    done = tokend("encode", "--local", "-", "-o", tmp_path / "own.bin", "--bad-documents", "skip", "--json", stdin=source)
+    done = tokend(
+        "encode", "--local", "-", "-o", tmp_path / "own.bin", "--bad-documents", "skip", "--json", stdin=source
+    )
     assert json.loads(done.stdout)["sources"][0]["path"] == str(source), "a file is taken by its own path"
     twice = tokend("encode", "--local", "-", "-", "-o", output)
     assert twice.returncode == 2 or b"stdin is named twice" in twice.stderr

@@ -51,7 +51,11 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Path]]:
 
 def contents(output: Path) -> dict[str, bytes]:
     """All files of an output, without what differs from stream to stream."""
-    files = {path.name.replace(output.name, "OUT"): path.read_bytes() for path in output.parent.glob(f"{output.name}*") if path.is_file()}
+    files = {
+        path.name.replace(output.name, "OUT"): path.read_bytes()
+        for path in output.parent.glob(f"{output.name}*")
+        if path.is_file()
+    }
     if output.is_dir():
         files |= {path.name: path.read_bytes() for path in output.iterdir()}
         manifest = json.loads(files.pop("manifest.json"))
@@ -61,7 +65,14 @@ def contents(output: Path) -> dict[str, bytes]:
     return {name: data.replace(output.name.encode(), b"OUT") for name, data in files.items()}
 
 
-KINDS = ["jsonl", "txt", "parquet", "arrow", "mixed", *(f"{name}.{kind}" for name in ("jsonl", "txt") for kind in naive.KINDS)]
+KINDS = [
+    "jsonl",
+    "txt",
+    "parquet",
+    "arrow",
+    "mixed",
+    *(f"{name}.{kind}" for name in ("jsonl", "txt") for kind in naive.KINDS),
+]
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -89,7 +100,9 @@ def test_interrupted_again_and_again(
         control = _core.JobControl()
         ended = threading.Event()
 
-        def suspend(control: _core.JobControl = control, ended: threading.Event = ended) -> None:
+        def suspend(
+            control: _core.JobControl = control, ended: threading.Event = ended, n_stops: int = n_stops
+        ) -> None:
             start = None
             while not ended.wait(0.0005):
                 done = control.progress()[0]
@@ -102,7 +115,12 @@ def test_interrupted_again_and_again(
         watcher.start()
         try:
             manifest = gpt2.encode_files(  # type: ignore[misc]
-                inputs[kind], output, threads=2, resume=True, control=control, **options  # type: ignore[arg-type]
+                inputs[kind],
+                output,
+                threads=2,
+                resume=True,
+                control=control,
+                **options,  # type: ignore[arg-type]
             )
             break
         except CancelledError:

@@ -130,8 +130,10 @@ impl Error {
         match self {
             Self::NotFound { .. } => "NOT_FOUND",
             Self::PathDenied { .. } => "PATH_DENIED",
-            Self::IsDirectory { .. } | Self::NotRegular { .. } | Self::InvalidUtf8 { .. } => "INPUT_INVALID",
-            Self::DamagedInput { .. } => "INPUT_INVALID",
+            Self::IsDirectory { .. }
+            | Self::NotRegular { .. }
+            | Self::InvalidUtf8 { .. }
+            | Self::DamagedInput { .. } => "INPUT_INVALID",
             Self::BadDocument { .. } => "BAD_DOCUMENT",
             Self::Io { .. } => "IO_ERROR",
             Self::NoSpace { .. } => "NO_SPACE",

@@ -188,10 +188,9 @@ pub(crate) fn content(path: &Path, head: &[u8], format: InputFormat) -> Option<C
 pub(crate) fn by_first_line(line: &[u8], field: &FieldPath) -> Content {
     let is_record = std::str::from_utf8(line).is_ok_and(|line| {
         let line = line.trim_start_matches('\u{FEFF}');
-        let found = Finder::new(vec![field.clone()]).is_ok_and(|mut finder| {
+        Finder::new(vec![field.clone()]).is_ok_and(|mut finder| {
             finder.read(line).is_ok() && finder.text(0, line, &mut String::new()).is_ok()
-        });
-        found
+        })
     });
     if is_record { Content::JsonLines } else { Content::Text }
 }

@@ -8,6 +8,7 @@
 //! * [`work`]: what a worker does with one of them;
 //! * [`lumps`], [`records`]: how inputs whose documents are lines, rows or looked at whole are cut and
 //!   encoded, and the account of what was left out;
+//! * [`gate`]: how many of them may work at a time;
 //! * [`buffers`]: what blocks are made in, lent again once they are written;
 //! * [`commit`]: puts results in order, hashes, gives them their places; the writes themselves overlap;
 //! * [`sink`]: where they go, one implementation for each format;
@@ -19,6 +20,7 @@
 mod buffers;
 pub(crate) mod checkpoint;
 mod commit;
+mod gate;
 mod lumps;
 mod plan;
 pub(crate) mod records;
@@ -91,6 +93,7 @@ impl Format {
 
 /// What is to be done.
 #[derive(Clone, Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "options, each as its user gives it")]
 pub struct JobSpec {
     /// Absolute paths of the inputs, in the order of the output.
     pub inputs: Vec<PathBuf>,
@@ -113,6 +116,8 @@ pub struct JobSpec {
     pub threads: usize,
     /// Replace an existing output.
     pub force: bool,
+    /// Of a stream: its segments may be retired while it is made, so it need not fit on the disk.
+    pub retire: bool,
     /// Go on from what an interrupted run with the same key left, if it left anything.
     pub resume: bool,
     /// Part of the names of partial files, so that who made them can be told; `None`: `"local"`.
@@ -136,6 +141,7 @@ impl JobSpec {
             replace_invalid: false,
             threads: 0,
             force: false,
+            retire: false,
             resume: false,
             partial_key: None,
             format: Format::default(),
@@ -160,6 +166,8 @@ impl JobSpec {
 pub struct Control {
     cancelled: AtomicBool,
     suspended: AtomicBool,
+    gate: gate::Gate,
+    retire_before: AtomicU64,
     pub bytes_done: AtomicU64,
     pub bytes_total: AtomicU64,
     pub n_tokens: AtomicU64,
@@ -172,12 +180,35 @@ impl Control {
     /// Asks the job to stop; it does so within a chunk and leaves nothing behind.
     pub fn cancel(&self) {
         self.cancelled.store(true, Ordering::Relaxed);
+        self.gate.end();
     }
 
     /// Asks the job to stop as [`Control::cancel`] does, but to leave what a resumed run needs.
     pub fn suspend(&self) {
         self.suspended.store(true, Ordering::Relaxed);
         self.cancel();
+    }
+
+    /// Lets `n_threads` of the job's workers work at a time; 0: it stands still, and what it has written
+    /// is committed. Takes hold within a chunk.
+    pub fn set_threads(&self, n_threads: usize) {
+        self.gate.set(n_threads);
+    }
+
+    /// Lets the job write up to about `n_tokens`; it stands still there.
+    pub fn set_ceiling(&self, n_tokens: u64) {
+        self.gate.set_ceiling(n_tokens);
+    }
+
+    /// Says that nobody will read tokens before this position of a stream again: the files of segments
+    /// that end there go with one of the next commits.
+    pub fn retire(&self, before: u64) {
+        self.retire_before.fetch_max(before, Ordering::Relaxed);
+    }
+
+    /// The position of [`Control::retire`].
+    pub(crate) fn retire_before(&self) -> u64 {
+        self.retire_before.load(Ordering::Relaxed)
     }
 
     fn check(&self) -> Result<()> {
@@ -216,6 +247,9 @@ fn prepare(spec: &JobSpec) -> Result<(Vec<Source>, u64)> {
     if spec.separator.as_deref() == Some("") {
         return Err(Error::BadOption { option: "separator", what: "it is empty".into() });
     }
+    if spec.retire && spec.format != Format::Stream {
+        return Err(Error::BadOption { option: "retire", what: "it needs format stream".into() });
+    }
     let (format, field) = (spec.records.input_format, spec.records.text_field());
     let sources: Vec<_> = spec
         .inputs
@@ -232,7 +266,7 @@ fn prepare(spec: &JobSpec) -> Result<(Vec<Source>, u64)> {
     let free = folder.free_bytes()?;
     let needed = (total as f64 * FREE_PER_INPUT_BYTE) as u64;
     // What is there already may be up to date; what is being resumed has its space in part.
-    if free < needed && !spec.resume && folder.stat(&name)?.is_none() {
+    if free < needed && !spec.resume && !spec.retire && folder.stat(&name)?.is_none() {
         let what = format!("about {needed} bytes are needed for {total} bytes of input, {free} are free");
         return Err(Error::NoSpace { path: spec.output.clone(), what });
     }
@@ -390,6 +424,7 @@ fn make<L: Lane>(
             .unwrap_or_else(|panic| Err((0, from_panic(&*panic))));
         if let Err(found) = result {
             committer.stop();
+            control.gate.end();
             let mut first = failure.lock().unwrap_or_else(PoisonError::into_inner);
             if first.as_ref().is_none_or(|first| found.0 < first.0) {
                 *first = Some(found);

@@ -161,7 +161,8 @@ pub(crate) fn begin<'a>(target: &'a Target<'a>, control: &Control) -> Result<Beg
         part(target, &folder, &names, |name| folder.reopen(name))
     };
     if target.spec.resume {
-        let found = checkpoint::replay(file, path.clone(), &target.header(), target.id_bytes, control, open)?;
+        let found =
+            checkpoint::replay(file, path.clone(), &target.header(), target.id_bytes, control, 0, open)?;
         if let (Ok(resumed), Some(part)) = (found, open(0)?) {
             let cut = |file: &Named, len| {
                 file.file.set_len(len).map_err(|error| Error::io(&file.path, "cutting", error))
@@ -193,15 +194,15 @@ fn part(
     names: &Names,
     open: impl Fn(&OsStr) -> Result<Option<File>>,
 ) -> Result<Option<Part>> {
-    let named = |at: usize| -> Result<Option<Named>> {
-        let file = open(&names.partials[at])?;
-        Ok(file.map(|file| Named { file, path: folder.path(&names.finals[at]) }))
+    let file = |at: usize| -> Result<Option<Named>> {
+        let opened = open(&names.partials[at])?;
+        Ok(opened.map(|file| Named { file, path: folder.path(&names.finals[at]) }))
     };
-    let (Some(tokens), Some(ends)) = (named(DATA)?, named(ENDS)?) else { return Ok(None) };
+    let (Some(tokens), Some(ends)) = (file(DATA)?, file(ENDS)?) else { return Ok(None) };
     let mut sidecars = [None, None];
     for (at, sidecar) in Sidecar::ALL.into_iter().enumerate() {
         if target.has(sidecar) {
-            sidecars[at] = named(SIDECARS[at])?;
+            sidecars[at] = file(SIDECARS[at])?;
             if sidecars[at].is_none() {
                 return Ok(None);
             }

@@ -18,7 +18,7 @@ use super::folder::{Folder, partial, suffixed};
 use super::manifest::{FileInfo, Report, hash_file, hex, is_plain_name, same_sources};
 use super::native::{Failure, MANIFEST, State, StreamManifest, segment_names, sidecar_names};
 use super::parts::{Mark, Named, Order, Part, Parts, Piece, Place, Sidecar};
-use super::skipped;
+use super::{retirement, skipped};
 use crate::error::{Error, Result};
 use crate::input::Source;
 use crate::input::access::Roots;
@@ -132,6 +132,10 @@ pub(crate) fn up_to_date(target: &Target<'_>) -> Result<Option<StreamManifest>> 
     let same = manifest.tokenizer.fingerprint == target.tokenizer.fingerprint
         && manifest.options == target.options
         && manifest.segments.iter().all(|segment| {
+            if segment.retired {
+                // A finished job is found finished; who wants the tokens again must make them again.
+                return target.spec.resume;
+            }
             hash(&segment.tokens).is_ok_and(|xxh3| xxh3 == segment.tokens_xxh3)
                 && hash(&segment.ends).is_ok_and(|xxh3| xxh3 == segment.ends_xxh3)
                 && [&segment.docs, &segment.ids]
@@ -187,6 +191,7 @@ fn retire(folder: &Folder) -> Result<()> {
 /// A stream under way.
 struct Growing<'a> {
     target: &'a Target<'a>,
+    control: &'a Control,
     folder: Arc<Folder>,
     key: &'a str,
     parts: Parts,
@@ -198,7 +203,7 @@ struct Growing<'a> {
 }
 
 /// Makes the directory and its first manifest, or takes up those of an interrupted run.
-pub(crate) fn begin<'a>(target: &'a Target<'a>, control: &Control) -> Result<Begun<'a>> {
+pub(crate) fn begin<'a>(target: &'a Target<'a>, control: &'a Control) -> Result<Begun<'a>> {
     let spec = target.spec;
     let key = spec.key()?;
     let (parent, name) = Folder::of(&spec.roots, &spec.output)?;
@@ -224,16 +229,16 @@ pub(crate) fn begin<'a>(target: &'a Target<'a>, control: &Control) -> Result<Beg
         rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty())
             .map_err(|errno| Error::io(&spec.output, "getrandom", errno.into()))?;
         let stream_id = format!("{:032x}", u128::from_le_bytes(bytes));
-        let begun = Resumed::nothing(log, target.sources.len());
-        let manifest = StreamManifest::growing(target, &begun.progress, &stream_id, 0, key);
+        let fresh = Resumed::nothing(log, target.sources.len());
+        let manifest = StreamManifest::growing(target, &fresh.progress, &stream_id, 0, key);
         folder.replace(OsStr::new(MANIFEST), &temporary(key), manifest.to_json()?.as_bytes())?;
-        Ok((part, manifest, begun))
+        Ok((part, manifest, fresh))
     };
-    let (part, manifest, begun) = begin().inspect_err(|_| {
+    let (part, manifest, fresh) = begin().inspect_err(|_| {
         let _ = retire(&folder).and_then(|()| parent.remove_directory(&name));
     })?;
-    let Resumed { log, progress, order, texts } = begun;
-    let sink = Box::new(Growing::new(target, &folder, key, order, part, manifest));
+    let Resumed { log, progress, order, texts } = fresh;
+    let sink = Box::new(Growing::new(target, control, &folder, key, order, part, manifest));
     Ok(Begun { sink, log, progress, texts })
 }
 
@@ -243,7 +248,7 @@ fn take_up<'a>(
     folder: &Arc<Folder>,
     key: &'a str,
     mut manifest: StreamManifest,
-    control: &Control,
+    control: &'a Control,
 ) -> Result<Begun<'a>> {
     let damaged = |what: String| Error::Damaged { path: target.spec.output.clone(), what };
     let name = checkpoint_name(key);
@@ -252,7 +257,11 @@ fn take_up<'a>(
     };
     let open = |index| part(folder, index, sidecars(target), |name| folder.reopen(name));
     let header = target.header();
-    let found = checkpoint::replay(file, folder.path(&name), &header, target.id_bytes, control, open)?;
+    let n_retired = retirement::n_retired(&manifest.segments);
+    // A run that was killed may not have come to removing all of them.
+    retirement::remove_files(folder, 0..n_retired)?;
+    let found =
+        checkpoint::replay(file, folder.path(&name), &header, target.id_bytes, control, n_retired, open)?;
     let Ok(Resumed { log, progress, order, texts }) = found else {
         return Err(damaged("its checkpoint has no header".to_owned()));
     };
@@ -270,7 +279,7 @@ fn take_up<'a>(
         manifest.commit += 1;
         folder.replace(OsStr::new(MANIFEST), &temporary(key), manifest.to_json()?.as_bytes())?;
     }
-    let sink = Box::new(Growing::new(target, folder, key, order, part, manifest));
+    let sink = Box::new(Growing::new(target, control, folder, key, order, part, manifest));
     Ok(Begun { sink, log, progress, texts })
 }
 
@@ -316,6 +325,7 @@ fn part(
 impl<'a> Growing<'a> {
     fn new(
         target: &'a Target<'a>,
+        control: &'a Control,
         folder: &Arc<Folder>,
         key: &'a str,
         order: Order,
@@ -327,6 +337,7 @@ impl<'a> Growing<'a> {
         let make = Box::new(move |index| make_part(&maker, index, sidecars));
         Self {
             target,
+            control,
             folder: Arc::clone(folder),
             key,
             parts: Parts::new(target.id_bytes, segment_bytes, make, order, Arc::new(part)),
@@ -336,13 +347,16 @@ impl<'a> Growing<'a> {
         }
     }
 
-    /// Puts the next version of the manifest in place.
+    /// Puts the next version of the manifest in place, and removes the files of what it retires.
     fn replace(&self, change: impl FnOnce(StreamManifest) -> StreamManifest) -> Result<StreamManifest> {
         let mut announced = self.announced.lock().unwrap_or_else(PoisonError::into_inner);
         let mut next = change(announced.clone());
         next.commit = announced.commit + 1;
+        let before = retirement::n_retired(&announced.segments);
+        let after = retirement::mark(&mut next.segments, before, self.control.retire_before());
         self.folder.replace(OsStr::new(MANIFEST), &temporary(self.key), next.to_json()?.as_bytes())?;
         announced.clone_from(&next);
+        retirement::remove_files(&self.folder, before..after)?;
         Ok(next)
     }
 

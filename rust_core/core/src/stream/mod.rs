@@ -6,6 +6,7 @@
 //! * `skipped`: the list of what was left out;
 //! * `bin`, `growing`: the two as sinks of a job;
 //! * `folder`: names, renames that do not replace, directories that are synced;
+//! * [`retirement`]: files of a stream that go while it grows;
 //! * [`verify`]: reading all of it again.
 
 pub(crate) mod bin;
@@ -14,5 +15,6 @@ pub(crate) mod growing;
 pub mod manifest;
 pub mod native;
 pub(crate) mod parts;
+pub mod retirement;
 mod skipped;
 pub mod verify;

@@ -24,6 +24,8 @@
 //! * A document may go over several segments; its end stands in the segment that holds its last
 //!   token. A block of the writer never does: a segment is closed by the first block that fills it
 //!   (256 MiB of ids by default), so equal jobs make equal segments.
+//! * Segments at the start of a stream may be retired, if whoever asked for it allowed that: their counts
+//!   and checksums stay in the manifest, marked, and then their files are removed. The last segment never is.
 //!
 //! # The manifest
 //!
@@ -41,7 +43,8 @@
 //!                  source is finished; `format` if it is no plain text, `records` (the account) if it is
 //!                  made of records
 //! segments         [{tokens, ends, first_token, n_tokens, n_documents, tokens_xxh3, ends_xxh3}], `docs`
-//!                  and `ids` ({file, size_bytes, xxh3}) where there are such files
+//!                  and `ids` ({file, size_bytes, xxh3}) where there are such files, and "retired": true in
+//!                  those whose files are gone
 //! skipped          {file, size_bytes, xxh3} of OUT.skipped.jsonl, if there is one
 //! error            null, or {code, message, hint} of a stream that failed
 //! resume           the writer's own; null once there is nothing to resume
@@ -123,6 +126,9 @@ pub struct Segment {
     pub docs: Option<FileInfo>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ids: Option<FileInfo>,
+    /// Its files are gone, see [`retirement`](super::retirement).
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub retired: bool,
 }
 
 /// Why a stream failed.
@@ -194,6 +200,7 @@ impl StreamManifest {
                 ends_xxh3: hex(mark.ends_xxh3),
                 docs: sidecar(0),
                 ids: sidecar(1),
+                retired: false,
             };
             first_token += mark.n_tokens;
             segment
