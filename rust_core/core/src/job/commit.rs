@@ -62,7 +62,7 @@ impl<L: Lane> Block<L> {
         n_bytes: u64,
     ) -> Self {
         let (ids, ends) = (std::mem::take(&mut documents.ids), std::mem::take(&mut documents.ends));
-        let made = Buffers { text, ids, ends };
+        let made = Buffers { text, ids, ends, scratch: Vec::new() };
         Self { made, shares, is_to_be_hashed: false, n_bytes, next: None, ended: None, records: None }
     }
 }
