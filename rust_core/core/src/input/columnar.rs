@@ -212,6 +212,7 @@ fn begin(
         let batches = reader.map(|batch| batch.map_err(|error| error.to_string()));
         return Ok((Box::new(batches), Progress::Rows { all: n_rows, size_bytes }));
     }
+    super::arrow_sizes::check(&file, content, size_bytes).map_err(|error| failed(&error))?;
     let at = Arc::<AtomicU64>::default();
     let counted = BufReader::new(Counted { file, at: Arc::clone(&at) });
     let batches: Box<dyn Iterator<Item = _> + Send> = if content == Content::ArrowFile {
