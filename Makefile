@@ -6,7 +6,7 @@ STAMP  := $(VENV)/.installed
 SOURCES := Cargo.toml Cargo.lock pyproject.toml client/pyproject.toml \
            $(shell find rust_core -name '*.rs' -o -name 'Cargo.toml' -o -name '*.u16' | grep -v -e /target/ -e /fuzz/)
 
-.PHONY: demo test faults fuzz parity exact bench bench-seed bench-service bench-loader loader-torch readers lint tools clean
+.PHONY: demo test faults fuzz parity exact bench bench-seed bench-service bench-loader loader-torch loader-campaign readers lint tools clean
 
 # Runs the main job on real text: a daemon, a corpus, progress, and the result read back.
 demo: $(STAMP)
@@ -49,6 +49,10 @@ loader-torch: $(STAMP)
 # What `tokend convert` makes, read by the trainers' own packages: an environment for each, in .readers (gigabytes).
 readers: $(STAMP)
 	PYTHONPATH=tests $(BIN)/python -m readers $(READERS)
+
+# Random runs of the loader, disturbed in every way, against undisturbed ones: SECONDS long.
+loader-campaign: $(STAMP)
+	PYTHONPATH=tests $(BIN)/python -m loader.campaign --seconds $(SECONDS)
 
 bench-service: $(STAMP)
 	$(BIN)/python tests/bench/service.py

@@ -1,11 +1,9 @@
-"""Reading while it is written: the same batches, and a reason for every wait."""
+"""Reading while it is written: when a batch comes, and a reason for every wait. See also `test_any_run.py`."""
 
 from __future__ import annotations
 
 import logging
 import multiprocessing
-import os
-import random
 import threading
 import time
 from collections.abc import Sequence
@@ -13,9 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from tokend_client import Stream, TokenLoader, TokenStream
+from tokend_client import TokenLoader, TokenStream
 from tokend_client.errors import InputInvalidError, NoSpaceError, StarvedError
 from tokend_client.feed import Cursor, Polling, WriterStatus
 from tokend_client.testing import FakeDaemon, StreamWriter
@@ -31,81 +27,6 @@ def finished(folder: Path, documents: list[Any] = DOCUMENTS) -> Path:
         writer.append(document)
     writer.seal()
     return folder
-
-
-@given(
-    run=st.fixed_dictionaries(
-        {
-            "seed": st.integers(0, 3),
-            "shuffle": st.sampled_from(["none", "window"]),
-            "pack": st.sampled_from(["concat", "bos", "bestfit"]),
-            "window_tokens": st.integers(1, 5000),
-            "block_tokens": st.integers(20, 2000),
-        }
-    ),
-    tokens_per_commit=st.integers(1, 6000),
-    segment_tokens=st.integers(1, 8000),
-    stalls=st.integers(0, 999),
-    kills=st.lists(st.floats(0, 0.02), max_size=2),
-    prefetch=st.integers(0, 3),
-    world=st.sampled_from([1, 2, 4]),
-    save_at=st.integers(0, 60),
-)
-@settings(max_examples=int(os.environ.get("TOKEND_EXAMPLES", 10)), deadline=None)
-def test_growth_never_shows(
-    tmp_path_factory: pytest.TempPathFactory,
-    run: dict[str, Any],
-    tokens_per_commit: int,
-    segment_tokens: int,
-    stalls: int,
-    kills: list[float],
-    prefetch: int,
-    world: int,
-    save_at: int,
-) -> None:
-    """Random commits, stalls, segments, deaths of the writer, ranks, and a save point in the middle."""
-    folder, pauses = tmp_path_factory.mktemp("growing"), random.Random(stalls)
-    options: dict[str, Any] = {"seq_len": 16, "global_batch": 4, "prefetch": prefetch, **run}
-    other = finished(folder / "other", naive.documents(seed=8, n=40, longest=90))
-
-    def streams(path: Path) -> dict[str, Stream]:
-        return {"web": Stream(path, weight=2), "other": Stream(other, max_epochs=None)}
-
-    whole = finished(folder / "whole")
-    expected = [
-        naive.digest(TokenLoader(streams(whole), rank=rank, world_size=world, **options)) for rank in range(world)
-    ]
-    with FakeDaemon(folder) as daemon:
-        path = daemon.stream(
-            "web", DOCUMENTS, tokens_per_commit=tokens_per_commit, segment_tokens=segment_tokens,
-            pause_s=lambda: pauses.random() * 0.003,
-        )  # fmt: skip
-        results: list[list[str]] = [[] for _ in range(world)]
-
-        def train(rank: int) -> None:
-            with TokenLoader(streams(path), follow=True, rank=rank, world_size=world, **options) as loader:
-                for batch in loader:
-                    results[rank] += naive.digest([batch])
-                    if len(results[rank]) == save_at:
-                        state = batch.state
-                        break
-                else:
-                    return
-            with TokenLoader(streams(path), follow=True, rank=rank, world_size=world, **options) as loader:
-                loader.load_state_dict(state)
-                results[rank] += naive.digest(loader)
-
-        threads = [threading.Thread(target=train, args=(rank,)) for rank in range(world)]
-        for thread in threads:
-            thread.start()
-        for delay in kills:
-            time.sleep(delay)
-            daemon.kill()
-            daemon.restart()
-        for thread in threads:
-            thread.join(60)
-            assert not thread.is_alive()
-    assert results == expected
 
 
 def test_a_batch_comes_as_soon_as_its_window_is_there(tmp_path: Path) -> None:
