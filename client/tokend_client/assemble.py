@@ -7,10 +7,12 @@ not just this rank's rows, so every rank hands out the same number of batches.
 
 from __future__ import annotations
 
+import os
 import time
 import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from os import PathLike
 from typing import Any
 
@@ -147,7 +149,9 @@ class Assembler:
         opened: list[_Open] = []
         for name, spec in config.streams.items():
             if config.follow:
-                stream = wait_for_stream(spec.open, name, self.feed, self.stopped, config.stall_timeout_s)
+                stream = wait_for_stream(
+                    spec.open, name, self.feed, self.stopped, config.stall_timeout_s, lambda: self.report(0)
+                )
             else:
                 stream = spec.open()
                 if stream.state == "growing":
@@ -170,6 +174,7 @@ class Assembler:
                 )
         self.dtype = np.result_type(*(each.stream.dtype.newbyteorder("=") for each in opened))
         self._streams = opened
+        self._reported = 0.0  # What was said of streams that had not begun holds no more.
         return [each.stream for each in opened]
 
     def ready(self, k: int) -> bool:
@@ -421,30 +426,59 @@ class Assembler:
     def report(self, k: int) -> None:
         """Tells the feed, once a second at most, how far the run is, and that it works on the batch from `k` on."""
         now = time.monotonic()
-        if self.config.follow and now - self._reported >= REPORT_S:
+        if now - self._reported >= REPORT_S:
             self._reported = now
-            self.feed.report(self.cursors(k))
+            self._release(k)
+            if self.config.follow:
+                self.feed.report(self.cursors(k))
+
+    def _release(self, k: int) -> None:
+        """Lets go of files behind the batch from `k` on: a retired one takes space as long as it is mapped."""
+        for each, j in zip(self._streams, self.mix.counts(k).tolist(), strict=False):
+            samples = each.samples or (j + 1)
+            each.stream.release(each.packing.first_token(each.order.window_start(j % samples)))
+
+    @cached_property
+    def run(self) -> str:
+        """Equal for loaders that read the same streams in the same order."""
+        config = self.config
+        paths = [os.path.abspath(_path_of(spec)) for spec in config.streams.values()]
+        return f"{derive('run', config.seed, config.seq_len, config.order, *paths, *self.mix.identity):016x}"
 
     def cursors(self, k: int) -> list[Cursor]:
         """How far the run is in each stream, while it works on the batch from `k` on."""
+        config = self.config
         oldest = max(min(self.retained, self.position) - 1, 0)
-        ends = (self.position, oldest, k + self.config.global_batch)
+        ends = (self.position, oldest, k + config.global_batch)
         now, low, want = (self.mix.counts(n).tolist() for n in ends)
         found: list[Cursor] = []
+        if not self._streams:
+            # None has begun, or not all.
+            return [
+                Cursor(name, _path_of(spec), None, low_water=0, position=0, wanted=1, run=self.run)
+                for name, spec in config.streams.items()
+            ]
         for number, each in enumerate(self._streams):
-            again = each.spec.max_epochs != 1 or self.config.pack == "bos" or self.config.shuffle == "global"
+            again = each.spec.max_epochs != 1 or config.pack == "bos" or config.shuffle == "global"
             order, packing = each.order, each.packing
+            low_water = packing.first_token(order.window_start(low[number]))
             found.append(
                 Cursor(
                     stream=each.name,
                     path=str(each.stream.path),
                     stream_id=each.stream.stream_id,
-                    low_water=0 if again else packing.first_token(order.window_start(low[number])),
+                    # A block looks at what ends where it begins.
+                    low_water=0 if again else low_water if config.pack == "concat" else max(low_water - 1, 0),
                     position=packing.first_token(order.window_start(now[number])),
                     wanted=packing.tokens_before(order.window_end(max(want[number] - 1, 0))),
+                    run=self.run,
                 )
             )
         return found
+
+
+def _path_of(spec: Stream) -> str:
+    return os.fspath(spec.path.path if isinstance(spec.path, TokenStream) else spec.path)
 
 
 def _fill(each: _Open, numbers: NDArray[np.int64], out: Ids) -> Pieces:

@@ -111,6 +111,7 @@ class Client:
         threads: int = 0,
         force: bool = False,
         format: str = "bin",
+        retire: bool = False,
         key: str | None = None,
         deadline: float | None = None,
         timeout: float | None = None,
@@ -120,7 +121,8 @@ class Client:
         See `tokend encode --help` for the options; relative paths are made absolute here. With a `key`,
         submitting the same job again gives the same job, also from another process and after a restart,
         and another job under that key raises `ConflictError`; without one each call is a job of its own.
-        A job that has not ended `deadline` seconds after its acceptance fails.
+        A job that has not ended `deadline` seconds after its acceptance fails. With `retire`, segments of a
+        stream that no loader will read again are deleted: see `docs/concepts/pacing.md`.
         """
         call = requests.submit(
             inputs,
@@ -136,6 +138,7 @@ class Client:
             threads=threads,
             force=force,
             format=format,
+            retire=retire,
         )
         return Job(self, self._call(call, timeout).job_id)
 

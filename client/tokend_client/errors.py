@@ -203,6 +203,12 @@ class StreamError(TokendError, ValueError):
     code = "STREAM_INVALID"
 
 
+class RetiredError(TokendError, LookupError):
+    """Tokens of a stream that were deleted once every run had passed them."""
+
+    code = "RETIRED"
+
+
 class StarvedError(TokendError, TimeoutError):
     """A stream that is read while it is written, and has not grown for too long."""
 

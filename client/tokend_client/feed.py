@@ -39,6 +39,8 @@ class Cursor:
     """Where the window of the next batch begins."""
     wanted: int
     """What must be committed for the next batch."""
+    run: str = ""
+    """Equal for loaders that read the same streams in the same order, whatever their rank."""
 
 
 @dataclass(frozen=True)
@@ -136,6 +138,7 @@ def wait_for_stream(
     feed: Feed,
     stopped: Callable[[], bool],
     stall_timeout_s: float,
+    report: Callable[[], None] = lambda: None,
 ) -> TokenStream:
     """Opens a stream whose writer may not have made it yet. Raises `StarvedError` after `stall_timeout_s`."""
     begun, warn_after = time.monotonic(), FIRST_WARNING_S
@@ -152,8 +155,11 @@ def wait_for_stream(
         if stopped():
             raise Stopped
         if waited > warn_after:
-            log.warning("waiting for stream %r to begin: %s", name, missing.message)
+            status = feed.status(name)
+            note = f", {status.note}" if status is not None and status.note else ""
+            log.warning("waiting for stream %r to begin: %s%s", name, missing.message, note)
             warn_after *= 2
+        report()
         feed.wait(POLL_S)
 
 

@@ -10,7 +10,6 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from pathlib import Path
 
 from .errors import BadRequestError
@@ -24,6 +23,8 @@ def runtime_dir() -> Path:
     base = os.environ.get("XDG_RUNTIME_DIR")
     if base and os.access(base, os.W_OK | os.X_OK):
         return Path(base) / "tokend"
+    import tempfile
+
     return Path(tempfile.gettempdir()) / f"tokend-{os.getuid()}"
 
 

@@ -54,6 +54,7 @@ class Op(IntEnum):
     STATUS = 13
     SHUTDOWN = 14
     CACHE_CLEAR = 15
+    CURSORS = 16
 
 
 class _Struct(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
@@ -143,6 +144,7 @@ class JobSpec(_Struct):
     threads: int = 0
     force: bool = False
     format: str = "bin"
+    retire: bool = False
 
 
 class Submit(_Struct):
@@ -231,6 +233,45 @@ class JobListReply(_Struct):
     """Body frame 0: the jobs as a msgpack array of `JobInfo`, oldest first."""
 
     n_jobs: int
+
+
+class CursorReport(_Struct):
+    """How far a loader is in a stream, in tokens: see `feed.Cursor`."""
+
+    path: str
+    stream_id: str | None
+    low_water: int
+    position: int
+    wanted: int
+
+
+class Cursors(_Struct):
+    """How far a loader is. Body frame 0: a msgpack array of `CursorReport`, a stream each.
+
+    Renewed every second or so: a loader that is silent for a minute is not waited for. `run` is the same for
+    all ranks and all starts of a training run. With `is_over` nothing is kept for the run any more.
+    """
+
+    run: str
+    loader: str
+    is_over: bool = False
+
+
+class StreamReport(_Struct):
+    """What the daemon knows of a stream: the job that writes it, if one does, and how far that is."""
+
+    path: str
+    job_id: str | None = None
+    state: str | None = None
+    n_tokens: int = 0
+    tokens_per_s: float = 0.0
+    note: str = ""
+
+
+class CursorsReply(_Struct):
+    """Body frame 0: a msgpack array of `StreamReport`, in the request's order."""
+
+    n_streams: int
 
 
 class CacheRequest(_Struct):

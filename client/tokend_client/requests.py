@@ -137,6 +137,16 @@ def jobs() -> Call[list[protocol.JobInfo]]:
     return Call(Op.JOB_LIST, protocol.Empty(), read)
 
 
+def cursors(
+    run: str, loader: str, reports: Sequence[protocol.CursorReport], is_over: bool = False
+) -> Call[list[protocol.StreamReport]]:
+    def read(message: Message) -> list[protocol.StreamReport]:
+        return msgspec.msgpack.decode(message.body[0], type=list[protocol.StreamReport])
+
+    header = protocol.Cursors(run=run, loader=loader, is_over=is_over)
+    return Call(Op.CURSORS, header, read, [msgspec.msgpack.encode(list(reports))])
+
+
 def cache_stats(tokenizer: str | None) -> Call[dict[str, dict[str, int]]]:
     def read(message: Message) -> dict[str, dict[str, int]]:
         return protocol.decode_header(message.header, protocol.CacheStatsReply).tokenizers

@@ -53,6 +53,8 @@ class StreamWriter:
             if self.manifest["state"] != "growing":
                 raise ValueError(f"{path}: {self.manifest['state']}")
             for entry in self.manifest["segments"]:
+                if entry.get("retired"):
+                    continue
                 os.truncate(self.folder / entry["tokens"], entry["n_tokens"] * self._dtype.itemsize)
                 os.truncate(self.folder / entry["ends"], entry["n_documents"] * 8)
         else:
@@ -122,6 +124,16 @@ class StreamWriter:
         temporary = self.folder / ".manifest.json.tmp"
         temporary.write_text(json.dumps(manifest, indent=2) + "\n")
         temporary.replace(self.folder / "manifest.json")
+
+    def retire(self, before: int) -> None:
+        """Deletes the files of segments that end at or before the token `before`, and commits; never the last one."""
+        gone = [s for s in self.manifest["segments"][:-1] if s["first_token"] + s["n_tokens"] <= before]
+        for entry in gone:
+            entry["retired"] = True
+        self.commit(self.manifest["state"])
+        for entry in gone:
+            for name in ("tokens", "ends"):
+                (self.folder / entry[name]).unlink(missing_ok=True)
 
     def seal(self) -> None:
         """Publishes the rest; the stream is whole."""

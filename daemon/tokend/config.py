@@ -18,6 +18,8 @@ class ServerConfig:
     state_dir: Path = field(default_factory=paths.state_dir)
     threads: int = 0
     """Worker threads of a job; 0: one less than there are cores, so that the trainer keeps one."""
+    ahead_tokens: int = 1 << 26
+    """How far jobs write ahead of the loaders that follow their streams: 128 MiB of ids, some minutes of training."""
     preload: tuple[str, ...] = ()
     """Tokenizers to load before the first request."""
     max_inflight: int = 64

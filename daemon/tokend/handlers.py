@@ -25,6 +25,7 @@ from .config import ServerConfig
 from .job import Job
 from .jobs import JobTable
 from .outputs import read_manifest
+from .pacing import Pacer
 from .registry import Registry
 
 Reply = tuple[msgspec.Struct, list[Any]]
@@ -40,6 +41,7 @@ class Handlers:
     config: ServerConfig
     registry: Registry
     jobs: JobTable
+    pacer: Pacer
     epoch: str
     started_s: float
     n_clients: int = 0
@@ -77,6 +79,8 @@ class Handlers:
             case Op.JOB_LIST:
                 infos = [job.info() for job in self.jobs.all()]
                 return protocol.JobListReply(n_jobs=len(infos)), [msgspec.msgpack.encode(infos)]
+            case Op.CURSORS:
+                return self._cursors(message)
             case Op.CACHE_STATS:
                 return self._cache_stats(message)
             case Op.CACHE_CLEAR:
@@ -139,6 +143,12 @@ class Handlers:
         deadline_s = None if header.deadline_ms is None else time.time() + header.deadline_ms / 1000
         return job_reply(self.jobs.submit(spec, header.key, deadline_s))
 
+    def _cursors(self, message: Message) -> Reply:
+        header = protocol.decode_header(message.header, protocol.Cursors)
+        reports = protocol.decode_header(_body(message, 1)[0], list[protocol.CursorReport])
+        found = self.pacer.report(header.run, header.loader, reports, header.is_over)
+        return protocol.CursorsReply(n_streams=len(found)), [msgspec.msgpack.encode(found)]
+
     def _caches(self, message: Message) -> list[tuple[str, Any]]:
         name = protocol.decode_header(message.header, protocol.CacheRequest).tokenizer
         loaded = self.registry.loaded()
@@ -166,7 +176,7 @@ class Handlers:
             max_fds=resource.getrlimit(resource.RLIMIT_NOFILE)[0],
             n_clients=self.n_clients,
             n_requests=self.n_requests,
-            problems=self.jobs.problems(),
+            problems=self.jobs.problems() + self.pacer.problems(),
         )
 
 

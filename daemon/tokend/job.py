@@ -25,6 +25,8 @@ class Job:
     """The manifest as JSON, of a job that is done, unless it has to be read from the disk."""
     needed_bytes: int = 0
     """Free space for which the job waits."""
+    pace: str | None = None
+    """How far it is ahead of its readers, in words; None without readers."""
     is_suspended: bool = False
     is_expired: bool = False
 
@@ -57,5 +59,9 @@ class Job:
             finished_s=record.finished_s,
             error=record.error if self.state in TERMINAL_STATES else None,
             up_to_date=record.up_to_date,
-            note=f"waits for {self.needed_bytes} bytes of free space beside its output" if waits else None,
+            note=f"waits for {self.needed_bytes} bytes of free space beside its output"
+            if waits
+            else self.pace
+            if self.state == "running"
+            else None,
         )

@@ -53,6 +53,8 @@ log = logging.getLogger("tokend.jobs")
 
 _DEATHS_MAX = 2
 _SPACE_POLL_S = 1.0
+_BESIDE_MAX = 16
+"""Jobs at a time: those with readers share the threads."""
 _MANIFESTS_MAX_BYTES = 64 * 1024 * 1024
 
 
@@ -72,7 +74,11 @@ class JobTable:
         self._keys: dict[str, Job] = {}
         self._queue: deque[Job] = deque()
         self._queued_bytes = 0
-        self._running: Job | None = None
+        self._running: list[Job] = []
+        self.is_followed: Callable[[Job], bool] = lambda job: False
+        """Whether loaders read what a job writes; the pacer's to say."""
+        self.before_run: Callable[[Job], None] = lambda job: None
+        """Called for a job that is about to run, with its new control."""
         self._unsettled = 0
         self._admits = True
         self._takes_queued = True
@@ -141,6 +147,7 @@ class JobTable:
                 spec.inputs,
                 spec.output,
                 force=spec.force,
+                retire=spec.retire,
                 roots=[str(root) for root in self._config.roots],
                 format=spec.format,
                 partial_key=job_id,
@@ -283,10 +290,10 @@ class JobTable:
             for job in late:
                 self._unqueue(job)
                 self._end_after_discarding(job, "failed", _late())
-            running = self._running
-            if running is not None and running.record.deadline_s is not None and now > running.record.deadline_s:
-                running.is_expired = True
-                running.control.cancel()
+            for running in self._running:
+                if running.record.deadline_s is not None and now > running.record.deadline_s:
+                    running.is_expired = True
+                    running.control.cancel()
 
     def counts(self) -> dict[str, int]:
         """Jobs by state."""
@@ -302,12 +309,12 @@ class JobTable:
     def is_idle(self) -> bool:
         """Whether nothing runs and nothing waits."""
         with self._lock:
-            return self._running is None and not self._queue and self._unsettled == 0
+            return not self._running and not self._queue and self._unsettled == 0
 
     def is_over(self) -> bool:
         """After `stop_admitting`: whether nothing more will run, and how everything went is on disk."""
         with self._lock:
-            return not self._runner.is_alive() and self._unsettled == 0
+            return not self._runner.is_alive() and not self._running and self._unsettled == 0
 
     def stop_admitting(self, finish_queued: bool) -> None:
         """From now on submits are refused. The running job goes on, and with `finish_queued` all others;
@@ -315,7 +322,7 @@ class JobTable:
         """
         with self._lock:
             if self._admits:
-                self._last = self._running or (self._queue[0] if self._queue else None)
+                self._last = next(iter([*self._running, *self._queue]), None)
             self._admits = False
             self._takes_queued &= finish_queued
             self._lock.notify_all()
@@ -325,9 +332,9 @@ class JobTable:
         with self._lock:
             self._admits = self._takes_queued = False
             self._last = None
-            if self._running is not None:
-                self._running.is_suspended = True
-                self._running.control.suspend()
+            for running in self._running:
+                running.is_suspended = True
+                running.control.suspend()
             self._lock.notify_all()
 
     def cancel_all(self) -> None:
@@ -337,35 +344,64 @@ class JobTable:
 
     def close(self, timeout_s: float) -> None:
         """Waits for the runner after `stop_admitting` or `suspend`, and closes the journal."""
+        with self._lock:
+            self._lock.wait_for(lambda: not self._running, timeout_s)
         if self._runner.is_alive():
             self._runner.join(timeout_s)
         self.journal.close()
 
+    # What the pacer needs.
+
+    def running(self) -> list[Job]:
+        """The jobs that run now."""
+        with self._lock:
+            return [job for job in self._running if job.state == "running"]
+
+    def is_draining(self) -> bool:
+        """Whether the daemon is to stop."""
+        return not self._admits
+
+    def start_beside(self) -> None:
+        """Starts jobs with readers beside those that run, and one job without where all that run have some."""
+        with self._lock:
+            if not self._running or not self._takes_queued:
+                return
+            for job in list(self._queue):
+                if len(self._running) == _BESIDE_MAX:
+                    return
+                if job.needed_bytes or not (self.is_followed(job) or all(map(self.is_followed, self._running))):
+                    continue
+                self._unqueue(job)
+                self._running.append(job)
+                threading.Thread(target=self._one, args=(job,), name="tokend-beside", daemon=True).start()
+
     # The runner's thread.
 
     def _run(self) -> None:
-        while True:
-            job = self._next()
-            if job is None:
-                return
-            try:
-                self._attempt(job)
-            except BaseException as failure:
-                log.exception("job %s", job.job_id)
-                self._fail(job, "failed", InternalError(f"{type(failure).__name__}: {failure}"))
-            finally:
-                with self._lock:
-                    self._running = None
-                self._on_end()
+        while (job := self._next()) is not None:
+            self._one(job)
+
+    def _one(self, job: Job) -> None:
+        try:
+            self._attempt(job)
+        except BaseException as failure:
+            log.exception("job %s", job.job_id)
+            self._fail(job, "failed", InternalError(f"{type(failure).__name__}: {failure}"))
+        finally:
+            with self._lock:
+                self._running.remove(job)
+                self._lock.notify_all()
+            self._on_end()
 
     def _next(self) -> Job | None:
         while True:
             with self._lock:
                 queue = list(self._queue) if self._takes_queued else [job for job in self._queue if job is self._last]
+                is_taken = not all(map(self.is_followed, self._running))
                 for job in queue:
-                    if not job.needed_bytes:
+                    if not job.needed_bytes and not is_taken:
                         self._unqueue(job)
-                        self._running = job
+                        self._running.append(job)
                         return job
                 if not self._admits and not (queue and self._takes_queued):
                     return None
@@ -397,6 +433,7 @@ class JobTable:
             elif job.is_suspended:
                 job.control.suspend()
         try:
+            self.before_run(job)
             summary = run_job(job.record, job.control, self._registry, self._config)
         except CancelledError:
             self._on_cancelled(job)
@@ -443,7 +480,7 @@ class JobTable:
             self._fail(job, "failed", error)
             return
         with self._lock:
-            job.needed_bytes = free + max(1 << 20, job.record.bytes_total // 8)
+            job.needed_bytes = free + max(1 << 20, min(job.record.bytes_total // 8, 1 << 29))
         log.warning("job %s waits for space: %s", job.job_id, error.message)
         self._requeue(job)
 

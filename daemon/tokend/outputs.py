@@ -62,6 +62,7 @@ def run_job(record: Record, control: _core.JobControl, registry: Registry, confi
             format=spec.format,
             resume=resume,
             partial_key=record.job_id,
+            retire=spec.retire,
         )
 
     try:
@@ -112,8 +113,9 @@ def _files(record: Record, manifest: dict) -> list[tuple[str, int]]:  # type: ig
             (os.path.join(folder, manifest[part]["file"]), manifest[part]["size_bytes"]) for part in ("data", "ends")
         ]
     width = 2 if manifest["dtype"] == "uint16" else 4
-    sizes = [(segment["tokens"], segment["n_tokens"] * width) for segment in manifest["segments"]]
-    sizes += [(segment["ends"], segment["n_documents"] * 8) for segment in manifest["segments"]]
+    there = [segment for segment in manifest["segments"] if not segment.get("retired")]
+    sizes = [(segment["tokens"], segment["n_tokens"] * width) for segment in there]
+    sizes += [(segment["ends"], segment["n_documents"] * 8) for segment in there]
     return [(os.path.join(output, name), size) for name, size in sizes]
 
 

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import os
 import threading
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from tokend_client.errors import PathDeniedError, TokenizerInvalidError
 
@@ -21,8 +21,7 @@ from .vocabularies import resolve
 _Stamp = tuple[tuple[int, int, int], ...]
 
 
-@dataclass(frozen=True)
-class _Entry:
+class _Entry(NamedTuple):
     tokenizer: Tokenizer
     stamp: _Stamp
 

@@ -40,6 +40,7 @@ from .config import ServerConfig
 from .handlers import Handlers, Reply, job_reply
 from .job import Job
 from .jobs import JobTable, stopping
+from .pacing import Pacer
 from .registry import Registry
 
 log = logging.getLogger("tokend.server")
@@ -126,7 +127,8 @@ class Server:
         with lifecycle.lock(path, dict(info)):
             registry = Registry(self.config.roots, self.config.state_dir)
             jobs = JobTable(self.config, registry, self.wake)
-            self.handlers = Handlers(self.config, registry, jobs, self.epoch, time.monotonic())
+            pacer = Pacer(self.config, jobs)
+            self.handlers = Handlers(self.config, registry, jobs, pacer, self.epoch, time.monotonic())
             for name in self.config.preload:
                 self.handlers.registry.get(name)
             context = zmq.Context()
@@ -145,12 +147,14 @@ class Server:
             router.setsockopt(zmq.USE_FD, lifecycle.listening_socket(path).detach())
             router.bind(self.config.endpoint)
             jobs.start()
+            pacer.start()
             lifecycle.notify(f"READY=1\nSTATUS={self._status_line()}")
             log.info("serving at %s (pid %d)", self.config.endpoint, os.getpid())
             try:
                 self._loop(router)
             finally:
                 lifecycle.notify("STOPPING=1")
+                pacer.stop()
                 jobs.suspend()
                 jobs.close(5.0)
                 registry.keep_words()

@@ -7,9 +7,9 @@ them. A published rank file is checked against its SHA-256 when it is loaded.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
+from typing import NamedTuple
 
 # Package, place of the file in it, name of the encoding if the file does not say it itself.
 _PLACES = (
@@ -32,8 +32,7 @@ _PLACES = (
 )
 
 
-@dataclass(frozen=True)
-class Carried:
+class Carried(NamedTuple):
     """A vocabulary of an installed package."""
 
     package: str

@@ -7,14 +7,11 @@ logged and forgotten.
 
 from __future__ import annotations
 
-import logging
 from pathlib import Path
 from typing import Protocol
 
 from tokend_client import paths
 from tokend_client.errors import TokendError
-
-log = logging.getLogger("tokend.words")
 
 
 class Tokenizer(Protocol):
@@ -41,7 +38,10 @@ def keep(tokenizer: Tokenizer, state_dir: Path | None = None) -> bool:
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         return tokenizer.save_cache(str(path))
     except (OSError, TokendError) as error:
-        log.warning("the learned words were not kept: %s", error)
+        # Here, and not above: it takes as long to import as a small job takes.
+        import logging
+
+        logging.getLogger("tokend.words").warning("the learned words were not kept: %s", error)
         return False
 
 

@@ -216,6 +216,12 @@ class TokenStream:
             self._snapshot = now
         return now.commit != before.commit
 
+    def release(self, before: int) -> None:
+        """Lets go of the maps of files that end at or before the position `before`; they are made anew when needed."""
+        snapshot = self._snapshot
+        for segment in snapshot.segments[: max(int(np.searchsorted(snapshot.firsts, before, "right")) - 1, 0)]:
+            segment.release()
+
     def __len__(self) -> int:
         return self._snapshot.n_tokens
 

@@ -6,7 +6,8 @@ end of each document, `OUT.bin.json` the manifest, published last.
 Stream directory (read while it grows): `manifest.json`, replaced atomically at each commit, and for each
 segment `tokens-NNNNN.bin` (raw ids) and `ends-NNNNN.u64` (uint64, tokens of the whole stream up to the
 end of each document that ends within the segment). The manifest's counts are of the committed prefix;
-files may be longer, and what lies beyond is not there yet. Committed bytes never change.
+files may be longer, and what lies beyond is not there yet. Committed bytes never change. Segments at the
+start that are marked `retired` have no files any more.
 """
 
 from __future__ import annotations
@@ -114,6 +115,8 @@ def open_directory(folder: Path, before: Snapshot | None = None) -> Snapshot:
             old = kept.get(segment.path)
             if old is not None and old.same_as(segment):
                 segment = old
+            elif segment.retired:
+                pass
             elif before is None and not (entry["tokens"] in there and entry["ends"] in there):
                 raise StreamError(f"{segment.path}: missing, or its ends are, though the manifest names both")
             elif before is not None or entry is manifest["segments"][-1]:
@@ -152,6 +155,7 @@ def _segment(base: str, entry: dict[str, Any], dtype: np.dtype[Any]) -> Segment:
         n_tokens=int(entry["n_tokens"]),
         n_documents=n_documents,
         load_ends=lambda _: map_array(ends, _ENDS, n_documents),
+        retired=bool(entry.get("retired", False)),
     )
 
 

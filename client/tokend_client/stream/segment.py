@@ -14,7 +14,7 @@ import numpy as np
 from numpy.lib.stride_tricks import as_strided
 from numpy.typing import NDArray
 
-from ..errors import NotFoundError, StreamError
+from ..errors import NotFoundError, RetiredError, StreamError
 
 Ids = NDArray[Any]
 """Token ids: uint16 or uint32 (int32 in Megatron sets of large vocabularies)."""
@@ -63,6 +63,7 @@ class Segment:
         ends_base: int = 0,
         offset_bytes: int = 0,
         load_ends: Callable[[Segment], NDArray[np.uint64]] | None = None,
+        retired: bool = False,
     ) -> None:
         self.path = path
         self.dtype = dtype
@@ -72,11 +73,13 @@ class Segment:
         self.ends_base = ends_base
         self.offset_bytes = offset_bytes
         self._load_ends = load_ends
+        self.retired = retired
         self._rows: Ids | None = None
 
     @cached_property
     def tokens(self) -> Ids:
-        """The ids, a view of the file."""
+        """The ids, a view of the file. Raises `RetiredError` where it is gone on purpose."""
+        self._check()
         return map_array(self.path, self.dtype, self.n_tokens, offset_bytes=self.offset_bytes)
 
     def rows(self, length: int) -> Ids:
@@ -92,7 +95,22 @@ class Segment:
     @cached_property
     def ends(self) -> NDArray[np.uint64]:
         """Ends of the documents that end here, less `ends_base`."""
+        self._check()
         return EMPTY_ENDS if self._load_ends is None else self._load_ends(self)
+
+    def _check(self) -> None:
+        if self.retired:
+            end = self.first_token + self.n_tokens
+            raise RetiredError(
+                f"{self.path}: tokens {self.first_token:,} to {end:,} were retired: every run had passed them",
+                "go on from a later checkpoint, or encode the inputs again",
+            )
+
+    def release(self) -> None:
+        """Lets go of the maps; they are made anew when they are needed."""
+        self._rows = None
+        self.__dict__.pop("tokens", None)
+        self.__dict__.pop("ends", None)
 
     @property
     def n_documents(self) -> int:
@@ -106,7 +124,9 @@ class Segment:
 
     def same_as(self, other: Segment) -> bool:
         """Whether both stand for the same committed bytes, so that a map may be kept."""
-        return (self.path, self.n_tokens, self._n_documents) == (other.path, other.n_tokens, other._n_documents)
+        return (self.path, self.n_tokens, self._n_documents, self.retired) == (
+            other.path, other.n_tokens, other._n_documents, other.retired,
+        )  # fmt: skip
 
 
 @dataclass(frozen=True)

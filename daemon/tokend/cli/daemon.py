@@ -34,6 +34,7 @@ def serve(arguments: argparse.Namespace) -> int:
         endpoint=arguments.endpoint or paths.default_endpoint(),
         roots=roots,
         threads=arguments.threads,
+        ahead_tokens=max(arguments.ahead_tokens, 1),
         preload=tuple(arguments.preload),
         idle_timeout_s=arguments.idle_timeout,
         drain_timeout_s=arguments.drain_timeout,

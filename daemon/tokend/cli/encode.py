@@ -81,6 +81,8 @@ def _native(
             raise BadRequestError("--no-wait needs a daemon; it does not go with --local")
         if arguments.key is not None:
             raise BadRequestError("--key needs a daemon; it does not go with --local")
+        if arguments.retire:
+            raise BadRequestError("--retire needs a daemon, which knows who reads; it does not go with --local")
         options["resume"] = arguments.resume
         manifest = _local(arguments, inputs, output, options)
     else:
@@ -93,6 +95,7 @@ def _native(
 
         client = spawn.ensure(arguments.endpoint or paths.default_endpoint())
         with client:
+            options["retire"] = arguments.retire
             job = client.submit(inputs, output, tokenizer=arguments.tokenizer, key=arguments.key, **options)
             if arguments.no_wait:
                 print(json.dumps({"job_id": job.job_id}) if arguments.json else job.job_id)
@@ -134,7 +137,9 @@ def _local(arguments: argparse.Namespace, inputs: list[str], output: str, option
     from ..tokenizer import Tokenizer
 
     tokenizer = Tokenizer.load(arguments.tokenizer)
-    words.recall(tokenizer)
+    # Beside the job: a small one has ended before all the words are there.
+    recall = threading.Thread(target=words.recall, args=(tokenizer,), daemon=True)
+    recall.start()
     control = JobControl()
     result: list[dict[str, Any] | BaseException] = []
 
@@ -161,7 +166,8 @@ def _local(arguments: argparse.Namespace, inputs: list[str], output: str, option
     outcome = result[0]
     if isinstance(outcome, BaseException):
         raise outcome
-    words.keep(tokenizer)
+    if not recall.is_alive():
+        words.keep(tokenizer)
     return outcome
 
 

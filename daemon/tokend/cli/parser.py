@@ -110,6 +110,13 @@ def _serve(parser: argparse.ArgumentParser) -> None:
         help="worker threads of a job (default: one less than there are cores)",
     )
     parser.add_argument(
+        "--ahead-tokens",
+        type=_count,
+        default=1 << 26,
+        metavar="N",
+        help="how far jobs write ahead of the loaders that follow their streams (default: 67108864)",
+    )
+    parser.add_argument(
         "--preload", action="append", default=[], metavar="NAME_OR_PATH", help="load a tokenizer at start (repeatable)"
     )
     parser.add_argument(
@@ -178,6 +185,11 @@ def _encode(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--resume", action="store_true", help="with --local: go on from what an interrupted run left, if anything"
+    )
+    parser.add_argument(
+        "--retire",
+        action="store_true",
+        help="of a stream: delete segments that no loader of the daemon will read again; it need not fit on the disk",
     )
     _layout(parser)
     parser.set_defaults(eot_id=None)

@@ -64,9 +64,13 @@ impl Tokenizer {
         kernels: &'static Kernels,
         cache_bytes: usize,
     ) -> Result<Self> {
-        let model = Model::new(&vocab, kernels)?;
         let cache = WordCache::new(cache_bytes, kernels)
             .map_err(|error| Error::io("merge cache", "mapping memory", error))?;
+        // The cache's pages are zeroed beside the work on the tables, which takes as long.
+        let model = std::thread::scope(|scope| {
+            scope.spawn(|| cache.table().populate());
+            Model::new(&vocab, kernels)
+        })?;
         let finder = (!vocab.specials().is_empty()).then(|| SpecialFinder::new(&vocab));
         let decoder = Decoder::new(&vocab);
         let tokenizer = Self {

@@ -32,6 +32,18 @@ impl JobControl {
         self.inner.suspend();
     }
 
+    fn set_threads(&self, n_threads: usize) {
+        self.inner.set_threads(n_threads);
+    }
+
+    fn set_ceiling(&self, n_tokens: u64) {
+        self.inner.set_ceiling(n_tokens);
+    }
+
+    fn retire(&self, before: u64) {
+        self.inner.retire(before);
+    }
+
     fn progress(&self) -> (u64, u64, u64, u64) {
         let Control { bytes_done, bytes_total, n_tokens, n_documents, .. } = &*self.inner;
         (
@@ -44,7 +56,7 @@ impl JobControl {
 }
 
 #[pyfunction]
-#[pyo3(signature = (tokenizer, inputs, output, *, separator, eot, eot_id, special, errors, threads, force, roots, control, format="bin", resume=false, partial_key=None))]
+#[pyo3(signature = (tokenizer, inputs, output, *, separator, eot, eot_id, special, errors, threads, force, roots, control, format="bin", resume=false, partial_key=None, retire=false))]
 #[expect(clippy::too_many_arguments, reason = "keyword arguments of the Python function")]
 pub(crate) fn encode_files(
     py: Python<'_>,
@@ -63,6 +75,7 @@ pub(crate) fn encode_files(
     format: &str,
     resume: bool,
     partial_key: Option<String>,
+    retire: bool,
 ) -> PyResult<String> {
     let replace_invalid = match errors {
         "strict" => false,
@@ -82,6 +95,7 @@ pub(crate) fn encode_files(
         replace_invalid,
         threads,
         force,
+        retire,
         format: Format::parse(format).map_err(CoreError::from)?,
         resume,
         partial_key,
@@ -100,7 +114,7 @@ pub(crate) fn encode_files(
 }
 
 #[pyfunction]
-#[pyo3(signature = (inputs, output, *, force, roots, format="bin", resume=false, partial_key=None))]
+#[pyo3(signature = (inputs, output, *, force, roots, format="bin", resume=false, partial_key=None, retire=false))]
 #[expect(clippy::too_many_arguments, reason = "keyword arguments of the Python function")]
 pub(crate) fn check_paths(
     py: Python<'_>,
@@ -111,10 +125,11 @@ pub(crate) fn check_paths(
     format: &str,
     resume: bool,
     partial_key: Option<String>,
+    retire: bool,
 ) -> PyResult<u64> {
     let format = Format::parse(format).map_err(CoreError::from)?;
     let roots = Roots::new(roots);
-    let spec = JobSpec { force, format, resume, partial_key, roots, ..JobSpec::new(inputs, output) };
+    let spec = JobSpec { force, retire, format, resume, partial_key, roots, ..JobSpec::new(inputs, output) };
     Ok(py.detach(|| tokend_core::job::check(&spec)).map_err(CoreError::from)?)
 }
 
@@ -130,6 +145,14 @@ pub(crate) fn discard_partials(
     let format = Format::parse(format).map_err(CoreError::from)?;
     let spec = JobSpec { format, partial_key, roots: Roots::new(roots), ..JobSpec::new(Vec::new(), output) };
     Ok(py.detach(|| tokend_core::job::discard_partials(&spec)).map_err(CoreError::from)?)
+}
+
+#[pyfunction]
+#[pyo3(signature = (output, before, *, roots=vec![]))]
+pub(crate) fn retire(py: Python<'_>, output: PathBuf, before: u64, roots: Vec<PathBuf>) -> PyResult<usize> {
+    let roots = Roots::new(roots);
+    let retired = py.detach(|| tokend_core::stream::retirement::retire(&roots, &output, before));
+    Ok(retired.map_err(CoreError::from)?)
 }
 
 #[pyfunction]

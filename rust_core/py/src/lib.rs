@@ -12,7 +12,9 @@ mod _core {
     #[pymodule_export]
     use super::export::{check_export, export, export_formats};
     #[pymodule_export]
-    use super::job::{JobControl, check_paths, default_threads, discard_partials, encode_files, verify};
+    use super::job::{
+        JobControl, check_paths, default_threads, discard_partials, encode_files, retire, verify,
+    };
     #[pymodule_export]
     use super::tokenizer::{StreamEncoder, Tokenizer, published_encoding};
 }

@@ -165,14 +165,18 @@ impl PairTable {
 }
 
 fn is_ordered(pairs: &[Pair]) -> bool {
-    let mut made_at = FxHashMap::default();
+    // One more than the last priority that makes each id; 0: none does.
+    let n_ids = pairs.iter().map(|pair| pair.result as usize + 1).max().unwrap_or(0);
+    let mut made_before = vec![0; n_ids];
     for pair in pairs {
-        let latest = made_at.entry(pair.result).or_insert(pair.priority);
-        *latest = pair.priority.max(*latest);
+        let made = &mut made_before[pair.result as usize];
+        *made = (pair.priority + 1).max(*made);
     }
-    pairs.iter().all(|pair| {
-        [pair.left, pair.right].iter().all(|part| made_at.get(part).is_none_or(|&made| made < pair.priority))
-    })
+    let is_made_before =
+        |part: u32, priority| made_before.get(part as usize).is_none_or(|&made| made <= priority);
+    pairs
+        .iter()
+        .all(|pair| is_made_before(pair.left, pair.priority) && is_made_before(pair.right, pair.priority))
 }
 
 fn all_splits(vocab: &Vocabulary, symbols: &[u32; 256]) -> Vec<Pair> {

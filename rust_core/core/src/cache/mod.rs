@@ -133,6 +133,13 @@ impl Table {
         Ok(Self { memory, mask, hash: kernels.hash, n_entries: zero(0), n_refused: zero(0) })
     }
 
+    /// Takes the table's memory from the kernel at once; without it, it comes page by page as it is used.
+    pub(crate) fn populate(&self) {
+        // A kernel that does not know this (before 5.14) leaves it at page by page.
+        #[cfg(target_os = "linux")]
+        let _ = self.memory.advise(memmap2::Advice::PopulateWrite);
+    }
+
     /// The table as the kernels see it.
     pub(crate) fn slots(&self) -> Slots {
         Slots { lines: self.memory.as_ptr(), mask: self.mask }

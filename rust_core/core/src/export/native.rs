@@ -113,6 +113,9 @@ impl NativeSet {
         };
         if is_stream {
             for segment in manifest["segments"].as_array().into_iter().flatten() {
+                if segment["retired"] == true {
+                    return Err(broken("some of its segments were retired: their tokens are gone"));
+                }
                 let (n_tokens, n_documents) =
                     (number(&segment["n_tokens"])?, number(&segment["n_documents"])?);
                 open(&segment["tokens"], &segment["ends"], n_tokens, n_documents)?;

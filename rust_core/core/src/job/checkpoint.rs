@@ -287,7 +287,8 @@ pub(crate) struct Resumed {
 
 /// Finds out how far an interrupted job got; `None` if it did not get as far as a header.
 ///
-/// `part` opens the files of a part, if they are there. The log is cut behind the record that the job
+/// `part` opens the files of a part, if they are there; of the first `n_retired`, which are gone on
+/// purpose, the log is believed. The log is cut behind the record that the job
 /// goes on from.
 pub(crate) fn replay(
     file: File,
@@ -295,6 +296,7 @@ pub(crate) fn replay(
     header: &Header,
     id_bytes: u64,
     control: &Control,
+    n_retired: usize,
     part: impl Fn(usize) -> Result<Option<Part>>,
 ) -> Result<Result<Resumed, File>> {
     let failed = |error| Error::io(&path, "reading", error);
@@ -313,18 +315,22 @@ pub(crate) fn replay(
     let mut progress = Progress::new(header.sources.len());
     let mut at = n as u64;
     let mut good = (at, Order::default());
-    let mut reader = PartReader { order: Order::default(), files: part(0)?, id_bytes };
+    let begin = |index: usize| -> Result<PartReader> {
+        let files = if index < n_retired {
+            Files::Retired
+        } else {
+            part(index)?.map_or(Files::Missing, Files::There)
+        };
+        Ok(PartReader { order: Order::start(index), files, id_bytes })
+    };
+    let mut reader = begin(0)?;
     // Records behind which a job cannot go on are added with the next one behind which it can.
     let mut waiting = Vec::new();
     while let Some((n, line)) = next()? {
         control.check()?;
         let Ok(record) = serde_json::from_slice::<Record>(&line) else { break };
         if record.mark.part == reader.order.part + 1 {
-            reader = PartReader {
-                order: Order::start(record.mark.part),
-                files: part(record.mark.part)?,
-                id_bytes,
-            };
+            reader = begin(record.mark.part)?;
         }
         if !reader.reach(&record.mark)? {
             break;
@@ -348,17 +354,31 @@ pub(crate) fn replay(
 /// Reads a part's files from mark to mark.
 struct PartReader {
     order: Order,
-    files: Option<Part>,
+    files: Files,
     id_bytes: u64,
+}
+
+enum Files {
+    There(Part),
+    Missing,
+    Retired,
 }
 
 impl PartReader {
     /// Reads on to `mark`; whether the bytes there are those that it tells of.
     fn reach(&mut self, mark: &Mark) -> Result<bool> {
-        let (order, Some(files)) = (&mut self.order, &self.files) else { return Ok(false) };
+        let order = &mut self.order;
         if mark.part != order.part || mark.n_tokens < order.n_tokens || mark.n_documents < order.n_documents {
             return Ok(false);
         }
+        let files = match &self.files {
+            Files::There(files) => files,
+            Files::Missing => return Ok(false),
+            Files::Retired => {
+                (order.n_tokens, order.n_documents) = (mark.n_tokens, mark.n_documents);
+                return Ok(true);
+            }
+        };
         let read = hash_on(
             &files.tokens,
             &mut order.tokens,

@@ -32,6 +32,8 @@ const PARKED_MAX: usize = 32;
 const COMMIT_BYTES: u64 = 64 << 20;
 /// Time between two commits of a job that makes progress.
 const COMMIT_MS: u64 = 2000;
+/// Input after whose blocks the disk is asked to begin writing, so that the last fsync finds little to do.
+const WRITE_BACK_BYTES: u64 = 4 << 20;
 
 /// The result of one piece of work.
 pub(super) struct Block<L> {
@@ -69,8 +71,10 @@ pub(super) struct Committer<'a, L> {
     turn: Condvar,
     stopped: AtomicBool,
     written: Mutex<Written>,
-    /// Wakes the keeper for its end.
-    finished: Condvar,
+    /// Wakes the keeper: there is something to write back, or the end has come.
+    wake: Condvar,
+    /// Input that an earlier run had read.
+    began_bytes: u64,
 }
 
 /// What was put in order.
@@ -90,6 +94,8 @@ struct Written {
     /// Records of blocks that are written, from the first that is not on; `None`: not written yet.
     records: VecDeque<Option<Record>>,
     n_logged: u64,
+    /// `progress.n_bytes` at which the keeper is woken to start writing back.
+    write_back_at: u64,
     /// Whether a job can go on behind the last record.
     is_resumable: bool,
     is_finished: bool,
@@ -123,6 +129,7 @@ impl<'a, L: Lane> Committer<'a, L> {
             hashing: progress.position.source,
             parked: BTreeMap::new(),
         };
+        let write_back_at = progress.n_bytes + WRITE_BACK_BYTES;
         Self {
             sink,
             control,
@@ -130,15 +137,17 @@ impl<'a, L: Lane> Committer<'a, L> {
             state: Mutex::new(state),
             turn: Condvar::new(),
             stopped: AtomicBool::new(false),
+            began_bytes: progress.n_bytes,
             written: Mutex::new(Written {
                 log,
                 progress,
                 records: VecDeque::new(),
                 n_logged: 0,
+                write_back_at,
                 is_resumable: true,
                 is_finished: false,
             }),
-            finished: Condvar::new(),
+            wake: Condvar::new(),
         }
     }
 
@@ -231,7 +240,12 @@ impl<'a, L: Lane> Committer<'a, L> {
             self.control.n_tokens.fetch_add(made.ids.len() as u64, Ordering::Relaxed);
             self.control.n_documents.fetch_add(made.ends.len() as u64, Ordering::Relaxed);
             self.pool.give(made);
-            self.lock_written().add(number, record)?;
+            let mut written = self.lock_written();
+            written.add(number, record)?;
+            if written.progress.n_bytes >= written.write_back_at {
+                written.write_back_at = u64::MAX;
+                self.wake.notify_one();
+            }
         }
         Ok(())
     }
@@ -242,10 +256,8 @@ impl<'a, L: Lane> Committer<'a, L> {
         let commit_bytes = setting("TOKEND_COMMIT_BYTES", COMMIT_BYTES);
         let commit_time = Duration::from_millis(setting("TOKEND_COMMIT_MS", COMMIT_MS));
         let pause = (commit_time / 4).clamp(Duration::from_millis(1), Duration::from_millis(100));
-        let mut last = {
-            let written = self.lock_written();
-            (Instant::now(), written.n_logged, written.progress.n_bytes)
-        };
+        // Workers may have written already when this thread begins.
+        let mut last = (Instant::now(), 0, self.began_bytes);
         let mut n_asked = last.1;
         loop {
             let mut written = self.lock_written();
@@ -258,13 +270,14 @@ impl<'a, L: Lane> Committer<'a, L> {
             if !due || written.n_logged == last.1 || !written.is_resumable {
                 if let (Some(&mark), true) = (written.progress.parts.last(), written.n_logged > n_asked) {
                     n_asked = written.n_logged;
+                    written.write_back_at = written.progress.n_bytes + WRITE_BACK_BYTES;
                     drop(written);
                     self.sink.start_write_back(&mark);
                     written = self.lock_written();
                 }
                 // The end may have come meanwhile, with its signal.
                 if !written.is_finished {
-                    drop(self.finished.wait_timeout(written, pause));
+                    drop(self.wake.wait_timeout(written, pause));
                 }
                 continue;
             }
@@ -281,7 +294,7 @@ impl<'a, L: Lane> Committer<'a, L> {
     /// Ends [`Committer::keep`].
     pub(super) fn finish(&self) {
         self.lock_written().is_finished = true;
-        self.finished.notify_all();
+        self.wake.notify_all();
     }
 
     /// What was written, once every worker has returned without an error.

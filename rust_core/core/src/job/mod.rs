@@ -6,6 +6,7 @@
 //!
 //! * [`plan`]: hands out the work in the order of the input: batches of small files, pieces of big ones;
 //! * [`work`]: what a worker does with one of them;
+//! * [`gate`]: how many of them may work at a time;
 //! * [`buffers`]: what blocks are made in, lent again once they are written;
 //! * [`commit`]: puts results in order, hashes, gives them their places; the writes themselves overlap;
 //! * [`sink`]: where they go, one implementation for each format;
@@ -17,6 +18,7 @@
 mod buffers;
 pub(crate) mod checkpoint;
 mod commit;
+mod gate;
 mod plan;
 pub(crate) mod sink;
 mod work;
@@ -84,6 +86,7 @@ impl Format {
 
 /// What is to be done.
 #[derive(Clone, Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "options, each as its user gives it")]
 pub struct JobSpec {
     /// Absolute paths of the inputs, in the order of the output.
     pub inputs: Vec<PathBuf>,
@@ -102,6 +105,8 @@ pub struct JobSpec {
     pub threads: usize,
     /// Replace an existing output.
     pub force: bool,
+    /// Of a stream: its segments may be retired while it is made, so it need not fit on the disk.
+    pub retire: bool,
     /// Go on from what an interrupted run with the same key left, if it left anything.
     pub resume: bool,
     /// Part of the names of partial files, so that who made them can be told; `None`: `"local"`.
@@ -124,6 +129,7 @@ impl JobSpec {
             replace_invalid: false,
             threads: 0,
             force: false,
+            retire: false,
             resume: false,
             partial_key: None,
             format: Format::default(),
@@ -148,6 +154,8 @@ impl JobSpec {
 pub struct Control {
     cancelled: AtomicBool,
     suspended: AtomicBool,
+    gate: gate::Gate,
+    retire_before: AtomicU64,
     pub bytes_done: AtomicU64,
     pub bytes_total: AtomicU64,
     pub n_tokens: AtomicU64,
@@ -158,12 +166,35 @@ impl Control {
     /// Asks the job to stop; it does so within a chunk and leaves nothing behind.
     pub fn cancel(&self) {
         self.cancelled.store(true, Ordering::Relaxed);
+        self.gate.end();
     }
 
     /// Asks the job to stop as [`Control::cancel`] does, but to leave what a resumed run needs.
     pub fn suspend(&self) {
         self.suspended.store(true, Ordering::Relaxed);
         self.cancel();
+    }
+
+    /// Lets `n_threads` of the job's workers work at a time; 0: it stands still, and what it has written
+    /// is committed. Takes hold within a chunk.
+    pub fn set_threads(&self, n_threads: usize) {
+        self.gate.set(n_threads);
+    }
+
+    /// Lets the job write up to about `n_tokens`; it stands still there.
+    pub fn set_ceiling(&self, n_tokens: u64) {
+        self.gate.set_ceiling(n_tokens);
+    }
+
+    /// Says that nobody will read tokens before this position of a stream again: the files of segments
+    /// that end there go with one of the next commits.
+    pub fn retire(&self, before: u64) {
+        self.retire_before.fetch_max(before, Ordering::Relaxed);
+    }
+
+    /// The position of [`Control::retire`].
+    pub(crate) fn retire_before(&self) -> u64 {
+        self.retire_before.load(Ordering::Relaxed)
     }
 
     fn check(&self) -> Result<()> {
@@ -202,6 +233,9 @@ fn prepare(spec: &JobSpec) -> Result<(Vec<Source>, u64)> {
     if spec.separator.as_deref() == Some("") {
         return Err(Error::BadOption { option: "separator", what: "it is empty".into() });
     }
+    if spec.retire && spec.format != Format::Stream {
+        return Err(Error::BadOption { option: "retire", what: "it needs format stream".into() });
+    }
     let sources: Vec<_> =
         spec.inputs.iter().map(|path| Source::find(path, &spec.roots)).collect::<Result<_>>()?;
     let total = sources.iter().map(|source| source.identity.size_bytes).sum();
@@ -213,7 +247,7 @@ fn prepare(spec: &JobSpec) -> Result<(Vec<Source>, u64)> {
     let free = folder.free_bytes()?;
     let needed = (total as f64 * FREE_PER_INPUT_BYTE) as u64;
     // What is there already may be up to date; what is being resumed has its space in part.
-    if free < needed && !spec.resume && folder.stat(&name)?.is_none() {
+    if free < needed && !spec.resume && !spec.retire && folder.stat(&name)?.is_none() {
         let what = format!("about {needed} bytes are needed for {total} bytes of input, {free} are free");
         return Err(Error::NoSpace { path: spec.output.clone(), what });
     }
@@ -343,6 +377,7 @@ fn make<L: Lane>(
             .unwrap_or_else(|panic| Err((0, from_panic(&*panic))));
         if let Err(found) = result {
             committer.stop();
+            control.gate.end();
             let mut first = failure.lock().unwrap_or_else(PoisonError::into_inner);
             if first.as_ref().is_none_or(|first| found.0 < first.0) {
                 *first = Some(found);

@@ -36,7 +36,11 @@ pub(super) fn run<L: Lane>(
     planner: &Planner<'_>,
     committer: &Committer<'_, L>,
 ) -> Result<(), (u64, Error)> {
-    while !committer.is_stopped() {
+    loop {
+        let _pass = shared.control.gate.enter(&shared.control.n_tokens);
+        if committer.is_stopped() {
+            break;
+        }
         let Some(Task { sequence, work }) = planner.next()? else { break };
         shared.one(sequence, work, committer).map_err(|error| (sequence, error))?;
     }
@@ -147,6 +151,7 @@ impl Shared<'_> {
             }
             documents.first = index == 0 && documents.untouched;
             loop {
+                self.control.gate.pause_point(&self.control.n_tokens);
                 self.control.check()?;
                 // The pretoken at the end of the waiting text may be a long one: see `StreamEncoder`.
                 let step = STREAM_BYTES.max(waiting.len() as u64);

@@ -149,7 +149,8 @@ pub(crate) fn begin<'a>(target: &'a Target<'a>, control: &Control) -> Result<Beg
         Ok(tokens.zip(ends).filter(|_| index == 0).map(|(tokens, ends)| part(&folder, &names, tokens, ends)))
     };
     if target.spec.resume {
-        let found = checkpoint::replay(file, path.clone(), &target.header(), target.id_bytes, control, open)?;
+        let found =
+            checkpoint::replay(file, path.clone(), &target.header(), target.id_bytes, control, 0, open)?;
         if let (Ok(resumed), Some(part)) = (found, open(0)?) {
             let cut = |file: &Named, len| {
                 file.file.set_len(len).map_err(|error| Error::io(&file.path, "cutting", error))

@@ -18,6 +18,7 @@ use super::folder::{Folder, partial};
 use super::manifest::{Report, hash_file, is_plain_name, same_sources};
 use super::native::{Failure, MANIFEST, State, StreamManifest, segment_names};
 use super::parts::{Mark, Named, Order, Part, Parts, Place};
+use super::retirement;
 use crate::error::{Error, Result};
 use crate::input::Source;
 use crate::input::access::Roots;
@@ -121,6 +122,10 @@ pub(crate) fn up_to_date(target: &Target<'_>) -> Result<Option<StreamManifest>> 
     let same = manifest.tokenizer.fingerprint == target.tokenizer.fingerprint
         && manifest.options == target.options
         && manifest.segments.iter().all(|segment| {
+            if segment.retired {
+                // A finished job is found finished; who wants the tokens again must make them again.
+                return target.spec.resume;
+            }
             hash(&segment.tokens).is_ok_and(|xxh3| xxh3 == segment.tokens_xxh3)
                 && hash(&segment.ends).is_ok_and(|xxh3| xxh3 == segment.ends_xxh3)
         })
@@ -168,6 +173,7 @@ fn retire(folder: &Folder) -> Result<()> {
 /// A stream under way.
 struct Growing<'a> {
     target: &'a Target<'a>,
+    control: &'a Control,
     folder: Arc<Folder>,
     key: &'a str,
     parts: Parts,
@@ -179,7 +185,7 @@ struct Growing<'a> {
 }
 
 /// Makes the directory and its first manifest, or takes up those of an interrupted run.
-pub(crate) fn begin<'a>(target: &'a Target<'a>, control: &Control) -> Result<Begun<'a>> {
+pub(crate) fn begin<'a>(target: &'a Target<'a>, control: &'a Control) -> Result<Begun<'a>> {
     let spec = target.spec;
     let key = spec.key()?;
     let (parent, name) = Folder::of(&spec.roots, &spec.output)?;
@@ -213,7 +219,7 @@ pub(crate) fn begin<'a>(target: &'a Target<'a>, control: &Control) -> Result<Beg
     let (log, part, manifest, progress) = begin().inspect_err(|_| {
         let _ = retire(&folder).and_then(|()| parent.remove_directory(&name));
     })?;
-    let sink = Box::new(Growing::new(target, &folder, key, Order::default(), part, manifest));
+    let sink = Box::new(Growing::new(target, control, &folder, key, Order::default(), part, manifest));
     Ok(Begun { sink, log, progress })
 }
 
@@ -223,7 +229,7 @@ fn take_up<'a>(
     folder: &Arc<Folder>,
     key: &'a str,
     mut manifest: StreamManifest,
-    control: &Control,
+    control: &'a Control,
 ) -> Result<Begun<'a>> {
     let damaged = |what: String| Error::Damaged { path: target.spec.output.clone(), what };
     let name = checkpoint_name(key);
@@ -236,7 +242,11 @@ fn take_up<'a>(
         Ok(files.map(|files| named(folder, [tokens, ends], files)))
     };
     let header = target.header();
-    let found = checkpoint::replay(file, folder.path(&name), &header, target.id_bytes, control, open)?;
+    let n_retired = retirement::n_retired(&manifest.segments);
+    // A run that was killed may not have come to removing all of them.
+    retirement::remove_files(folder, 0..n_retired)?;
+    let found =
+        checkpoint::replay(file, folder.path(&name), &header, target.id_bytes, control, n_retired, open)?;
     let Ok(Resumed { log, progress, order }) = found else {
         return Err(damaged("its checkpoint has no header".to_owned()));
     };
@@ -254,7 +264,7 @@ fn take_up<'a>(
         manifest.commit += 1;
         folder.replace(OsStr::new(MANIFEST), &temporary(key), manifest.to_json()?.as_bytes())?;
     }
-    let sink = Box::new(Growing::new(target, folder, key, order, part, manifest));
+    let sink = Box::new(Growing::new(target, control, folder, key, order, part, manifest));
     Ok(Begun { sink, log, progress })
 }
 
@@ -279,6 +289,7 @@ fn named(folder: &Folder, names: [OsString; 2], files: (std::fs::File, std::fs::
 impl<'a> Growing<'a> {
     fn new(
         target: &'a Target<'a>,
+        control: &'a Control,
         folder: &Arc<Folder>,
         key: &'a str,
         order: Order,
@@ -290,6 +301,7 @@ impl<'a> Growing<'a> {
         let make = Box::new(move |index| make_part(&maker, index));
         Self {
             target,
+            control,
             folder: Arc::clone(folder),
             key,
             parts: Parts::new(target.id_bytes, segment_bytes, make, order, Arc::new(part)),
@@ -299,13 +311,16 @@ impl<'a> Growing<'a> {
         }
     }
 
-    /// Puts the next version of the manifest in place.
+    /// Puts the next version of the manifest in place, and removes the files of what it retires.
     fn replace(&self, change: impl FnOnce(StreamManifest) -> StreamManifest) -> Result<StreamManifest> {
         let mut announced = self.announced.lock().unwrap_or_else(PoisonError::into_inner);
         let mut next = change(announced.clone());
         next.commit = announced.commit + 1;
+        let before = retirement::n_retired(&announced.segments);
+        let after = retirement::mark(&mut next.segments, before, self.control.retire_before());
         self.folder.replace(OsStr::new(MANIFEST), &temporary(self.key), next.to_json()?.as_bytes())?;
         announced.clone_from(&next);
+        retirement::remove_files(&self.folder, before..after)?;
         Ok(next)
     }
 

@@ -5,6 +5,7 @@
 //! * `parts`: ids and document ends written side by side and hashed in order, as both have them;
 //! * `bin`, `growing`: the two as sinks of a job;
 //! * `folder`: names, renames that do not replace, directories that are synced;
+//! * [`retirement`]: files of a stream that go while it grows;
 //! * [`verify`]: reading all of it again.
 
 pub(crate) mod bin;
@@ -13,4 +14,5 @@ pub(crate) mod growing;
 pub mod manifest;
 pub mod native;
 pub(crate) mod parts;
+pub mod retirement;
 pub mod verify;

@@ -20,6 +20,8 @@
 //! * A document may go over several segments; its end stands in the segment that holds its last
 //!   token. A block of the writer never does: a segment is closed by the first block that fills it
 //!   (256 MiB of ids by default), so equal jobs make equal segments.
+//! * Segments at the start of a stream may be retired, if whoever asked for it allowed that: their counts
+//!   and checksums stay in the manifest, marked, and then their files are removed. The last segment never is.
 //!
 //! # The manifest
 //!
@@ -35,7 +37,8 @@
 //! options          {separator, eot, eot_id, special, errors}
 //! sources          [{path, size_bytes, xxh3, n_tokens, n_documents}], the last three null until the
 //!                  source is finished
-//! segments         [{tokens, ends, first_token, n_tokens, n_documents, tokens_xxh3, ends_xxh3}]
+//! segments         [{tokens, ends, first_token, n_tokens, n_documents, tokens_xxh3, ends_xxh3}], and
+//!                  "retired": true in those whose files are gone
 //! error            null, or {code, message, hint} of a stream that failed
 //! resume           the writer's own; null once there is nothing to resume
 //! tokend_version
@@ -103,6 +106,9 @@ pub struct Segment {
     pub n_documents: u64,
     pub tokens_xxh3: String,
     pub ends_xxh3: String,
+    /// Its files are gone, see [`retirement`](super::retirement).
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub retired: bool,
 }
 
 /// Why a stream failed.
@@ -156,6 +162,7 @@ impl StreamManifest {
                 n_documents: mark.n_documents,
                 tokens_xxh3: hex(mark.tokens_xxh3),
                 ends_xxh3: hex(mark.ends_xxh3),
+                retired: false,
             };
             first_token += mark.n_tokens;
             segment

@@ -30,7 +30,7 @@ pub struct Verified {
 }
 
 /// Verifies a set (by its data file or its manifest) or a stream (by its directory or its manifest).
-/// Of a growing or failed stream, what is committed is verified; of a set in a foreign format, its files
+/// Of a growing or failed stream, what is committed is verified, of retired segments nothing; of a set in a foreign format, its files
 /// against the checksums in its `tokend.json`. Only files beneath `roots` are opened, and foreign sets only
 /// where there are none.
 ///
@@ -117,7 +117,7 @@ fn stream(roots: &Roots, folder: &Path) -> Result<Verified> {
     let id_bytes = id_bytes(&json, &manifest.dtype)?;
     let ids = Ids { id_bytes, n_ids: manifest.tokenizer.vocab_size };
     let mut ends = Ends::default();
-    let (mut n_tokens, mut n_documents) = (0u64, 0u64);
+    let (mut n_tokens, mut n_documents, mut retired_bytes) = (0u64, 0u64, 0u64);
     for segment in &manifest.segments {
         if segment.first_token != n_tokens {
             return Err(damaged(
@@ -131,6 +131,11 @@ fn stream(roots: &Roots, folder: &Path) -> Result<Verified> {
         else {
             return Err(damaged(&json, &format!("{} has more tokens than the stream", segment.tokens)));
         };
+        if segment.retired {
+            (n_tokens, n_documents) = (n_tokens + segment.n_tokens, n_documents + segment.n_documents);
+            (ends.n_documents, retired_bytes) = (n_documents, retired_bytes + token_bytes + end_bytes);
+            continue;
+        }
         ids.check(&beside, &segment.tokens, token_bytes, sealed, &segment.tokens_xxh3, n_tokens)?;
         n_tokens += segment.n_tokens;
         ends.check(&beside, &segment.ends, end_bytes, sealed, &segment.ends_xxh3, n_tokens)?;
@@ -152,7 +157,7 @@ fn stream(roots: &Roots, folder: &Path) -> Result<Verified> {
         };
         sums(&json, (n_tokens, n_documents), manifest.sources.iter().map(known))?;
     }
-    Ok(report(folder, manifest, n_tokens * id_bytes + n_documents * 8))
+    Ok(report(folder, manifest, n_tokens * id_bytes + n_documents * 8 - retired_bytes))
 }
 
 fn report(folder: &Path, manifest: StreamManifest, n_bytes: u64) -> Verified {

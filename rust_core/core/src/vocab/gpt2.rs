@@ -5,8 +5,6 @@
 //! against the published vocabulary. Its merge list and its ranks give the same ids (the tests
 //! compare with tiktoken), so it is kept as a list, which needs no work at load.
 
-use std::collections::BTreeMap;
-
 use super::{Merges, Parts, Reference, SpecialOrder, SpecialToken, Vocabulary};
 use crate::pretokenize::gpt2::PATTERN;
 
@@ -52,7 +50,7 @@ pub(super) fn bundled() -> Vocabulary {
     let eot = SpecialToken { text: END_OF_TEXT.to_owned(), id: tokens.len() as u32 };
     let parts = Parts {
         name: "gpt2".to_owned(),
-        tokens: (0..).zip(tokens).collect::<BTreeMap<_, _>>(),
+        tokens: (0..).zip(tokens).collect(),
         merges: Merges::List(list),
         specials: vec![eot],
         special_order: SpecialOrder::Longest,

@@ -61,7 +61,7 @@ pub(super) fn load(path: &Path) -> Result<Vocabulary> {
     let list = merges(&merges_path, &entries)?;
     let parts = Parts {
         name: name_of(vocab_path.parent().unwrap_or(path)),
-        tokens,
+        tokens: tokens.into_iter().collect(),
         merges: Merges::List(list),
         specials,
         special_order: SpecialOrder::Longest,

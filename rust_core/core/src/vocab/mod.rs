@@ -102,7 +102,8 @@ pub struct Vocabulary {
 /// What a loader has read; [`Parts::build`] checks what all formats have in common.
 struct Parts {
     name: String,
-    tokens: BTreeMap<u32, Vec<u8>>,
+    /// By ascending id.
+    tokens: Vec<(u32, Vec<u8>)>,
     merges: Merges,
     specials: Vec<SpecialToken>,
     special_order: SpecialOrder,
@@ -126,16 +127,23 @@ impl Parts {
         pipeline: Option<Pipeline>,
         unreachable: BTreeMap<u32, Vec<u8>>,
     ) -> Result<Vocabulary> {
-        let refuse = |what: String| Err(Error::BadTokenizer { name: self.name.clone(), what });
+        let name = self.name;
+        let refuse = |what: String| Err(Error::BadTokenizer { name: name.clone(), what });
         let special_ids = self.specials.iter().map(|special| special.id);
-        let largest = self.tokens.keys().chain(unreachable.keys()).copied().chain(special_ids).max();
+        let largest = self
+            .tokens
+            .iter()
+            .map(|token| token.0)
+            .chain(unreachable.keys().copied())
+            .chain(special_ids)
+            .max();
         let Some(largest) = largest else { return refuse("it has no tokens".into()) };
         if largest >= ID_MAX.min(MISSING) {
             return refuse(format!("id {largest} is too large (the limit is {ID_MAX})"));
         }
         let mut tokens = vec![None; largest as usize + 1];
         let mut bytes = Box::new([None; 256]);
-        for (&id, token) in &self.tokens {
+        for (id, token) in self.tokens {
             if token.is_empty() {
                 return refuse(format!("token {id} is empty"));
             }
@@ -148,7 +156,7 @@ impl Parts {
             if let [byte] = token[..] {
                 bytes[usize::from(byte)] = Some(id);
             }
-            tokens[id as usize] = Some(token.clone().into_boxed_slice());
+            tokens[id as usize] = Some(token.into_boxed_slice());
         }
         for (at, special) in self.specials.iter().enumerate() {
             if special.text.is_empty() {
@@ -161,7 +169,7 @@ impl Parts {
                 ));
             }
             if let Some(other) = self.specials[..at].iter().find(|other| other.id == special.id)
-                && !named::may_share(&self.name, special.id)
+                && !named::may_share(&name, special.id)
             {
                 return refuse(format!(
                     "special tokens {:?} and {:?} share id {}",
@@ -182,7 +190,7 @@ impl Parts {
             + unreachable.len()
             + self.specials.iter().filter(|special| tokens[special.id as usize].is_none()).count();
         let mut vocab = Vocabulary {
-            name: self.name,
+            name,
             tokens,
             bytes,
             merges: self.merges,
@@ -315,7 +323,7 @@ impl Vocabulary {
         }
         let parts = Parts {
             name: name.clone(),
-            tokens,
+            tokens: tokens.into_iter().collect(),
             merges: Merges::List(list),
             specials,
             special_order: SpecialOrder::Longest,

@@ -80,7 +80,7 @@ pub(super) fn parse(
     }
     let parts = Parts {
         name: name.to_owned(),
-        tokens,
+        tokens: tokens.into_iter().collect(),
         merges: Merges::Ranks,
         specials,
         special_order: SpecialOrder::Longest,

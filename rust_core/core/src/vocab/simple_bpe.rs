@@ -11,7 +11,6 @@
 //! Ids 0..255 are the bytes. Merging is by pair of ids; the reference is that class with Python's
 //! `regex`, its special tokens matched leftmost, then in file order.
 
-use std::collections::BTreeMap;
 use std::path::Path;
 
 use rustc_hash::FxHashMap;
@@ -93,7 +92,7 @@ pub(super) fn load(path: &Path) -> Result<Vocabulary> {
     }
     let parts = Parts {
         name: name_of(path),
-        tokens: (0..).zip(tokens).collect::<BTreeMap<_, _>>(),
+        tokens: (0..).zip(tokens).collect(),
         merges: Merges::List(list),
         specials,
         special_order: SpecialOrder::Listed,

@@ -118,7 +118,7 @@ pub(super) fn load(path: &Path, text: &str) -> Result<Vocabulary> {
     }
     let parts = Parts {
         name: name.clone(),
-        tokens,
+        tokens: tokens.into_iter().collect(),
         merges: Merges::Ranks,
         specials: specials.into_iter().map(|(text, id)| SpecialToken { text, id }).collect(),
         special_order: SpecialOrder::Longest,

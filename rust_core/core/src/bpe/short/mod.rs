@@ -26,9 +26,7 @@ mod x86;
 #[cfg(target_arch = "x86_64")]
 pub(crate) use x86::{avx2, avx512};
 
-use rustc_hash::FxHashMap;
-
-use super::pairs::{Pair, PairTable};
+use super::pairs::PairTable;
 
 /// Longest word, in bytes.
 pub(crate) const WORD_MAX: usize = 15;
@@ -89,29 +87,32 @@ impl ShortPairs {
     /// The tables of a vocabulary whose merges have symbols; see the module header.
     pub(crate) fn new(pairs: &PairTable) -> Option<Self> {
         let list = pairs.list();
-        let mut by_priority: Vec<Pair> = list.clone();
-        by_priority.sort_unstable_by_key(|pair| pair.priority);
-        by_priority.dedup_by_key(|pair| (pair.priority, pair.result));
-        if by_priority.len() > usize::from(NEVER) - 256 {
+        // The result of each priority. Pairs of one priority have one result.
+        let mut results = vec![None; pairs.n_priorities() as usize];
+        for pair in &list {
+            results[pair.priority as usize] = Some(pair.result);
+        }
+        let results: Vec<u32> = results.into_iter().flatten().collect();
+        if results.len() > usize::from(NEVER) - 256 {
             return None;
         }
-        let mut symbols: FxHashMap<u32, u16> = FxHashMap::default();
-        let mut ids = Vec::with_capacity(256 + by_priority.len());
+        let mut symbols = Symbols(vec![NEVER; results.iter().max().map_or(0, |&id| id as usize + 1)]);
+        let mut ids = Vec::with_capacity(256 + results.len());
         for byte in 0..=255_u8 {
             let id = pairs.symbol(byte);
-            if id >= super::pairs::MISSING || symbols.insert(id, u16::from(byte)).is_some() {
+            if id >= super::pairs::MISSING || !symbols.insert(id, u16::from(byte)) {
                 return None;
             }
             ids.push(id);
         }
-        for pair in &by_priority {
+        for &result in &results {
             // A result that is there already has another priority, or is a byte.
-            if symbols.insert(pair.result, ids.len() as u16).is_some() {
+            if !symbols.insert(result, ids.len() as u16) {
                 return None;
             }
-            ids.push(pair.result);
+            ids.push(result);
         }
-        let symbol = |id: u32| symbols.get(&id).copied();
+        let symbol = |id| symbols.get(id);
         let mut entries = Vec::with_capacity(list.len());
         for pair in &list {
             // A part that no merge and no byte makes can never meet another.
@@ -165,8 +166,25 @@ impl ShortPairs {
 
     /// The symbol of each token id.
     #[cfg(test)]
-    fn symbols(&self) -> FxHashMap<u32, u16> {
+    fn symbols(&self) -> rustc_hash::FxHashMap<u32, u16> {
         self.ids.iter().zip(0..).map(|(&id, symbol)| (id, symbol)).collect()
+    }
+}
+
+/// The symbol of each token id, by id; [`NEVER`]: it has none.
+struct Symbols(Vec<u16>);
+
+impl Symbols {
+    /// False if the id has a symbol already.
+    fn insert(&mut self, id: u32, symbol: u16) -> bool {
+        if self.0.len() <= id as usize {
+            self.0.resize(id as usize + 1, NEVER);
+        }
+        std::mem::replace(&mut self.0[id as usize], symbol) == NEVER
+    }
+
+    fn get(&self, id: u32) -> Option<u16> {
+        self.0.get(id as usize).copied().filter(|&symbol| symbol != NEVER)
     }
 }
 

@@ -72,7 +72,7 @@ pub(super) fn load(path: &Path, text: &str) -> Result<Vocabulary> {
     let pattern = pattern.map_or_else(|| pre_tokenizer::describe(&pipeline.steps), str::to_owned);
     let parts = Parts {
         name,
-        tokens,
+        tokens: tokens.into_iter().collect(),
         merges,
         specials,
         special_order: SpecialOrder::Longest,
