@@ -40,10 +40,16 @@ def build_parser() -> argparse.ArgumentParser:
     _tokenizer(text)
     _json(text)
     inspect = command("inspect", "inspect", "what a token set holds")
-    inspect.add_argument("path", help="OUT.bin or its manifest")
+    inspect.add_argument(
+        "path", help="a set of tokend's, or of Megatron, llm.c, datatrove, OLMo-core, litData, MDS; raw ids"
+    )
+    _foreign(inspect)
     _json(inspect)
     verify = command("verify", "verify", "read a token set again: checksums, lengths, ids, document ends")
-    verify.add_argument("path", help="OUT.bin, a stream's directory, the manifest of either, or what convert made")
+    verify.add_argument(
+        "path", help="OUT.bin, a stream's directory, the manifest of either, what convert made, or another tool's set"
+    )
+    _foreign(verify)
     _json(verify)
     _json(command("tokenizers", "tokenizers", "the vocabularies that this machine has"))
     for name, help in (("jobs", "the daemon's jobs"), ("status", "how the daemon is")):
@@ -81,7 +87,7 @@ def _client(parser: argparse.ArgumentParser) -> None:
     _json(parser)
 
 
-def _tokenizer(parser: argparse.ArgumentParser, default: str | None = "gpt2") -> None:
+def _tokenizer(parser: argparse.ArgumentParser | argparse._ArgumentGroup, default: str | None = "gpt2") -> None:
     shown = f" (default: {default})" if default else ""
     parser.add_argument(
         "--tokenizer",
@@ -233,6 +239,14 @@ def _layout(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--shuffle", action="store_true", help="shuffle the documents")
     group.add_argument("--seed", type=_count, default=0, metavar="N", help="of the shuffle and the split (default: 0)")
+
+
+def _foreign(parser: argparse.ArgumentParser) -> None:
+    """What files of other tools do not tell."""
+    group = parser.add_argument_group("of other tools' files, which do not tell")
+    _tokenizer(group, default=None)
+    group.add_argument("--dtype", choices=["uint16", "uint32"], help="of raw ids (default: told from the ids)")
+    group.add_argument("--eot-id", type=_count, metavar="ID", help="the end-of-text id (default: the tokenizer's)")
 
 
 def _decode(parser: argparse.ArgumentParser) -> None:
