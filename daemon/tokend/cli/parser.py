@@ -234,6 +234,8 @@ def _convert(parser: argparse.ArgumentParser) -> None:
 def _layout(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("of the formats that trainers read")
     group.add_argument("--shard-tokens", type=_count, metavar="N", help="most tokens of a file")
+    group.add_argument("--shard-bytes", type=_size, metavar="SIZE", help="most bytes of tokens of a file, e.g. 512M")
+    group.add_argument("--shard-documents", type=_count, metavar="N", help="most documents of a file")
     group.add_argument("--row-tokens", type=_count, metavar="N", help="mds: rows of N tokens (default: documents)")
     group.add_argument(
         "--val-fraction",
@@ -262,6 +264,13 @@ def _decode(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--dtype", choices=["uint16", "uint32"], help="for a file without a manifest (default: the tokenizer's)"
     )
+
+
+def _size(text: str) -> int:
+    """Bytes, with an optional unit of 1,024."""
+    units = {"K": 10, "M": 20, "G": 30, "T": 40}
+    word = text.upper().removesuffix("B").removesuffix("I")
+    return _count(word[:-1]) << units[word[-1]] if word[-1:] in units else _count(word)
 
 
 def _count(text: str) -> int:
