@@ -77,6 +77,7 @@ class JobControl:
     def set_ceiling(self, n_tokens: int) -> None: ...
     def retire(self, before: int) -> None: ...
     def progress(self) -> tuple[int, int, int, int]: ...
+    def n_skipped(self) -> int: ...
 
 def encode_files(
     tokenizer: Tokenizer,
@@ -86,7 +87,7 @@ def encode_files(
     separator: str | None,
     eot: str,
     eot_id: int | None,
-    special: str,
+    special: str | None,
     errors: str,
     threads: int,
     force: bool,
@@ -95,6 +96,7 @@ def encode_files(
     format: str = "bin",
     resume: bool = False,
     partial_key: str | None = None,
+    records: dict[str, Any] | None = None,
     retire: bool = False,
 ) -> str: ...
 def check_paths(
@@ -106,6 +108,7 @@ def check_paths(
     format: str = "bin",
     resume: bool = False,
     partial_key: str | None = None,
+    records: dict[str, Any] | None = None,
     retire: bool = False,
 ) -> int: ...
 def discard_partials(

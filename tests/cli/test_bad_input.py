@@ -31,7 +31,8 @@ def folder(tmp_path: Path) -> Path:
     ("arguments", "code", "message", "hint"),
     [
         (["none.txt"], 1, "none.txt: no such file", "check the path"),
-        (["dir"], 1, "dir: is a directory", "--files-from"),
+        (["dir"], 1, "dir: the directory holds no files", "begin with a dot"),
+        (["none/*.txt"], 1, "none/*.txt: nothing matches", "check the pattern"),
         (["fifo"], 1, "fifo: is a FIFO", "regular file"),
         (["/dev/zero"], 1, "/dev/zero: is a device", "regular file"),
         (["bad.txt"], 1, "bad.txt: not valid UTF-8 at byte 5 (0xff)", "--errors replace"),

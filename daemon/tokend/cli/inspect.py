@@ -6,12 +6,14 @@ import argparse
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from tokend_client import TokenStream
 from tokend_client.errors import TokendError
 
 from ..tokenizer import Tokenizer
+from .encode import account
 from .output import plural, size
 from .verify import check_width, is_native, read_note, vocabulary
 
@@ -52,9 +54,27 @@ def _rows(stream: TokenStream) -> list[tuple[str, str]]:
         ("options", f"special={options['special']} errors={options['errors']} separator={options['separator']!r}"),
         ("sources", f"{plural(len(sources), 'file')}, {size(source_bytes)}"),
     ]
+    rows += _records(manifest)
     if stream.n_tokens and stream.state == "sealed":
         rows.append(("bytes/token", f"{source_bytes / stream.n_tokens:.2f}"))
     return rows + _tokenizer(stream, stream.tokenizer)
+
+
+def _records(manifest: dict[str, Any]) -> list[tuple[str, str]]:
+    """The account: what came in, and what of it is not in the output."""
+    total = account(manifest)
+    if not total:
+        return []
+    options = manifest["options"]["records"]
+    field = f"field={options['field']} special={options['special']} bad_documents={options['bad_documents']}"
+    names = ("min_tokens", "max_tokens", "truncate_tokens", "deduplicate", "id_field")
+    field += "".join(f" {name}={options[name]}" for name in names if options[name])
+    out = total["n_in"] - total["n_bad"] - total["n_filtered"] - total["n_duplicates"]
+    left_out = f"{total['n_bad']:,} bad + {total['n_filtered']:,} filtered + {total['n_duplicates']:,} duplicates"
+    rows = [("records", field), ("in", f"{total['n_in']:,} = {out:,} out + {left_out}")]
+    notes = (("n_truncated", "cut"), ("n_blank_lines", "blank lines"), ("n_byte_order_marks", "byte order marks"))
+    said = [f"{total[name]:,} {word}" for name, word in notes if total[name]]
+    return rows + ([("noted", ", ".join(said))] if said else [])
 
 
 def _tokenizer(stream: TokenStream, name: str) -> list[tuple[str, str]]:

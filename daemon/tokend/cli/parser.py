@@ -143,7 +143,13 @@ def _serve(parser: argparse.ArgumentParser) -> None:
 
 
 def _encode(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("inputs", nargs="*", metavar="INPUT", help="text files, in the order of the output")
+    parser.add_argument(
+        "inputs",
+        nargs="*",
+        metavar="INPUT",
+        help="files, in the order of the output: text or JSON lines (in gzip, zstd, bzip2 or xz too), parquet, arrow; "
+        "directories (every file in them); quoted patterns ('data/**/*.jsonl.zst'); - for stdin",
+    )
     parser.add_argument(
         "--files-from", metavar="FILE|-", help="read the input paths from FILE, one per line (or NUL-separated)"
     )
@@ -176,8 +182,8 @@ def _encode(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--special",
         choices=["raise", "text", "token"],
-        default="raise",
-        help="what a special token's text means (default: raise)",
+        help="what a special token's text in a document means (default: raise for text, text for JSON lines and "
+        "columns)",
     )
     parser.add_argument(
         "--errors",
@@ -202,6 +208,7 @@ def _encode(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="of a stream: delete segments that no loader of the daemon will read again; it need not fit on the disk",
     )
+    _records(parser)
     _layout(parser)
     parser.set_defaults(eot_id=None)
     _client(parser)
@@ -229,6 +236,31 @@ def _convert(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--force", action="store_true", help="replace an existing output that tokend made")
     _layout(parser)
     _json(parser)
+
+
+def _records(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("of what is in the inputs")
+    group.add_argument(
+        "--input-format",
+        choices=["auto", "text", "jsonl"],
+        default="auto",
+        help="what files hold that are no parquet or arrow (default: auto, by first bytes, names and first lines)",
+    )
+    group.add_argument(
+        "--field", metavar="NAME", help="field or column of the text, with dots: meta.body (default: text)"
+    )
+    group.add_argument("--id-field", metavar="NAME", help="a field or column to keep in OUT.ids, a line per document")
+    group.add_argument(
+        "--bad-documents",
+        choices=["fail", "skip"],
+        default="fail",
+        help="what to do about lines, rows and texts that are no document: fail at the first, or leave them out and "
+        "list them in OUT.skipped.jsonl (default: fail)",
+    )
+    group.add_argument("--min-tokens", type=_count, default=0, metavar="N", help="leave out shorter documents")
+    group.add_argument("--max-tokens", type=_count, metavar="N", help="leave out longer documents")
+    group.add_argument("--truncate-tokens", type=_count, metavar="N", help="cut longer documents")
+    group.add_argument("--deduplicate", action="store_true", help="leave out documents whose text was there before")
 
 
 def _layout(parser: argparse.ArgumentParser) -> None:
