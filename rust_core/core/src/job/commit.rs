@@ -298,14 +298,16 @@ impl<'a, L: Lane> Committer<'a, L> {
         // Workers may have written already when this thread begins; what an earlier run wrote it may not
         // have announced.
         let mut last = (Instant::now(), (self.began_bytes == 0).then_some(0), self.began_bytes);
-        let mut n_asked = 0;
+        let (mut n_asked, mut n_committed) = (0, 0);
         loop {
             let mut written = self.lock_written();
             if written.is_finished {
                 return Ok(());
             }
             let bytes = written.progress.n_bytes - last.2;
-            let due = bytes >= commit_bytes || last.0.elapsed() >= commit_time;
+            let wanted = self.control.wanted.load(Ordering::Relaxed);
+            let is_wanted = n_committed < wanted && wanted <= written.progress.n_tokens;
+            let due = is_wanted || bytes >= commit_bytes || last.0.elapsed() >= commit_time;
             // A position is announced only where a resumed job can reach it.
             if !due || Some(written.n_logged) == last.1 || !written.is_resumable {
                 if let (Some(&mark), true) = (written.progress.parts.last(), written.n_logged > n_asked) {
@@ -328,6 +330,7 @@ impl<'a, L: Lane> Committer<'a, L> {
             log.sync()?;
             self.sink.announce(&progress)?;
             last = (Instant::now(), Some(n_logged), progress.n_bytes);
+            n_committed = progress.n_tokens;
         }
     }
 
