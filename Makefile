@@ -6,7 +6,7 @@ STAMP  := $(VENV)/.installed
 SOURCES := Cargo.toml Cargo.lock pyproject.toml client/pyproject.toml \
            $(shell find rust_core -name '*.rs' -o -name 'Cargo.toml' -o -name '*.u16' | grep -v -e /target/ -e /fuzz/)
 
-.PHONY: demo test faults fuzz parity exact bench bench-seed bench-service bench-loader loader-torch readers lint tools clean
+.PHONY: demo test faults fuzz parity exact bench bench-seed bench-service bench-loader loader-torch loader-campaign readers lint tools clean
 
 # Runs the main job on real text: a daemon, a corpus, progress, and the result read back.
 demo: $(STAMP)
@@ -47,8 +47,14 @@ loader-torch: $(STAMP)
 	$(BIN)/python -m pytest tests/loader/test_torch.py tests/loader/test_guide.py
 
 # What `tokend convert` makes, read by the trainers' own packages: an environment for each, in .readers (gigabytes).
+# uv links equal packages between the environments; pip would unpack three gigabytes five times.
 readers: $(STAMP)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
 	PYTHONPATH=tests $(BIN)/python -m readers $(READERS)
+
+# Random runs of the loader, disturbed in every way, against undisturbed ones: SECONDS long.
+loader-campaign: $(STAMP)
+	PYTHONPATH=tests $(BIN)/python -m loader.campaign --seconds $(SECONDS)
 
 bench-service: $(STAMP)
 	$(BIN)/python tests/bench/service.py

@@ -75,6 +75,7 @@ class JobControl:
     def suspend(self) -> None: ...
     def set_threads(self, n_threads: int) -> None: ...
     def set_ceiling(self, n_tokens: int) -> None: ...
+    def set_wanted(self, n_tokens: int) -> None: ...
     def retire(self, before: int) -> None: ...
     def progress(self) -> tuple[int, int, int, int]: ...
     def n_skipped(self) -> int: ...
@@ -122,17 +123,22 @@ def export(
     eot: str | None = None,
     eot_id: int | None = None,
     shard_tokens: int | None = None,
+    shard_bytes: int | None = None,
+    shard_documents: int | None = None,
     row_tokens: int | None = None,
     val_fraction: float = 0.0,
     seed: int = 0,
     shuffle: bool = False,
     force: bool = False,
+    sibling: tuple[str, str] | None = None,
 ) -> str: ...
 def check_export(
     output: str,
     format: str,
     *,
     shard_tokens: int | None,
+    shard_bytes: int | None,
+    shard_documents: int | None,
     row_tokens: int | None,
     val_fraction: float,
     force: bool,

@@ -87,6 +87,9 @@ def test_endpoints(tmp_path: Path) -> None:
 
 def test_a_set_without_its_manifest_is_not_there(folder: Path) -> None:
     done = tokend("inspect", folder / "there.bin")
+    assert done.returncode == 0 and b"another tool" in done.stdout and b"pass --dtype" in done.stdout
+    (folder / "there.bin.ends").write_bytes(b"")
+    done = tokend("inspect", folder / "there.bin")
     assert done.returncode == 1 and b"no manifest" in done.stderr
     done = tokend("decode", folder / "there.bin")
     assert done.returncode == 2 and b"--tokenizer" in done.stderr

@@ -73,12 +73,13 @@ def _formats(arguments: argparse.Namespace) -> tuple[str | None, list[str]]:
     """The format of ours, if one was asked for, and those of trainers; refuses options that do not go with them."""
     formats: list[str] = arguments.format or ["bin"]
     if not set(formats) - {"bin", "stream"} and len(set(formats)) == 1:
-        layout = (arguments.shard_tokens, arguments.row_tokens, arguments.val_fraction, arguments.shuffle)
-        if any(layout):
-            raise BadRequestError(
-                "--shard-tokens, --row-tokens, --val-fraction and --shuffle are of the formats that trainers read",
-                "name one with --format",
-            )
+        layout = ("shard_tokens", "shard_bytes", "shard_documents", "row_tokens", "val_fraction", "shuffle")
+        for name in layout:
+            if getattr(arguments, name):
+                raise BadRequestError(
+                    f"--{name.replace('_', '-')} is of the formats that trainers read",
+                    "name one with --format; what is followed while it grows has the order of its inputs",
+                )
         return formats[0], []
     from .convert import split
 
