@@ -29,6 +29,7 @@ from concurrent.futures import Future
 import msgspec
 from msgspec.structs import replace
 from tokend_client.errors import (
+    BadDocumentError,
     BusyError,
     CancelledError,
     ConflictError,
@@ -46,7 +47,15 @@ from . import _core
 from .config import ServerConfig
 from .job import Job
 from .journal import Journal, Record
-from .outputs import Summary, discard_partials, free_bytes, read_manifest, run_job
+from .outputs import (
+    Summary,
+    discard_partials,
+    free_bytes,
+    partial_key,
+    read_manifest,
+    record_options,
+    run_job,
+)
 from .registry import Registry, eot_id
 
 log = logging.getLogger("tokend.jobs")
@@ -143,6 +152,7 @@ class JobTable:
             tokenizer = self._registry.get(spec.tokenizer)
             eot_id(tokenizer, spec.eot, spec.eot_token)
             job_id = self._name(key)
+            failed = self._failed_at_document(spec)
             total = _core.check_paths(
                 spec.inputs,
                 spec.output,
@@ -150,7 +160,9 @@ class JobTable:
                 retire=spec.retire,
                 roots=[str(root) for root in self._config.roots],
                 format=spec.format,
-                partial_key=job_id,
+                resume=failed is not None,
+                partial_key=failed or job_id,
+                records=record_options(spec),
             )
             record = Record(
                 job_id=job_id,
@@ -162,11 +174,25 @@ class JobTable:
                 state="queued",
                 submitted_s=time.time(),
                 deadline_s=deadline_s,
+                partial_key=failed,
             )
             with self._lock:
                 job = self._known(spec, key) or self._admit(record)
         job.accepted.result()
         return job
+
+    def _failed_at_document(self, spec: JobSpec) -> str | None:
+        """The key of what a job left that failed at a bad document and was this one but for what is done
+        about these.
+        """
+        with self._lock:
+            for job in reversed(self._jobs.values()):
+                record = job.record
+                if not is_kept(record) or record.spec.output != spec.output:
+                    continue
+                same = replace(record.spec, bad_documents=spec.bad_documents, threads=spec.threads, force=spec.force)
+                return partial_key(record) if same == spec else None
+        return None
 
     def _name(self, key: str | None) -> str:
         """A job's id; it follows from the key, so that partial files can be told from it too."""
@@ -230,6 +256,8 @@ class JobTable:
         too_many = len(ended) - self._config.kept_jobs
         for number, job in enumerate(ended):
             if number < too_many or (job.record.finished_s or 0.0) < oldest:
+                if is_kept(job.record):
+                    discard_partials(job.record, self._config)
                 self._drop(job)
                 self.journal.forget(job.job_id)
 
@@ -475,7 +503,8 @@ class JobTable:
 
     def _fail(self, job: Job, state: str, error: TokendError | None = None) -> None:
         """Ends a job that made nothing. What it left goes first: once it has ended nobody looks for that."""
-        discard_partials(job.record, self._config)
+        if not isinstance(error, BadDocumentError):
+            discard_partials(job.record, self._config)
         with self._lock:
             self._end(job, state, error)
 
@@ -513,6 +542,7 @@ class JobTable:
             changes |= {
                 "n_tokens": summary.n_tokens,
                 "n_documents": summary.n_documents,
+                "n_skipped": summary.n_skipped,
                 "up_to_date": summary.up_to_date,
             }
             self._keep_manifest(job, summary.manifest)
@@ -545,6 +575,11 @@ class JobTable:
         if self._manifests.pop(job.job_id, None) is not None:
             self._manifest_bytes -= len(job.manifest or b"")
             job.manifest = None
+
+
+def is_kept(record: Record) -> bool:
+    """Whether what a job left is kept: the same job can go on from it, leaving bad documents out."""
+    return record.state == "failed" and record.error is not None and record.error.code == BadDocumentError.code
 
 
 def stopping() -> ShuttingDownError:

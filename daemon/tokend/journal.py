@@ -90,6 +90,9 @@ class Record(msgspec.Struct, kw_only=True):
     n_tokens: int = 0
     n_documents: int = 0
     up_to_date: bool = False
+    n_skipped: int = 0
+    partial_key: str | None = None
+    """The job that failed at a bad document and that this one goes on with: its files bear that one's id."""
 
 
 def journal_path(state_dir: Path, endpoint: str, generation: int = 0) -> Path:

@@ -82,7 +82,11 @@ def lines(output: str) -> list[dict[str, Any]]:
 
 def run(script: Path, stream: Path, checkpoint: str) -> list[dict[str, Any]]:
     process = start(script, stream, checkpoint)
-    output, _ = process.communicate(timeout=200)
+    try:
+        output, _ = process.communicate(timeout=200)
+    finally:
+        process.kill()
+        process.communicate()
     assert process.returncode == 0
     return lines(output)
 
@@ -90,10 +94,11 @@ def run(script: Path, stream: Path, checkpoint: str) -> list[dict[str, Any]]:
 def killed_after(script: Path, stream: Path, checkpoint: str, n_lines: int) -> list[dict[str, Any]]:
     process = start(script, stream, checkpoint)
     assert process.stdout is not None
-    seen = [json.loads(process.stdout.readline()) for _ in range(n_lines)]
-    process.kill()
-    process.communicate()
-    return seen
+    try:
+        return [json.loads(process.stdout.readline()) for _ in range(n_lines)]
+    finally:
+        process.kill()
+        process.communicate()
 
 
 def test_started_early_killed_and_resumed(script: Path, tmp_path: Path) -> None:

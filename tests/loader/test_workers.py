@@ -140,12 +140,14 @@ def test_a_killed_trainer_leaves_nothing(web: Path, tmp_path: Path, start_method
             [sys.executable, str(script), str(web), start_method], stdout=subprocess.PIPE, text=True
         )
         assert trainer.stdout is not None
-        workers = [int(word) for word in trainer.stdout.readline().split()]
-        assert len(workers) == 3 and all(alive(pid) for pid in workers)
-        trainer.send_signal(signal.SIGKILL)
-        trainer.wait()
-        trainer.stdout.close()
-        deadline = time.monotonic() + 20
+        try:
+            workers = [int(word) for word in trainer.stdout.readline().split()]
+            assert len(workers) == 3 and all(alive(pid) for pid in workers)
+        finally:
+            trainer.send_signal(signal.SIGKILL)
+            trainer.wait()
+            trainer.stdout.close()
+        deadline = time.monotonic() + 60
         while any(alive(pid) for pid in workers):
             assert time.monotonic() < deadline, "workers outlive their trainer"
             time.sleep(0.05)

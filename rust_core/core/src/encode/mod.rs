@@ -21,6 +21,7 @@ mod misses;
 pub(crate) mod probe;
 pub(crate) mod splitter;
 mod wide_cache;
+mod words;
 
 use std::ops::Range;
 
@@ -32,6 +33,7 @@ use crate::bpe::short::{ShortPairs, Word};
 use crate::cache::{KEY_MAX, Key, Learned, Slots, Table, image};
 use crate::error::{Error, Result};
 use crate::lane::Lane;
+use crate::pretokenize::scan::words::Work;
 use crate::pretokenize::scan::{BATCH, STARTS_ROOM, Scan, ScanTables};
 use crate::pretokenize::steps::{Chain, Piece};
 use crate::pretokenize::{Matcher, Pretokenizer as _, Split};
@@ -91,7 +93,8 @@ impl Model {
         }
         let bridges = Bridges::new(vocab);
         // A part of a pretoken may only be taken for one where the cache says the same of both.
-        let splitter = Splitter::new(vocab, whole.is_empty().then_some(&bridges))?;
+        let whole_tokens = whole.keys().map(|token: &Box<[u8]>| &**token);
+        let splitter = Splitter::new(vocab, whole.is_empty().then_some(&bridges), whole_tokens)?;
         let stage = Stage::new(vocab)?;
         let short = ShortPairs::new(&pairs);
         Ok(Self { splitter, stage, pairs, short, bridges, whole, token_lens, kernels })
@@ -228,6 +231,7 @@ struct Open {
 /// A worker's own memory; reused from job to job.
 pub(crate) struct Scratch {
     scan: Scan,
+    work: Work,
     pieces: Vec<Piece>,
     /// The batch that is being filled, and the one before it, whose lines are on their way.
     filling: Box<Batch>,
@@ -254,6 +258,7 @@ impl Default for Scratch {
     fn default() -> Self {
         Self {
             scan: Scan::default(),
+            work: Work::default(),
             pieces: Vec::new(),
             filling: Batch::new(),
             waiting: Batch::new(),
@@ -301,7 +306,19 @@ impl Encoder<'_> {
     ) -> Result<usize> {
         // An error may have left a batch behind.
         self.scratch.waiting.units = 0;
-        match &self.model.splitter {
+        self.split(&self.model.splitter, text, complete, offset, out)
+    }
+
+    fn split<L: Lane>(
+        &mut self,
+        splitter: &Splitter,
+        text: &str,
+        complete: bool,
+        offset: u64,
+        out: &mut Vec<L>,
+    ) -> Result<usize> {
+        match splitter {
+            Splitter::Words { words, plain } => self.words(words, plain, text, complete, offset, out),
             Splitter::Gpt2 { scan, .. } => self.scanned(scan, text.as_bytes(), complete, offset, out),
             Splitter::Pattern(Matcher::Alternatives(fast)) => {
                 self.matched(|at| Ok(fast.find(text.as_bytes(), at)), text, complete, offset, out)
