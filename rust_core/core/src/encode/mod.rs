@@ -109,6 +109,7 @@ impl Model {
             // SAFETY: the tier was chosen for this processor.
             let merged = unsafe { (self.kernels.medium)(short, piece) };
             ids.extend(merged.symbols[..merged.n].iter().map(|&symbol| short.id(symbol)));
+            short.go_on(&self.pairs, ids, scratch);
         } else {
             merge(&self.pairs, piece, scratch, ids);
         }
@@ -156,13 +157,19 @@ impl Model {
             }
         };
         let (mut scratch, mut ids) = (MergeScratch::default(), Vec::new());
-        if let Some(short) = self.short.as_ref().filter(|_| self.whole.is_empty()) {
+        if let Some(short) = &self.short {
             let mut words: Vec<Word> = tokens.iter().map(|token| Word::new(token)).collect();
             // SAFETY: the tier was chosen for this processor; tokens have at least a byte, and fit.
             unsafe { (self.kernels.merge)(short, &mut words) };
             for word in &words {
                 ids.clear();
-                ids.extend(word.symbols().iter().map(|&symbol| short.id(symbol)));
+                match self.whole.get(word.text()) {
+                    Some(&id) => ids.push(id),
+                    None => {
+                        ids.extend(word.symbols().iter().map(|&symbol| short.id(symbol)));
+                        short.go_on(&self.pairs, &mut ids, &mut scratch);
+                    }
+                }
                 learn(word.text(), &ids);
             }
         } else {

@@ -143,6 +143,10 @@ fn every_tier_finds_the_starts_of_the_matcher() {
             ["a", " ", "\n", "中", "1", "!", "\u{a0}", "\n ", "aB", "中A", "/\n"]
                 .map(|unit| unit.repeat(len)),
         );
+        texts.extend(
+            ["!\u{301}", " !\u{301}", "!!\u{301}a", "!\u{301}\n//\u{301}", "ि!ि"]
+                .map(|unit| unit.repeat(len / 5)),
+        );
         texts.push(format!("\n{}x", " ".repeat(len)));
         texts.push(format!("\n{}\n", " ".repeat(len)));
         texts.push(format!("中{}z", "A".repeat(len)));
