@@ -93,7 +93,7 @@ impl Model {
         }
         let bridges = Bridges::new(vocab);
         // A part of a pretoken may only be taken for one where the cache says the same of both.
-        let whole_tokens = whole.keys().map(|token: &Box<[u8]>| &**token);
+        let whole_tokens = whole.keys().map(AsRef::as_ref);
         let splitter = Splitter::new(vocab, whole.is_empty().then_some(&bridges), whole_tokens)?;
         let stage = Stage::new(vocab)?;
         let short = ShortPairs::new(&pairs);
@@ -163,12 +163,11 @@ impl Model {
             unsafe { (self.kernels.merge)(short, &mut words) };
             for word in &words {
                 ids.clear();
-                match self.whole.get(word.text()) {
-                    Some(&id) => ids.push(id),
-                    None => {
-                        ids.extend(word.symbols().iter().map(|&symbol| short.id(symbol)));
-                        short.go_on(&self.pairs, &mut ids, &mut scratch);
-                    }
+                if let Some(&id) = self.whole.get(word.text()) {
+                    ids.push(id);
+                } else {
+                    ids.extend(word.symbols().iter().map(|&symbol| short.id(symbol)));
+                    short.go_on(&self.pairs, &mut ids, &mut scratch);
                 }
                 learn(word.text(), &ids);
             }

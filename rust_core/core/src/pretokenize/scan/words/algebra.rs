@@ -96,6 +96,7 @@ fn len_of(lead: u8) -> usize {
 
 /// The starts in a block, or `None` where they are not computed.
 #[inline]
+#[expect(clippy::too_many_lines, reason = "one expression over the planes; apart, its terms mean nothing")]
 pub(super) fn starts(g: &Grammar, s: &mut State, block: &Block<'_>) -> Option<u64> {
     let mut p = *block.own;
     if p.own & (p.other | p.number) != 0 {

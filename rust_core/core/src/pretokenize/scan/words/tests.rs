@@ -199,7 +199,7 @@ fn seams_are_where_no_token_reaches() {
         for right in chars {
             let text = format!("xyz{left}{right}abc");
             let at = 3 + left.len_utf8();
-            let mut padded = vec![0_u8; 128];
+            let mut padded = [0_u8; 128];
             padded[8..8 + text.len()].copy_from_slice(text.as_bytes());
             // SAFETY: 8 bytes before and 120 from there on.
             let is_seam = unsafe { seams.cuts(padded.as_ptr().add(8), 1 << at) } != 0;
