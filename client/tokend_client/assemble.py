@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from .batch import Batch
 from .buffers import Pool
 from .errors import BadRequestError, StateMismatchError, StreamError
-from .feed import Cursor, Feed, failure, wait_for_stream, wait_for_tokens
+from .feed import Cursor, Feed, failure, reason, wait_for_stream, wait_for_tokens
 from .mix import Mix, Stage
 from .order import Shuffle, StreamOrder
 from .packing import BlockCounts, Pack, Packing, Pieces, join_pieces
@@ -187,16 +187,8 @@ class Assembler:
             limit = self.run_end()
             if limit is not None and end > limit:
                 return False
-            before, after = self.mix.counts(k).tolist(), self.mix.counts(end).tolist()
             self.report(k)
-            lacking = next(
-                (
-                    (each, need)
-                    for each, have, want in zip(self._streams, before, after, strict=True)
-                    if want > have and (need := self._wanted(each, want)) is not None
-                ),
-                None,
-            )
+            lacking = self._lacking(k)
             if lacking is None:
                 return True
             each, need = lacking
@@ -210,6 +202,24 @@ class Assembler:
                 self.config.stall_timeout_s,
                 lambda: self.report(k),
             )
+
+    def _lacking(self, k: int) -> tuple[_Open, int] | None:
+        """The first stream that does not yet have what the global batch from `k` on needs, and how much that is."""
+        before, after = self.mix.counts(k).tolist(), self.mix.counts(k + self.config.global_batch).tolist()
+        for each, have, want in zip(self._streams, before, after, strict=True):
+            if want > have and (need := self._wanted(each, want)) is not None:
+                return each, need
+        return None
+
+    def waits_for(self, k: int, waited_s: float) -> str | None:
+        """What the global batch from `k` on waits for, in words; None if all of it is there."""
+        for each in self._streams:
+            each.stream.refresh()
+        lacking = self._lacking(k)
+        if lacking is None:
+            return None
+        each, need = lacking
+        return reason(each.stream, each.name, need, each.stream.n_tokens, waited_s, self.feed)
 
     def _wanted(self, each: _Open, n_samples: int) -> int | None:
         """Tokens that must be committed for a stream's first `n_samples`; None if they are, or all is."""

@@ -142,14 +142,18 @@ class _Search:
     def _in_source(self, result: Explained, n_before: int, own: bytes) -> None:
         of_records, source = self._source(result.document)
         path, kind = Path(source["path"]), source.get("format") or "text"
-        if path.stat().st_size != source["size_bytes"]:
+        # A piece of a file that is watched: more may have been written behind it.
+        size, piece = path.stat().st_size, source.get("offset_bytes")
+        if size < source["size_bytes"] or (piece is None and size != source["size_bytes"]):
             raise StreamError(f"{path} has another size than when it was encoded")
         content = kind.partition("+")[0]
         if source.get("records") is None:
             if kind != "text":
                 raise StreamError(f"{path} is {kind}, and its documents have no index")
             separator = self.options["separator"]
-            begin = _after_separator(path, separator, result.document_in_source) if separator is not None else 0
+            begin = piece or 0
+            if separator is not None:
+                begin = _after_separator(path, begin, separator, result.document_in_source)
             # Bytes that were not replaced are the tokens' own: what stands far before is not needed.
             skip = max(0, n_before - self.context_bytes - 8) if self.options["errors"] == "strict" else 0
             with path.open("rb") as file:
@@ -233,13 +237,14 @@ def _before_replacement(text: bytes, n_before: int) -> int:
     return low
 
 
-def _after_separator(path: Path, text: str, number: int) -> int:
-    """The offset behind the `number`-th separator."""
+def _after_separator(path: Path, base: int, text: str, number: int) -> int:
+    """The offset behind the `number`-th separator from `base` on."""
     separator = text.encode()
     if number == 0:
-        return 0
+        return base
     with path.open("rb") as file:
-        base, held = 0, b""
+        file.seek(base)
+        held = b""
         while block := file.read(_BLOCK_BYTES):
             data = held + block
             at = 0

@@ -27,6 +27,7 @@ ITEMS = {
     11: "sharing",
     12: "soak",
     13: "input_kinds",
+    14: "formats",
 }
 
 

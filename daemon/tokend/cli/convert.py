@@ -119,6 +119,19 @@ def hidden_set(output: str) -> str:
 
 def remove_set(path: str) -> None:
     """Removes a set; the manifest goes first, so that what is left of it is none."""
-    for name in (f"{path}.json", f"{path}.ends", path):
-        if os.path.lexists(name):
-            os.unlink(name)
+    for suffix in (".json", ".ends", ".docs", ".ids", ".skipped.jsonl", ""):
+        if os.path.lexists(f"{path}{suffix}"):
+            os.unlink(f"{path}{suffix}")
+
+
+def keep_account(made: str, output: str) -> None:
+    """What a hidden set lists beside its tokens gets the output's name: what was left out, and documents' ids."""
+    from .encode import skipped
+
+    with open(f"{made}.json", encoding="utf-8") as file:
+        manifest: dict[str, Any] = json.load(file)
+    for suffix in (".skipped.jsonl", ".ids"):
+        if os.path.exists(f"{made}{suffix}"):
+            os.replace(f"{made}{suffix}", f"{output}{suffix}")
+    if left_out := skipped(manifest):
+        print(f"left out: {left_out}; listed in {output}.skipped.jsonl", file=sys.stderr)

@@ -57,6 +57,10 @@ def build_parser() -> argparse.ArgumentParser:
     explain.add_argument("--context", type=_count, default=200, metavar="BYTES", help="text to show (default: 200)")
     _json(explain)
     _json(command("tokenizers", "tokenizers", "the vocabularies that this machine has"))
+    gc = command("gc", "gc", "forget outputs that are gone; remove what dead runs left in directories")
+    gc.add_argument("folders", nargs="*", metavar="DIR", help="where half made files of dead runs are removed too")
+    gc.add_argument("--dry-run", action="store_true", help="say what would be removed")
+    _json(gc)
     for name, help in (("jobs", "the daemon's jobs"), ("status", "how the daemon is")):
         _client(command(name, "daemon", help))
     stop = command("stop", "daemon", "stop the daemon after its running jobs")
@@ -193,6 +197,29 @@ def _encode(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--threads", type=_count, default=0, metavar="N", help="worker threads (default: one less than there are cores)"
+    )
+    parser.add_argument(
+        "--dry-run", action="store_true", help="make nothing: estimate tokens, time and disk from a sample"
+    )
+    parser.add_argument(
+        "--update",
+        action="store_true",
+        help="bring OUT up to date with inputs that have grown or are new, and encode only those; in this process",
+    )
+    group = parser.add_argument_group("of directories that are watched, in this process")
+    group.add_argument(
+        "--watch",
+        action="append",
+        metavar="DIR",
+        help="keep the stream OUT up to date with the files in DIR (repeatable)",
+    )
+    group.add_argument(
+        "--interval", type=float, default=2.0, metavar="SECONDS", help="time between two looks (default: 2)"
+    )
+    group.add_argument("--once", action="store_true", help="look once")
+    group.add_argument("--seal", action="store_true", help="look once more, and say that nothing more will come")
+    parser.add_argument(
+        "--no-reuse", action="store_true", help="encode again, even where the same inputs were encoded the same way"
     )
     parser.add_argument("--local", action="store_true", help="work in this process, without a daemon")
     parser.add_argument("--no-wait", action="store_true", help="print the job's id and return at once")

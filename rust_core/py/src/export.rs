@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use pyo3::prelude::*;
-use tokend_core::export::{ExportSpec, Kind, check, export as export_set};
+use tokend_core::export::{ExportSpec, Kind, check, export as export_set, hash_prefixes as prefixes};
 use tokend_core::{Eot, Error};
 
 use crate::errors::CoreError;
@@ -77,6 +77,12 @@ pub(crate) fn check_export(
     let spec =
         ExportSpec { shard_tokens, shard_bytes, shard_documents, row_tokens, val_fraction, force, ..plain };
     Ok(py.detach(|| check(&spec)).map_err(CoreError::from)?)
+}
+
+/// XXH3-64 of the first so many bytes of a file, for each of `lengths`, which go up.
+#[pyfunction]
+pub(crate) fn hash_prefixes(py: Python<'_>, path: PathBuf, lengths: Vec<u64>) -> PyResult<Vec<String>> {
+    Ok(py.detach(|| prefixes(&path, &lengths)).map_err(CoreError::from)?)
 }
 
 /// The formats that [`export`] makes.

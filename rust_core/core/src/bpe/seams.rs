@@ -7,8 +7,8 @@
 //!
 //! ```text
 //! token     .. left | right ..     known by   both characters
-//!                 x | right ..                the last one or two bytes, and the character
-//!           .. left | y                       the character, and its first one or two bytes
+//!                 x | right ..                the last byte, and the character
+//!           .. left | y                       the character, and the first byte
 //!                 x | y                       the last byte and the first
 //! ```
 //!
@@ -23,27 +23,25 @@ use crate::vocab::Vocabulary;
 /// 128 KiB: for a vocabulary with 50,000 Chinese tokens one bit in twenty is set.
 const BITS: u32 = 20;
 
-/// Kinds of entries; those that a vocabulary has none of are not looked up.
-const BOTH: usize = 0;
-const LAST_1: usize = 1;
-const LAST_2: usize = 2;
-const FIRST_1: usize = 3;
-const FIRST_2: usize = 4;
-const BYTES: usize = 5;
-const AFTER: usize = 6;
-const BEFORE: usize = 7;
-const N_KINDS: usize = 8;
+/// Kinds of entries, added to the hash.
+const BOTH: u64 = 0;
+const LAST: u64 = 0x243F_6A88_85A3_08D3;
+const FIRST: u64 = 0x1319_8A2E_0370_7344;
+const BYTES: u64 = 0x4528_21E6_38D0_1377;
+const AFTER: u64 = 0x3E54_66CF_34E9_0C6C;
+const BEFORE: u64 = 0xC0AC_29B7_C97C_50DD;
 
 /// The table.
 pub(crate) struct Seams {
     bits: Box<[u64]>,
-    has: [bool; N_KINDS],
+    /// Whether there are tokens that are found whole only.
+    has_whole: bool,
 }
 
 impl Seams {
     /// Collects the places inside every ordinary token; `whole` are the tokens that are found whole only.
     pub(crate) fn new<'t>(vocab: &Vocabulary, whole: impl Iterator<Item = &'t [u8]>) -> Self {
-        let mut seams = Self { bits: vec![0; (1 << BITS) / 64].into(), has: [false; N_KINDS] };
+        let mut seams = Self { bits: vec![0; (1 << BITS) / 64].into(), has_whole: false };
         for (_, token) in vocab.ordinary() {
             for at in 1..token.len() {
                 if token[at] >= 0xC0 && token[at - 1] & 0xC0 == 0x80 {
@@ -52,6 +50,7 @@ impl Seams {
             }
         }
         for token in whole {
+            seams.has_whole = true;
             if let Some(first) = whole_first(token) {
                 seams.set(BEFORE, 0, first);
             }
@@ -65,47 +64,44 @@ impl Seams {
     /// Of a vocabulary that has a token for everything: nothing is cut.
     #[cfg(test)]
     pub(crate) fn all() -> Self {
-        Self { bits: vec![u64::MAX; (1 << BITS) / 64].into(), has: [true; N_KINDS] }
+        Self { bits: vec![u64::MAX; (1 << BITS) / 64].into(), has_whole: false }
     }
 
     fn add(&mut self, left: &[u8], right: &[u8]) {
         match (whole_last(left), whole_first(right)) {
             (Some(last), Some(first)) => self.set(BOTH, last, first),
-            (None, Some(first)) if left.len() == 1 => self.set(LAST_1, number(left), first),
-            (None, Some(first)) => self.set(LAST_2, number(&left[left.len() - 2..]), first),
-            (Some(last), None) if right.len() == 1 => self.set(FIRST_1, last, number(right)),
-            (Some(last), None) => self.set(FIRST_2, last, number(&right[..2])),
+            (None, Some(first)) => self.set(LAST, u32::from(left[left.len() - 1]), first),
+            (Some(last), None) => self.set(FIRST, last, u32::from(right[0])),
             (None, None) => self.set(BYTES, u32::from(left[left.len() - 1]), u32::from(right[0])),
         }
     }
 
-    fn set(&mut self, kind: usize, left: u32, right: u32) {
-        self.has[kind] = true;
+    fn set(&mut self, kind: u64, left: u32, right: u32) {
         let at = place(kind, left, right);
         self.bits[at / 64] |= 1 << (at % 64);
     }
 
     #[inline]
-    fn get(&self, kind: usize, left: u32, right: u32) -> bool {
+    fn get(&self, kind: u64, left: u32, right: u32) -> u64 {
         let at = place(kind, left, right);
-        self.has[kind] && self.bits[at / 64] >> (at % 64) & 1 == 1
+        // SAFETY: a place is below 2^BITS, and there are so many bits.
+        unsafe { self.bits.get_unchecked(at / 64) >> (at % 64) & 1 }
     }
 
-    /// Whether nothing can merge across the place between two characters, given as numbers of their bytes,
-    /// the first one lowest; both have several.
+    /// 1 if nothing can merge across the place between two characters, given as numbers of their bytes, the
+    /// first one lowest, and the last byte of the left one; both have several.
     #[inline]
-    fn is_seam(&self, left: u32, right: u32) -> bool {
-        // Its last byte, which is above 0x7F, and its last two.
-        let n_bits = 32 - left.leading_zeros();
-        let (last, last_2) = (left >> (n_bits - 8), left >> (n_bits - 16));
-        !(self.get(BOTH, left, right)
-            || self.get(FIRST_1, left, right & 0xFF)
-            || self.get(FIRST_2, left, right & 0xFFFF)
-            || self.get(LAST_1, last, right)
-            || self.get(LAST_2, last_2, right)
-            || self.get(BYTES, last, right & 0xFF)
-            || self.get(AFTER, left, 0)
-            || self.get(BEFORE, 0, right))
+    fn is_seam(&self, left: u32, last: u32, right: u32) -> u64 {
+        let first = right & 0xFF;
+        // All looked up, whatever the first ones say: no branch that could be mispredicted.
+        let mut spans = self.get(BOTH, left, right)
+            | self.get(FIRST, left, first)
+            | self.get(LAST, last, right)
+            | self.get(BYTES, last, first);
+        if self.has_whole {
+            spans |= self.get(AFTER, left, 0) | self.get(BEFORE, 0, right);
+        }
+        spans ^ 1
     }
 
     /// Which of the `candidates` of a block are seams: first bytes of characters of several bytes, behind
@@ -125,30 +121,24 @@ impl Seams {
                 (at.sub(4).cast::<u32>().read_unaligned(), at.cast::<u32>().read_unaligned())
             };
             let (before, after) = (u32::from_le(before), u32::from_le(after));
-            let left = if before >> 16 & 0xFF >= 0xC0 {
-                before >> 16
-            } else if before >> 8 & 0xFF >= 0xC0 {
-                before >> 8
-            } else {
-                before
-            };
-            let right = match after & 0xFF {
-                0..0xE0 => after & 0xFFFF,
-                0xE0..0xF0 => after & 0xFF_FFFF,
-                _ => after,
-            };
-            cuts |= u64::from(self.is_seam(left, right)) << at;
+            // Shifts instead of branches: where the lead byte is depends on the text.
+            let not_2 = u32::from(before >> 16 & 0xFF < 0xC0);
+            let not_3 = not_2 & u32::from(before >> 8 & 0xFF < 0xC0);
+            let left = before >> (16 - 8 * (not_2 + not_3));
+            let lead = after & 0xFF;
+            let n_bits = 16 + 8 * (u32::from(lead >= 0xE0) + u32::from(lead >= 0xF0));
+            let right = after & (u64::MAX >> (64 - n_bits)) as u32;
+            cuts |= self.is_seam(left, before >> 24, right) << at;
         }
         cuts
     }
 }
 
 #[inline]
-fn place(kind: usize, left: u32, right: u32) -> usize {
-    const FACTOR: u64 = 0x9E37_79B9_7F4A_7C15;
-    let key = (u64::from(left) | u64::from(right) << 32) ^ (kind as u64).wrapping_mul(0xD6E8_FEB8_6659_FD93);
-    let product = key.wrapping_mul(FACTOR);
-    ((product ^ product >> 32).wrapping_mul(FACTOR) >> (64 - BITS)) as usize
+fn place(kind: u64, left: u32, right: u32) -> usize {
+    let left = u64::from(left).wrapping_mul(0x9E37_79B9_7F4A_7C15);
+    let right = u64::from(right).wrapping_mul(0xD6E8_FEB8_6659_FD93);
+    (left.wrapping_add(right).wrapping_add(kind) >> (64 - BITS)) as usize
 }
 
 fn number(bytes: &[u8]) -> u32 {

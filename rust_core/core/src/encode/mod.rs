@@ -93,7 +93,7 @@ impl Model {
         }
         let bridges = Bridges::new(vocab);
         // A part of a pretoken may only be taken for one where the cache says the same of both.
-        let whole_tokens = whole.keys().map(|token: &Box<[u8]>| &**token);
+        let whole_tokens = whole.keys().map(AsRef::as_ref);
         let splitter = Splitter::new(vocab, whole.is_empty().then_some(&bridges), whole_tokens)?;
         let stage = Stage::new(vocab)?;
         let short = ShortPairs::new(&pairs);
@@ -109,6 +109,7 @@ impl Model {
             // SAFETY: the tier was chosen for this processor.
             let merged = unsafe { (self.kernels.medium)(short, piece) };
             ids.extend(merged.symbols[..merged.n].iter().map(|&symbol| short.id(symbol)));
+            short.go_on(&self.pairs, ids, scratch);
         } else {
             merge(&self.pairs, piece, scratch, ids);
         }
@@ -156,13 +157,18 @@ impl Model {
             }
         };
         let (mut scratch, mut ids) = (MergeScratch::default(), Vec::new());
-        if let Some(short) = self.short.as_ref().filter(|_| self.whole.is_empty()) {
+        if let Some(short) = &self.short {
             let mut words: Vec<Word> = tokens.iter().map(|token| Word::new(token)).collect();
             // SAFETY: the tier was chosen for this processor; tokens have at least a byte, and fit.
             unsafe { (self.kernels.merge)(short, &mut words) };
             for word in &words {
                 ids.clear();
-                ids.extend(word.symbols().iter().map(|&symbol| short.id(symbol)));
+                if let Some(&id) = self.whole.get(word.text()) {
+                    ids.push(id);
+                } else {
+                    ids.extend(word.symbols().iter().map(|&symbol| short.id(symbol)));
+                    short.go_on(&self.pairs, &mut ids, &mut scratch);
+                }
                 learn(word.text(), &ids);
             }
         } else {

@@ -256,7 +256,7 @@ pub fn check(spec: &ExportSpec) -> Result<()> {
         ("shard_bytes", spec.shard_bytes),
         ("shard_documents", spec.shard_documents),
     ];
-    for (option, _) in limits.into_iter().filter(|(_, limit)| *limit == Some(0)) {
+    if let Some((option, _)) = limits.into_iter().find(|(_, limit)| *limit == Some(0)) {
         return bad(option, "it is 0");
     }
     if let Some((option, _)) =
@@ -407,7 +407,8 @@ fn publish(spec: &ExportSpec, staging: &Staging, name: &str, exported: &Exported
         let named = exported.files.iter().map(|file| file.file.clone());
         named.filter(|file| file.ends_with(suffix)).collect::<Vec<_>>()
     };
-    let names: Vec<String> = [ending(".bin"), vec![note], ending(".idx")].concat();
+    // The note first: it makes what a killed run left replaceable.
+    let names: Vec<String> = [vec![note], ending(".bin"), ending(".idx")].concat();
     staging.publish_files(&spec.output, &names, spec.force)
 }
 

@@ -37,6 +37,7 @@ pub use arrange::{ExportSpec, Exported, check, export};
 
 use crate::documents::Eot;
 use crate::error::{Error, Result};
+pub use staging::hash_prefixes;
 use staging::{Known, Staging};
 
 /// A foreign format.

@@ -317,6 +317,30 @@ pub(crate) fn hash_file(path: &Path) -> Result<(u64, String)> {
     }
 }
 
+/// XXH3-64 of the first so many bytes of a file, for each of `lengths`, which go up; as manifests have them.
+///
+/// # Errors
+/// [`Error::InputChanged`] for a file that is shorter, [`Error::NotFound`], [`Error::Io`].
+pub fn hash_prefixes(path: &Path, lengths: &[u64]) -> Result<Vec<String>> {
+    let mut file = File::open(path).map_err(|error| Error::io(path, "opening", error))?;
+    let (mut hash, mut at, mut buffer) = (Xxh3::new(), 0, vec![0; 1 << 20]);
+    let mut found = Vec::with_capacity(lengths.len());
+    for &length in lengths {
+        while at < length {
+            let most = buffer.len().min((length - at).try_into().unwrap_or(usize::MAX));
+            let n = file.read(&mut buffer[..most]).map_err(|error| Error::io(path, "reading", error))?;
+            if n == 0 {
+                let what = format!("it has {at} bytes, not {length} any more");
+                return Err(Error::InputChanged { path: path.to_owned(), what });
+            }
+            hash.update(&buffer[..n]);
+            at += n as u64;
+        }
+        found.push(hex(hash.digest()));
+    }
+    Ok(found)
+}
+
 fn hex(hash: u64) -> String {
     format!("{hash:016x}")
 }

@@ -54,6 +54,7 @@ struct Sets {
 impl Alternatives {
     /// The grammar and the classes of its characters. `gaps`: characters that no alternative begins with
     /// are pretokens all the same, as between the matches of a step.
+    #[expect(clippy::too_many_lines, reason = "reads a pattern from its first fragment to its last")]
     pub(crate) fn grammar(&self, gaps: bool) -> Option<(Grammar, CharClasses)> {
         let mut sets = Sets::default();
         let mut rest = &self.fragments[..];
@@ -179,7 +180,7 @@ impl Alternatives {
         for c in '\0'..=char::MAX {
             classes[c as usize] = self.class(c, &sets, &grammar, gaps)?;
         }
-        self.contractions_are_plain(&grammar, &classes).then_some((grammar, classes))
+        contractions_are_plain(&grammar, &classes).then_some((grammar, classes))
     }
 
     /// The class of a character, `None` if the algebra does not hold for it.
@@ -233,18 +234,6 @@ impl Alternatives {
         (known && agrees && is_plain_ascii).then_some(class)
     }
 
-    fn contractions_are_plain(&self, grammar: &Grammar, classes: &[u8]) -> bool {
-        let (Contraction::Own(texts) | Contraction::Suffix(texts)) = &grammar.contraction else {
-            return true;
-        };
-        texts.iter().all(|text| {
-            let Ok(text) = std::str::from_utf8(text) else { return false };
-            let is_letter = |c: char| matches!(classes[c as usize], 1..=LETTER);
-            text.strip_prefix('\'')
-                .is_some_and(|rest| (1..=8).contains(&rest.len()) && rest.chars().all(is_letter))
-        })
-    }
-
     /// The set and the longest run, if the pattern is nothing but runs of a set.
     pub(crate) fn only_run(&self) -> Option<(impl Fn(char) -> bool + '_, u32)> {
         let [Fragment::Run { prefix: Prefix::None, body, min: 1, max, tail: 0, suffix: None }] =
@@ -254,6 +243,18 @@ impl Alternatives {
         };
         Some((move |c| self.table.of(c) & body != 0, max))
     }
+}
+
+fn contractions_are_plain(grammar: &Grammar, classes: &[u8]) -> bool {
+    let (Contraction::Own(texts) | Contraction::Suffix(texts)) = &grammar.contraction else {
+        return true;
+    };
+    texts.iter().all(|text| {
+        let Ok(text) = std::str::from_utf8(text) else { return false };
+        let is_letter = |c: char| matches!(classes[c as usize], 1..=LETTER);
+        text.strip_prefix('\'')
+            .is_some_and(|rest| (1..=8).contains(&rest.len()) && rest.chars().all(is_letter))
+    })
 }
 
 fn optional(prefix: Prefix) -> Option<u32> {

@@ -22,6 +22,9 @@ use super::grammar::{Contraction, Grammar};
 use super::planes::Planes;
 use super::{LETTER, LOWER, NEWLINE, NUMBER, OWN, SPACE, UPPER};
 
+/// Marks behind punctuation in a block, at most; more are not for the algebra.
+const MARKS_MAX: usize = 8;
+
 /// A block: its place in the text, its class bytes and those behind it, its planes and the next block's.
 pub(super) struct Block<'a> {
     pub(super) text: &'a [u8],
@@ -93,34 +96,34 @@ fn len_of(lead: u8) -> usize {
 
 /// The starts in a block, or `None` where they are not computed.
 #[inline]
+#[expect(clippy::too_many_lines, reason = "one expression over the planes; apart, its terms mean nothing")]
 pub(super) fn starts(g: &Grammar, s: &mut State, block: &Block<'_>) -> Option<u64> {
-    let p = block.own;
-    let mark = p.lower & p.upper & p.other;
-    let letter = p.lower | p.upper;
-    let other = p.other & !mark;
+    let mut p = *block.own;
     if p.own & (p.other | p.number) != 0 {
         return None;
     }
+    let mut n_marks = 0;
+    let (tail, other, glue) = loop {
+        let (tail, other, glue) = punctuation(g, s, &p);
+        let mark = p.lower & p.upper & p.other;
+        let seeds = mark & up(other & !glue, s.plain_other);
+        if seeds == 0 {
+            break (tail, other, glue);
+        }
+        // A mark behind such punctuation belongs to it. The leftmost is certain; the others depend on it.
+        n_marks += 1;
+        if n_marks > MARKS_MAX {
+            return None;
+        }
+        let joined = fill(seeds & seeds.wrapping_neg(), mark);
+        p.lower &= !joined;
+        p.upper &= !joined;
+    };
+    let p = &p;
+    let letter = p.lower | p.upper;
     let loose = p.loose & !p.own;
     let prev_blank = up(p.blank, s.blank);
-
-    // Tails of punctuation.
-    let body = g.tail & (p.newline | p.slash & g.slash_tail);
-    let seed = p.newline & body & up(other, s.other) | s.tail & body & 1;
-    let tail = if seed == 0 { 0 } else { fill(seed, body) };
-    let other = other & !tail;
     let first = other & !up(other, s.other) & !prev_blank;
-
-    // A single character of punctuation, all of its bytes.
-    let mut glue = first | s.glue & p.tail & 1;
-    if p.tail != 0 {
-        for _ in 0..3 {
-            glue |= glue << 1 & p.tail & other;
-        }
-    }
-    if mark & up(other & !glue, s.plain_other) != 0 {
-        return None;
-    }
 
     // Words.
     let spaces = p.space & !tail;
@@ -227,6 +230,24 @@ pub(super) fn starts(g: &Grammar, s: &mut State, block: &Block<'_>) -> Option<u6
     s.newline = newlines >> 63;
     s.loose = loose >> 63;
     Some(found)
+}
+
+/// Tails of punctuation, punctuation without them, and the bytes of each single character of it that letters
+/// may join.
+#[inline]
+fn punctuation(g: &Grammar, s: &State, p: &Planes) -> (u64, u64, u64) {
+    let other = p.other & !(p.lower & p.upper);
+    let body = g.tail & (p.newline | p.slash & g.slash_tail);
+    let seed = p.newline & body & up(other, s.other) | s.tail & body & 1;
+    let tail = if seed == 0 { 0 } else { fill(seed, body) };
+    let other = other & !tail;
+    let mut glue = other & !up(other, s.other) & !up(p.blank, s.blank) | s.glue & p.tail & 1;
+    if p.tail != 0 {
+        for _ in 0..3 {
+            glue |= glue << 1 & p.tail & other;
+        }
+    }
+    (tail, other, glue)
 }
 
 /// Starts of numbers.

@@ -143,6 +143,10 @@ fn every_tier_finds_the_starts_of_the_matcher() {
             ["a", " ", "\n", "中", "1", "!", "\u{a0}", "\n ", "aB", "中A", "/\n"]
                 .map(|unit| unit.repeat(len)),
         );
+        texts.extend(
+            ["!\u{301}", " !\u{301}", "!!\u{301}a", "!\u{301}\n//\u{301}", "ि!ि"]
+                .map(|unit| unit.repeat(len / 5)),
+        );
         texts.push(format!("\n{}x", " ".repeat(len)));
         texts.push(format!("\n{}\n", " ".repeat(len)));
         texts.push(format!("中{}z", "A".repeat(len)));
@@ -195,7 +199,7 @@ fn seams_are_where_no_token_reaches() {
         for right in chars {
             let text = format!("xyz{left}{right}abc");
             let at = 3 + left.len_utf8();
-            let mut padded = vec![0_u8; 128];
+            let mut padded = [0_u8; 128];
             padded[8..8 + text.len()].copy_from_slice(text.as_bytes());
             // SAFETY: 8 bytes before and 120 from there on.
             let is_seam = unsafe { seams.cuts(padded.as_ptr().add(8), 1 << at) } != 0;
