@@ -6,7 +6,8 @@ STAMP  := $(VENV)/.installed
 SOURCES := Cargo.toml Cargo.lock pyproject.toml client/pyproject.toml \
            $(shell find rust_core -name '*.rs' -o -name 'Cargo.toml' -o -name '*.u16' | grep -v -e /target/ -e /fuzz/)
 
-.PHONY: demo test faults fuzz parity exact bench bench-seed bench-service bench-loader bench-pipeline loader-torch readers lint tools clean
+.PHONY: demo test faults fuzz parity exact bench bench-seed bench-service bench-loader bench-pipeline loader-torch \
+        loader-campaign readers lint tools clean
 
 # Runs the main job on real text: a daemon, a corpus, progress, and the result read back.
 demo: $(STAMP)
@@ -56,6 +57,10 @@ loader-torch: $(STAMP)
 readers: $(STAMP)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
 	PYTHONPATH=tests $(BIN)/python -m readers $(READERS)
+
+# Random runs of the loader, disturbed in every way, against undisturbed ones: SECONDS long.
+loader-campaign: $(STAMP)
+	PYTHONPATH=tests $(BIN)/python -m loader.campaign --seconds $(SECONDS)
 
 bench-service: $(STAMP)
 	$(BIN)/python tests/bench/service.py

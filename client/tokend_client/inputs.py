@@ -13,7 +13,7 @@ import glob
 import os
 from collections.abc import Iterator, Sequence
 
-from .errors import BadRequestError, NotFoundError
+from .errors import BadRequestError, IoError, NotFoundError
 
 
 def expand(inputs: Sequence[str | os.PathLike[str]], output: str | os.PathLike[str]) -> list[str]:
@@ -60,18 +60,30 @@ def _files(folder: str, output: str) -> list[str]:
 
 
 def _walk(folder: str, output: str, seen: set[tuple[int, int]]) -> Iterator[str]:
-    found = os.stat(folder)
+    try:
+        found = os.stat(folder)
+        with os.scandir(folder) as entries:
+            listed = sorted(entries, key=lambda entry: entry.name)
+    except OSError as error:
+        raise IoError(f"{folder}: cannot be listed: {error.strerror}") from None
     if (found.st_dev, found.st_ino) in seen:
         return
     seen.add((found.st_dev, found.st_ino))
-    with os.scandir(folder) as entries:
-        for entry in sorted(entries, key=lambda entry: entry.name):
-            if entry.name.startswith(".") or _is_of(entry.path, output):
-                continue
-            if entry.is_dir():
-                yield from _walk(entry.path, output, seen)
-            else:
-                yield entry.path
+    for entry in listed:
+        if entry.name.startswith(".") or _is_of(entry.path, output):
+            continue
+        if _is_directory(entry):
+            yield from _walk(entry.path, output, seen)
+        else:
+            yield entry.path
+
+
+def _is_directory(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:
+        # A link that leads nowhere in particular; what is wrong with it is told where it is opened.
+        return False
 
 
 def _is_of(path: str, output: str) -> bool:

@@ -385,6 +385,13 @@ class JobTable:
         with self._lock:
             return [job for job in self._running if job.state == "running"]
 
+    def lives(self, job: Job) -> None:
+        """Forgets the deaths of daemons that ran a job: it has run for so long now that it was not their cause."""
+        with self._lock:
+            if job.record.deaths and job in self._running and job.record.state == "running":
+                job.record = replace(job.record, deaths=0)
+                self.journal.write(job.record, must=True)
+
     def is_draining(self) -> bool:
         """Whether the daemon is to stop."""
         return not self._admits

@@ -11,7 +11,7 @@ from pathlib import Path
 from tokend import _core
 from tokend_client.errors import TokendError, UnknownJobError
 
-from .common import Ground, Known, Rig, Row, Scale, workplace
+from .common import PATIENCE_S, Ground, Known, Rig, Row, Scale, workplace
 
 
 def run(scale: Scale) -> Row:
@@ -25,13 +25,13 @@ def run(scale: Scale) -> Row:
             rig = Rig(folder / f"rig{row.tries}")
             rig.folder.mkdir()
             rig.start()
-            with rig.client(timeout=30) as client:
+            with rig.client() as client:
                 for number in range(8):
                     known = Known(ground.outputs / f"{row.tries}-{number}.bin", [number % 3], f"{row.tries} {number}")
                     rig.jobs.append(known)
                     rig.submit(client, ground, known)
                 for known in rig.jobs[:6]:
-                    client.job(known.job_id).wait(timeout=60)
+                    client.job(known.job_id).wait(timeout=PATIENCE_S)
             rig.kill()
             # One output goes, so that a `done` in the journal would be wrong; what is damaged is not the output.
             gone = rig.jobs[chance.randrange(6)]
@@ -39,7 +39,7 @@ def run(scale: Scale) -> Row:
                 Path(f"{gone.output}{end}").unlink()
             what = _damage(rig, chance)
             rig.start()
-            with rig.client(timeout=60) as client:
+            with rig.client() as client:
                 problems = client.status().problems
                 said += bool(problems)
                 for known in rig.jobs:
@@ -49,7 +49,7 @@ def run(scale: Scale) -> Row:
                 error = rig.submit(client, ground, after)
                 row.demand(error is None, f"{what}: {error!r}")
                 if error is None:
-                    client.job(after.job_id).wait(timeout=60)
+                    client.job(after.job_id).wait(timeout=PATIENCE_S)
             row.demand(rig.stop() == 0, f"{what}: the daemon did not end well")
             rig.check(row, ground)
         flips = _flip_outputs(row, ground, chance, scale)
@@ -85,7 +85,7 @@ def _look(row: Row, client: object, known: Known, is_gone: bool, is_said: bool, 
         row.demand(not is_gone, f"{what}: done, and the output is not there")
     if info.state == "done" and is_gone:
         try:
-            client.job(known.job_id).wait(timeout=30)  # type: ignore[attr-defined]
+            client.job(known.job_id).wait(timeout=PATIENCE_S)  # type: ignore[attr-defined]
             row.demand(False, f"{what}: a result without an output")
         except TokendError:
             pass

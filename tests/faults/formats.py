@@ -1,4 +1,4 @@
-"""13. SIGKILL before, and ENOSPC and EIO from, the N-th write, fsync, rename, link, ... of the commands that make the
+"""14. SIGKILL before, and ENOSPC and EIO from, the N-th write, fsync, rename, link, ... of the commands that make the
 formats of trainers and that bring a set up to date.
 
 Whatever has its final name is complete: it verifies. An error is told and leaves nothing half made. The same command

@@ -29,6 +29,7 @@ def test_directories_and_patterns(tmp_path: Path) -> None:
     )
     (tmp_path / "b/loop").symlink_to(tmp_path / "b")
     (tmp_path / "b/gone").symlink_to(tmp_path / "nowhere")
+    (tmp_path / "b/round").symlink_to("round")
     (tmp_path / "empty").mkdir()
     touch(tmp_path, "odd[1].txt")
 
@@ -36,7 +37,7 @@ def test_directories_and_patterns(tmp_path: Path) -> None:
         found = expand([tmp_path / name for name in inputs], tmp_path / "b/out.bin")
         return [os.path.relpath(path, tmp_path) for path in found]
 
-    assert names("b") == ["b/10.txt", "b/2.txt", "b/c/a.jsonl", "b/gone"]
+    assert names("b") == ["b/10.txt", "b/2.txt", "b/c/a.jsonl", "b/gone", "b/round"]
     assert names("a.txt", "b/c", "a.txt") == ["a.txt", "b/c/a.jsonl", "a.txt"]
     assert names("*.txt") == ["a.txt", "odd[1].txt"]
     assert names("odd[1].txt") == ["odd[1].txt"]

@@ -1,11 +1,9 @@
-"""Reading while it is written: the same batches, and a reason for every wait."""
+"""Reading while it is written: when a batch comes, and a reason for every wait. See also `test_any_run.py`."""
 
 from __future__ import annotations
 
 import logging
 import multiprocessing
-import os
-import random
 import threading
 import time
 from collections.abc import Sequence
@@ -13,9 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from tokend_client import Stream, TokenLoader, TokenStream
+from tokend_client import TokenLoader, TokenStream
 from tokend_client.errors import InputInvalidError, NoSpaceError, StarvedError
 from tokend_client.feed import Cursor, Polling, WriterStatus
 from tokend_client.testing import FakeDaemon, StreamWriter
@@ -31,81 +27,6 @@ def finished(folder: Path, documents: list[Any] = DOCUMENTS) -> Path:
         writer.append(document)
     writer.seal()
     return folder
-
-
-@given(
-    run=st.fixed_dictionaries(
-        {
-            "seed": st.integers(0, 3),
-            "shuffle": st.sampled_from(["none", "window"]),
-            "pack": st.sampled_from(["concat", "bos", "bestfit"]),
-            "window_tokens": st.integers(1, 5000),
-            "block_tokens": st.integers(20, 2000),
-        }
-    ),
-    tokens_per_commit=st.integers(1, 6000),
-    segment_tokens=st.integers(1, 8000),
-    stalls=st.integers(0, 999),
-    kills=st.lists(st.floats(0, 0.02), max_size=2),
-    prefetch=st.integers(0, 3),
-    world=st.sampled_from([1, 2, 4]),
-    save_at=st.integers(0, 60),
-)
-@settings(max_examples=int(os.environ.get("TOKEND_EXAMPLES", 10)), deadline=None)
-def test_growth_never_shows(
-    tmp_path_factory: pytest.TempPathFactory,
-    run: dict[str, Any],
-    tokens_per_commit: int,
-    segment_tokens: int,
-    stalls: int,
-    kills: list[float],
-    prefetch: int,
-    world: int,
-    save_at: int,
-) -> None:
-    """Random commits, stalls, segments, deaths of the writer, ranks, and a save point in the middle."""
-    folder, pauses = tmp_path_factory.mktemp("growing"), random.Random(stalls)
-    options: dict[str, Any] = {"seq_len": 16, "global_batch": 4, "prefetch": prefetch, **run}
-    other = finished(folder / "other", naive.documents(seed=8, n=40, longest=90))
-
-    def streams(path: Path) -> dict[str, Stream]:
-        return {"web": Stream(path, weight=2), "other": Stream(other, max_epochs=None)}
-
-    whole = finished(folder / "whole")
-    expected = [
-        naive.digest(TokenLoader(streams(whole), rank=rank, world_size=world, **options)) for rank in range(world)
-    ]
-    with FakeDaemon(folder) as daemon:
-        path = daemon.stream(
-            "web", DOCUMENTS, tokens_per_commit=tokens_per_commit, segment_tokens=segment_tokens,
-            pause_s=lambda: pauses.random() * 0.003,
-        )  # fmt: skip
-        results: list[list[str]] = [[] for _ in range(world)]
-
-        def train(rank: int) -> None:
-            with TokenLoader(streams(path), follow=True, rank=rank, world_size=world, **options) as loader:
-                for batch in loader:
-                    results[rank] += naive.digest([batch])
-                    if len(results[rank]) == save_at:
-                        state = batch.state
-                        break
-                else:
-                    return
-            with TokenLoader(streams(path), follow=True, rank=rank, world_size=world, **options) as loader:
-                loader.load_state_dict(state)
-                results[rank] += naive.digest(loader)
-
-        threads = [threading.Thread(target=train, args=(rank,)) for rank in range(world)]
-        for thread in threads:
-            thread.start()
-        for delay in kills:
-            time.sleep(delay)
-            daemon.kill()
-            daemon.restart()
-        for thread in threads:
-            thread.join(60)
-            assert not thread.is_alive()
-    assert results == expected
 
 
 def test_a_batch_comes_as_soon_as_its_window_is_there(tmp_path: Path) -> None:
@@ -189,18 +110,28 @@ def test_waits_are_explained(tmp_path: Path, caplog: pytest.LogCaptureFixture, m
     loader = TokenLoader(
         {"web": tmp_path / "s"}, seq_len=10, global_batch=2, window_tokens=40, follow=True, feed=feed, prefetch=1
     )
-    timers = [threading.Timer(0.2, lambda: (writer.append(range(25)), writer.commit()))]
-    timers += [threading.Timer(0.6, lambda: (writer.append(range(60)), writer.seal(), feed.wake()))]
-    for timer in timers:
-        timer.start()
+
+    def write() -> None:
+        """Goes on when the wait has been said."""
+        while "to begin" not in caplog.text:
+            time.sleep(0.01)
+        writer.append(range(25))
+        writer.commit()
+        while "25 are committed" not in caplog.text:
+            time.sleep(0.01)
+        writer.append(range(60))
+        writer.seal()
+        feed.wake()
+
+    writing = threading.Thread(target=write, daemon=True)
     with caplog.at_level(logging.WARNING, "tokend_client.loader"):
+        writing.start()
         assert len(list(loader)) == 4
     text = caplog.text
     assert "waiting for stream 'web' to begin" in text
     assert "'web' at token 41: 25 are committed (the writer is at 30), 4.0 M tokens/s, ETA 0.0 s, paused" in text
     assert loader.stats.wait_s > 0 and loader.stats.n_batches == 4
-    for timer in timers:
-        timer.join()
+    writing.join(60)
     (cursor,) = feed.cursors[-1]
     assert (cursor.stream, cursor.low_water, cursor.position, cursor.wanted) == ("web", 0, 0, 41)
 
@@ -225,7 +156,7 @@ def test_closing_ends_a_wait(tmp_path: Path) -> None:
     thread.start()
     time.sleep(0.1)
     loader.close()
-    thread.join(5)
+    thread.join(60)
     assert not thread.is_alive()
 
 
@@ -247,15 +178,22 @@ def test_eight_processes_over_one_growing_stream(tmp_path: Path) -> None:
     for reader in readers:
         reader.start()
     with FakeDaemon(tmp_path) as daemon:
-        daemon.stream("s", DOCUMENTS, tokens_per_commit=300, segment_tokens=2500, pause_s=0.05)
-        time.sleep(0.8)
+        pauses = [0.01] * 4 + [60.0]
+        path = daemon.stream(
+            "s",
+            DOCUMENTS,
+            tokens_per_commit=300,
+            segment_tokens=2500,
+            pause_s=lambda: pauses.pop(0) if pauses else 0.01,
+        )
+        while pauses:
+            time.sleep(0.01)
         daemon.kill()
-        time.sleep(0.3)
-        assert TokenStream(tmp_path / "s").state == "growing"
+        assert TokenStream(path).state == "growing"
         daemon.restart()
         got = dict(answers.get(timeout=60) for _ in readers)
     for reader in readers:
-        reader.join(10)
+        reader.join(60)
         assert reader.exitcode == 0
     assert got == expected
 

@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 from tokend import Tokenizer
 from tokend_client import TokenStream
-from tokend_client.errors import NotFoundError, StreamError
+from tokend_client.errors import NotFoundError, RetiredError, StreamError
+from tokend_client.stream.segment import Segments
 from tokend_client.testing import StreamWriter
 
 from . import naive
@@ -279,3 +280,60 @@ def test_raw(tmp_path: Path) -> None:
         TokenStream(tmp_path / "train.bin")
     with pytest.raises(ValueError, match="token ids are"):
         TokenStream(tmp_path / "train.bin", dtype="float64")
+
+
+def test_retired_segments(tmp_path: Path) -> None:
+    """What is left reads as before; what is gone says so; counts stay."""
+    writer = write_native(tmp_path / "s", segment_tokens=300)
+    writer.commit()
+    early = TokenStream(tmp_path / "s")
+    assert early[5] == FLAT[5]
+    at = early._snapshot.segments[2].first_token + 10
+    writer.retire(at)
+    writer.seal()
+    files = sorted(path.name for path in (tmp_path / "s").glob("*-*"))
+    assert files[0] == "ends-00002.u64" and "tokens-00002.bin" in files and "tokens-00001.bin" not in files
+    assert early[5] == FLAT[5], "a map that is there still shows it"
+    assert early.refresh()
+    for stream in (early, TokenStream(tmp_path / "s")):
+        first = int(stream._snapshot.firsts[2])
+        assert stream.n_tokens == len(FLAT) and stream.n_documents == len(DOCUMENTS)
+        assert np.array_equal(stream[first:], FLAT[first:])
+        positions = np.arange(first, len(FLAT))
+        assert np.array_equal(stream.documents_at(positions), np.searchsorted(ENDS, positions, "right"))
+        for start in (0, first - 1):
+            with pytest.raises(RetiredError, match=r"tokens-0000[01]\.bin: tokens [\d,]+ to [\d,]+ were retired"):
+                stream[start : first + 5]
+        with pytest.raises(RetiredError):
+            stream.document(0)
+
+
+def test_maps_are_let_go_and_made_again(tmp_path: Path) -> None:
+    write_native(tmp_path / "s", segment_tokens=300).seal()
+    stream = TokenStream(tmp_path / "s")
+    check(stream)
+    segments = stream._snapshot.segments
+    kept = stream[0:20]
+    stream.release(segments[2].first_token)
+    assert "tokens" not in segments[1].__dict__ and "tokens" in segments[2].__dict__
+    assert np.array_equal(kept, FLAT[:20]), "an array in use keeps its map"
+    check(stream)
+
+
+def test_many_segments(tmp_path: Path) -> None:
+    """Only those that are read are opened; a manifest that has not changed is not read again."""
+    writer = StreamWriter(tmp_path / "s", segment_tokens=1)
+    for number in range(300):
+        writer.append([number, naive.EOT])
+        writer.commit()
+    stream = TokenStream(tmp_path / "s")
+    assert len(stream._snapshot.segments) == 300 and stream.n_documents == 300
+    assert stream[401] == naive.EOT and stream[-2] == 299 and stream.document(200).tolist() == [200, naive.EOT]
+    assert isinstance(stream._snapshot.segments, Segments)
+    assert set(stream._snapshot.segments.made) <= {199, 200, 299}
+    before = stream._snapshot
+    assert not stream.refresh() and stream._snapshot is before
+    writer.append([1, 2])
+    writer.seal()
+    assert stream.refresh() and stream[-2] == 1
+    assert stream._snapshot.segments[200] is before.segments[200]

@@ -174,7 +174,7 @@ def test_a_disk_that_does_not_take_it(table: Table) -> None:
     table.cursors.path.unlink()
     state.rmdir()
     state.write_text("a file in its place")
-    with pytest.raises(IoError, match="cursors-.*cannot be written"):
+    with pytest.raises(IoError, match=r"cursors-.*cannot be written"):
         table.report("new", "a", 10)
 
 

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from ..errors import NotFoundError, StreamError
 from . import foreign, native
-from .segment import Ids, Segment, Snapshot
+from .segment import Ids, Segments, Snapshot
 
 __all__ = ["Ids", "Origin", "TokenStream"]
 
@@ -151,13 +151,12 @@ class TokenStream:
     @property
     def n_documents(self) -> int:
         """The number of documents that end within them."""
-        return sum(segment.n_documents for segment in self._snapshot.segments)
+        return int(self._snapshot.documents[-1])
 
     @property
     def has_documents(self) -> bool:
         """Whether document boundaries are known."""
-        segments = self._snapshot.segments
-        return all(segment.has_documents for segment in segments)
+        return self._snapshot.has_documents
 
     @property
     def fingerprint(self) -> str | None:
@@ -195,7 +194,7 @@ class TokenStream:
         return np.concatenate([np.empty(0, np.uint64), *parts])
 
     def refresh(self) -> bool:
-        """Looks for newly committed tokens; True if the manifest has changed. About 50 us.
+        """Looks for newly committed tokens; True if the manifest has changed. Some microseconds if not.
 
         Raises `StreamError` if another stream has taken this one's place, or if it has shrunk.
         """
@@ -203,6 +202,8 @@ class TokenStream:
         if before.stream_id is None or before.state == "sealed":
             return False
         with self._lock:
+            if self._is_same(before):
+                return False
             now = native.open_directory(self.path, before)
             if now.stream_id != before.stream_id:
                 raise StreamError(
@@ -219,8 +220,18 @@ class TokenStream:
     def release(self, before: int) -> None:
         """Lets go of the maps of files that end at or before the position `before`; they are made anew when needed."""
         snapshot = self._snapshot
-        for segment in snapshot.segments[: max(int(np.searchsorted(snapshot.firsts, before, "right")) - 1, 0)]:
-            segment.release()
+        n_behind = int(np.searchsorted(snapshot.firsts, before, "right")) - 1
+        segments = snapshot.segments
+        made = segments.made if isinstance(segments, Segments) else dict(enumerate(segments))
+        for number, segment in list(made.items()):
+            if number < n_behind:
+                segment.release()
+
+    def _is_same(self, snapshot: Snapshot) -> bool:
+        try:
+            return native.stamp_of(self.path) == snapshot.stamp
+        except OSError:
+            return False
 
     def __len__(self) -> int:
         return self._snapshot.n_tokens
@@ -300,19 +311,19 @@ class TokenStream:
 
     def document_bounds(self, index: int) -> tuple[int, int]:
         """The first position of a document, and the one after its last. Raises `IndexError`."""
-        segments = self._with_documents().segments
-        n = sum(segment.n_documents for segment in segments)
+        snapshot = self._with_documents()
+        n = int(snapshot.documents[-1])
         if not -n <= index < n:
             raise IndexError(f"document {index} of {n}")
         index %= n
-        return (_end_of(segments, index - 1) if index else 0), _end_of(segments, index)
+        return (_end_of(snapshot, index - 1) if index else 0), _end_of(snapshot, index)
 
     def documents_at(self, positions: NDArray[np.int64]) -> NDArray[np.int64]:
         """For each position the index of its document; of the one still being written: `n_documents`."""
         snapshot = self._with_documents()
         which = np.clip(np.searchsorted(snapshot.firsts, positions, "right") - 1, 0, max(len(snapshot.segments) - 1, 0))
         out = np.empty(positions.shape, np.int64)
-        before = np.cumsum([0, *(segment.n_documents for segment in snapshot.segments)])
+        before = snapshot.documents
         for number in np.unique(which).tolist():
             segment = snapshot.segments[number]
             here = which == number
@@ -325,7 +336,8 @@ class TokenStream:
         snapshot = self._with_documents()
         first = max(int(np.searchsorted(snapshot.firsts, start, "right")) - 1, 0)
         found = [np.empty(0, np.int64)]
-        for segment in snapshot.segments[first:]:
+        for number in range(first, len(snapshot.segments)):
+            segment = snapshot.segments[number]
             if segment.first_token >= stop:
                 break
             low = np.uint64(max(start - segment.ends_base, 0))
@@ -343,7 +355,7 @@ class TokenStream:
         Ordered by span and position; of documents without tokens only the one after them is there.
         """
         snapshot = self._with_documents()
-        before = np.cumsum([0, *(segment.n_documents for segment in snapshot.segments)])
+        before = snapshot.documents
         which = np.searchsorted(snapshot.firsts, starts, "right") - 1
         whole = starts + lengths <= snapshot.firsts[np.minimum(which + 1, len(snapshot.segments))]
         spans, positions, documents = [], [], []
@@ -379,7 +391,7 @@ class TokenStream:
         document = offset = source = within = None
         if self.has_documents:
             document = int(self.documents_at(np.array([position]))[0])
-            start = _end_of(self._snapshot.segments, document - 1) if document else 0
+            start = _end_of(self._snapshot, document - 1) if document else 0
             offset = position - start
         tokens = documents = 0
         for entry in self.manifest.get("sources") or ():
@@ -399,7 +411,7 @@ class TokenStream:
     def close(self) -> None:
         """Lets the maps go; arrays that are still in use keep theirs until they are gone."""
         old = self._snapshot
-        self._snapshot = Snapshot((), old.dtype, "sealed", old.manifest, old.fingerprint, old.identity)
+        self._snapshot = Snapshot((), old.dtype, "sealed", old.source, old.fingerprint, old.identity)
 
     def __enter__(self) -> TokenStream:
         return self
@@ -432,9 +444,7 @@ def _span(snapshot: Snapshot, start: int, stop: int) -> Ids:
     return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
 
-def _end_of(segments: tuple[Segment, ...], document: int) -> int:
-    for segment in segments:
-        if document < segment.n_documents:
-            return int(segment.ends[document]) + segment.ends_base
-        document -= segment.n_documents
-    raise IndexError(f"document {document}")
+def _end_of(snapshot: Snapshot, document: int) -> int:
+    number = int(np.searchsorted(snapshot.documents, document, "right")) - 1
+    segment = snapshot.segments[number]
+    return int(segment.ends[document - int(snapshot.documents[number])]) + segment.ends_base

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import mmap
 import os
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, overload
 
+import msgspec
 import numpy as np
 from numpy.lib.stride_tricks import as_strided
 from numpy.typing import NDArray
@@ -122,21 +123,47 @@ class Segment:
         """Whether document boundaries are known at all."""
         return self._load_ends is not None
 
-    def same_as(self, other: Segment) -> bool:
-        """Whether both stand for the same committed bytes, so that a map may be kept."""
-        return (self.path, self.n_tokens, self._n_documents, self.retired) == (
-            other.path, other.n_tokens, other._n_documents, other.retired,
-        )  # fmt: skip
+
+class Segments(Sequence[Segment]):
+    """The segments of a stream, each made when it is first asked for: a large stream has thousands of them.
+
+    `make` makes one by its number; `made` has those that are there already.
+    """
+
+    def __init__(self, n_segments: int, make: Callable[[int], Segment], made: dict[int, Segment] | None = None) -> None:
+        self._n_segments = n_segments
+        self._make = make
+        self.made = {} if made is None else made
+
+    def __len__(self) -> int:
+        return self._n_segments
+
+    @overload
+    def __getitem__(self, number: int) -> Segment: ...
+    @overload
+    def __getitem__(self, number: slice) -> list[Segment]: ...
+    def __getitem__(self, number: int | slice) -> Segment | list[Segment]:
+        if isinstance(number, slice):
+            return [self[n] for n in range(*number.indices(self._n_segments))]
+        if not -self._n_segments <= number < self._n_segments:
+            raise IndexError(f"segment {number} of {self._n_segments}")
+        number %= self._n_segments
+        segment = self.made.get(number)
+        if segment is None:
+            # Two threads may both make it; one is kept.
+            segment = self.made.setdefault(number, self._make(number))
+        return segment
 
 
 @dataclass(frozen=True)
 class Snapshot:
     """A stream at one commit. Immutable; a newer commit is another snapshot."""
 
-    segments: tuple[Segment, ...]
+    segments: Sequence[Segment]
     dtype: np.dtype[Any]
     state: Literal["growing", "sealed", "failed"]
-    manifest: dict[str, Any]
+    source: bytes | dict[str, Any]
+    """The manifest, as it was read or as it is."""
     fingerprint: str | None
     """Of the tokenizer; None where the format has none."""
     identity: tuple[str | int, ...]
@@ -144,13 +171,39 @@ class Snapshot:
     stream_id: str | None = None
     commit: int = 0
     error: dict[str, Any] | None = None
-    firsts: NDArray[np.int64] = field(init=False)
-    """First token of each segment, then the number of tokens."""
+    stamp: tuple[int, ...] = ()
+    """Of the manifest's file: as long as it is the same, so is the manifest."""
+    known_firsts: NDArray[np.int64] | None = None
+    known_documents: NDArray[np.int64] | None = None
 
-    def __post_init__(self) -> None:
+    @cached_property
+    def manifest(self) -> dict[str, Any]:
+        """The manifest."""
+        if isinstance(self.source, dict):
+            return self.source
+        manifest: dict[str, Any] = msgspec.json.decode(self.source)
+        return manifest
+
+    @cached_property
+    def firsts(self) -> NDArray[np.int64]:
+        """First token of each segment, then the number of tokens."""
+        if self.known_firsts is not None:
+            return self.known_firsts
         firsts = [segment.first_token for segment in self.segments]
         firsts.append(firsts[-1] + self.segments[-1].n_tokens if firsts else 0)
-        object.__setattr__(self, "firsts", np.array(firsts, np.int64))
+        return np.array(firsts, np.int64)
+
+    @cached_property
+    def documents(self) -> NDArray[np.int64]:
+        """First document of each segment, then the number of documents; may read files to find out."""
+        if self.known_documents is not None:
+            return self.known_documents
+        return np.cumsum([0, *(segment.n_documents for segment in self.segments)])
+
+    @cached_property
+    def has_documents(self) -> bool:
+        """Whether document boundaries are known."""
+        return self.known_documents is not None or all(segment.has_documents for segment in self.segments)
 
     @property
     def n_tokens(self) -> int:

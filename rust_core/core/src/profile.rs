@@ -36,6 +36,8 @@ pub fn measure(text: &str) -> Result<String> {
         name: inner.name,
         classify,
         starts,
+        planes: inner.planes,
+        flatten: inner.flatten,
         keys,
         probe,
         merge,

@@ -21,6 +21,7 @@ use crate::bpe::short::{self, ShortPairs, Word};
 use crate::cache::{Key, Slots};
 use crate::encode::{keys, probe};
 use crate::error::{Error, Result};
+use crate::pretokenize::scan::words::planes::{self, Planes};
 use crate::pretokenize::scan::{self, ScanTables};
 
 /// The stages of one tier. What each does, and what it asks of its caller, stands at its portable twin.
@@ -31,6 +32,10 @@ pub(crate) struct Kernels {
     pub(crate) classify: unsafe fn(&ScanTables, *const u8, usize, *mut u8) -> u64,
     /// [`scan::portable::starts`]
     pub(crate) starts: unsafe fn(&ScanTables, *const u8, *mut u8, usize, u64, u32, *mut u32) -> usize,
+    /// [`planes::portable`]
+    pub(crate) planes: unsafe fn(*const u8, *const u8, &mut [Planes]),
+    /// [`planes::flatten_portable`]
+    pub(crate) flatten: unsafe fn(&[u64], u32, *mut u32) -> usize,
     /// [`keys::portable`]
     pub(crate) keys: unsafe fn(*const u8, &[u32], Slots, &mut [Key], &mut [u32]),
     /// [`probe::portable`]
@@ -47,6 +52,8 @@ static PORTABLE: Kernels = Kernels {
     name: "portable",
     classify: scan::portable::classify,
     starts: scan::portable::starts,
+    planes: planes::portable,
+    flatten: planes::flatten_portable,
     keys: keys::portable,
     probe: probe::portable,
     merge: short::portable,
@@ -59,6 +66,8 @@ static AVX2: Kernels = Kernels {
     name: "avx2",
     classify: scan::avx2::classify,
     starts: scan::avx2::starts,
+    planes: planes::avx2,
+    flatten: planes::flatten_avx2,
     keys: keys::avx2,
     probe: probe::avx2,
     merge: short::avx2,
@@ -75,6 +84,8 @@ static AVX512: Kernels = Kernels {
     name: "avx512",
     classify: scan::avx512::classify,
     starts: scan::avx512::starts,
+    planes: planes::avx2,
+    flatten: planes::flatten_avx2,
     keys: keys::avx512,
     probe: probe::avx512,
     merge: short::avx512,

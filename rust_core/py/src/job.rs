@@ -43,6 +43,10 @@ impl JobControl {
         self.inner.set_ceiling(n_tokens);
     }
 
+    fn set_wanted(&self, n_tokens: u64) {
+        self.inner.set_wanted(n_tokens);
+    }
+
     fn retire(&self, before: u64) {
         self.inner.retire(before);
     }

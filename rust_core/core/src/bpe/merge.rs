@@ -46,6 +46,48 @@ pub fn merge(table: &PairTable, piece: &[u8], scratch: &mut MergeScratch, out: &
     }
 }
 
+/// The merges that come late: those from a priority on, of an ordered vocabulary.
+///
+/// What earlier merges leave of a word is mostly its ids already, and the table of a large vocabulary does
+/// not fit the processor's caches. So a bit per pair, by hash, is asked first.
+pub(crate) struct Later {
+    bits: Box<[u64]>,
+}
+
+impl Later {
+    const BITS: u32 = 21;
+
+    /// The pairs of the table from priority `from` on.
+    pub(crate) fn new(table: &PairTable, from: u32) -> Self {
+        let mut bits = vec![0; (1 << Self::BITS) / 64].into_boxed_slice();
+        for pair in table.list().iter().filter(|pair| pair.priority >= from) {
+            let at = Self::place(pair.left, pair.right);
+            bits[at / 64] |= 1 << (at % 64);
+        }
+        Self { bits }
+    }
+
+    #[inline]
+    fn place(left: u32, right: u32) -> usize {
+        let key = u64::from(left) << 32 | u64::from(right);
+        (key.wrapping_mul(0xD6E8_FEB8_6659_FD93) >> (64 - Self::BITS)) as usize
+    }
+
+    #[inline]
+    fn may_merge(&self, left: u32, right: u32) -> bool {
+        let at = Self::place(left, right);
+        self.bits[at / 64] >> (at % 64) & 1 == 1
+    }
+
+    /// Merges what the earlier merges have left.
+    #[inline]
+    pub(crate) fn go_on(&self, table: &PairTable, symbols: &mut Vec<u32>, scratch: &mut MergeScratch) {
+        if symbols.windows(2).any(|pair| self.may_merge(pair[0], pair[1])) {
+            scan_tail(table, symbols, 0, &mut scratch.priorities);
+        }
+    }
+}
+
 /// Merges `symbols` in place by repeated search; the clearest of the three ways.
 pub(super) fn scan(table: &PairTable, symbols: &mut Vec<u32>, priorities: &mut Vec<u32>) {
     scan_tail(table, symbols, 0, priorities);

@@ -11,4 +11,5 @@ pub(crate) mod medium;
 pub mod merge;
 pub mod pairs;
 pub mod reference;
+pub(crate) mod seams;
 pub(crate) mod short;

@@ -13,7 +13,7 @@ use std::ops::Range;
 
 use super::long_cache::LongCache;
 use super::wide_cache::{WIDE_MAX, WideCache, wide_key};
-use super::{Batch, Encoder, Scratch};
+use super::{Batch, Encoder, Model, Scratch};
 use crate::bpe::merge::merge;
 use crate::bpe::short::Word;
 use crate::cache::{KEY_MAX, Key};
@@ -39,7 +39,7 @@ impl Encoder<'_> {
         self.ask::<L>(text, n_misses);
         self.scratch.found.clear();
         self.scratch.words.clear();
-        let words_merge = self.model.short.is_some() && self.model.whole.is_empty();
+        let Model { short, whole, .. } = self.model;
         for number in 0..n_misses {
             let Scratch { waiting, misses, asked, spill, wide, words, found, .. } = &mut *self.scratch;
             let Batch { starts, keys, slots, .. } = &**waiting;
@@ -56,7 +56,7 @@ impl Encoder<'_> {
                 && wide.get(asked as usize, &wide_key(text, start, end), spill)
             {
                 self.scratch.hits += 1;
-            } else if words_merge {
+            } else if short.is_some() && (whole.is_empty() || !whole.contains_key(&text[start..end])) {
                 words.push(Word::padded(keys[unit].bytes(), (end - start) as u32));
                 found.push(Found::MERGING);
                 continue;
@@ -97,8 +97,20 @@ impl Encoder<'_> {
 
     /// Merges the words that `resolve` collected, and fills in where their ids are.
     fn merge_words<L: Lane>(&mut self, n_misses: usize) {
-        let Scratch { waiting, misses, asked, spill, found, words, wide, ids, misses_seen, learned, .. } =
-            &mut *self.scratch;
+        let Scratch {
+            waiting,
+            misses,
+            asked,
+            spill,
+            found,
+            words,
+            wide,
+            ids,
+            misses_seen,
+            learned,
+            merge,
+            ..
+        } = &mut *self.scratch;
         let Some(short) = self.model.short.as_ref().filter(|_| !words.is_empty()) else { return };
         // SAFETY: the tier was chosen for this processor; keys of misses have 1 to 15 bytes of text.
         unsafe { (self.model.kernels.merge)(short, words) };
@@ -112,6 +124,7 @@ impl Encoder<'_> {
             let from = spill.len();
             ids.clear();
             ids.extend(word.symbols().iter().map(|&symbol| short.id(symbol)));
+            short.go_on(&self.model.pairs, ids, merge);
             let unit = misses[number].unit as usize;
             if let Some(value) = L::pack(ids) {
                 self.table.insert(waiting.slots[unit], waiting.keys[unit], value, learned);

@@ -21,6 +21,7 @@ mod misses;
 pub(crate) mod probe;
 pub(crate) mod splitter;
 mod wide_cache;
+mod words;
 
 use std::ops::Range;
 
@@ -32,6 +33,7 @@ use crate::bpe::short::{ShortPairs, Word};
 use crate::cache::{KEY_MAX, Key, Learned, Slots, Table, image};
 use crate::error::{Error, Result};
 use crate::lane::Lane;
+use crate::pretokenize::scan::words::Work;
 use crate::pretokenize::scan::{BATCH, STARTS_ROOM, Scan, ScanTables};
 use crate::pretokenize::steps::{Chain, Piece};
 use crate::pretokenize::{Matcher, Pretokenizer as _, Split};
@@ -91,7 +93,8 @@ impl Model {
         }
         let bridges = Bridges::new(vocab);
         // A part of a pretoken may only be taken for one where the cache says the same of both.
-        let splitter = Splitter::new(vocab, whole.is_empty().then_some(&bridges))?;
+        let whole_tokens = whole.keys().map(AsRef::as_ref);
+        let splitter = Splitter::new(vocab, whole.is_empty().then_some(&bridges), whole_tokens)?;
         let stage = Stage::new(vocab)?;
         let short = ShortPairs::new(&pairs);
         Ok(Self { splitter, stage, pairs, short, bridges, whole, token_lens, kernels })
@@ -106,6 +109,7 @@ impl Model {
             // SAFETY: the tier was chosen for this processor.
             let merged = unsafe { (self.kernels.medium)(short, piece) };
             ids.extend(merged.symbols[..merged.n].iter().map(|&symbol| short.id(symbol)));
+            short.go_on(&self.pairs, ids, scratch);
         } else {
             merge(&self.pairs, piece, scratch, ids);
         }
@@ -153,13 +157,18 @@ impl Model {
             }
         };
         let (mut scratch, mut ids) = (MergeScratch::default(), Vec::new());
-        if let Some(short) = self.short.as_ref().filter(|_| self.whole.is_empty()) {
+        if let Some(short) = &self.short {
             let mut words: Vec<Word> = tokens.iter().map(|token| Word::new(token)).collect();
             // SAFETY: the tier was chosen for this processor; tokens have at least a byte, and fit.
             unsafe { (self.kernels.merge)(short, &mut words) };
             for word in &words {
                 ids.clear();
-                ids.extend(word.symbols().iter().map(|&symbol| short.id(symbol)));
+                if let Some(&id) = self.whole.get(word.text()) {
+                    ids.push(id);
+                } else {
+                    ids.extend(word.symbols().iter().map(|&symbol| short.id(symbol)));
+                    short.go_on(&self.pairs, &mut ids, &mut scratch);
+                }
                 learn(word.text(), &ids);
             }
         } else {
@@ -228,6 +237,7 @@ struct Open {
 /// A worker's own memory; reused from job to job.
 pub(crate) struct Scratch {
     scan: Scan,
+    work: Work,
     pieces: Vec<Piece>,
     /// The batch that is being filled, and the one before it, whose lines are on their way.
     filling: Box<Batch>,
@@ -254,6 +264,7 @@ impl Default for Scratch {
     fn default() -> Self {
         Self {
             scan: Scan::default(),
+            work: Work::default(),
             pieces: Vec::new(),
             filling: Batch::new(),
             waiting: Batch::new(),
@@ -301,7 +312,19 @@ impl Encoder<'_> {
     ) -> Result<usize> {
         // An error may have left a batch behind.
         self.scratch.waiting.units = 0;
-        match &self.model.splitter {
+        self.split(&self.model.splitter, text, complete, offset, out)
+    }
+
+    fn split<L: Lane>(
+        &mut self,
+        splitter: &Splitter,
+        text: &str,
+        complete: bool,
+        offset: u64,
+        out: &mut Vec<L>,
+    ) -> Result<usize> {
+        match splitter {
+            Splitter::Words { words, plain } => self.words(words, plain, text, complete, offset, out),
             Splitter::Gpt2 { scan, .. } => self.scanned(scan, text.as_bytes(), complete, offset, out),
             Splitter::Pattern(Matcher::Alternatives(fast)) => {
                 self.matched(|at| Ok(fast.find(text.as_bytes(), at)), text, complete, offset, out)

@@ -9,12 +9,13 @@
 //!
 //! Which rows make a batch follows from the first one and from the file.
 
+use std::cell::Cell;
 use std::fs::File;
 use std::io::{BufReader, Read, Seek, SeekFrom};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Once};
 
 use arrow_array::cast::AsArray;
 use arrow_array::{Array, ArrayRef, RecordBatch};
@@ -211,6 +212,7 @@ fn begin(
         let batches = reader.map(|batch| batch.map_err(|error| error.to_string()));
         return Ok((Box::new(batches), Progress::Rows { all: n_rows, size_bytes }));
     }
+    super::arrow_sizes::check(&file, content, size_bytes).map_err(|error| failed(&error))?;
     let at = Arc::<AtomicU64>::default();
     let counted = BufReader::new(Counted { file, at: Arc::clone(&at) });
     let batches: Box<dyn Iterator<Item = _> + Send> = if content == Content::ArrowFile {
@@ -231,9 +233,27 @@ fn name(content: Content) -> &'static str {
     if content == Content::Parquet { "parquet" } else { "arrow" }
 }
 
-/// Runs a decoder of a file that may be damaged: its panics are errors like others.
+thread_local! {
+    /// Whether this thread runs a decoder whose panics are errors.
+    static IS_GUARDED: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Runs a decoder of a file that may be damaged: its panics are errors like others, and say nothing on
+/// stderr.
 fn guarded<T>(run: impl FnOnce() -> T) -> Result<T, String> {
-    catch_unwind(AssertUnwindSafe(run)).map_err(|panic| {
+    static HOOK: Once = Once::new();
+    HOOK.call_once(|| {
+        let others = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |panic| {
+            if !IS_GUARDED.get() {
+                others(panic);
+            }
+        }));
+    });
+    IS_GUARDED.set(true);
+    let result = catch_unwind(AssertUnwindSafe(run));
+    IS_GUARDED.set(false);
+    result.map_err(|panic| {
         let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
         text.or_else(|| panic.downcast_ref::<String>().cloned())
             .unwrap_or_else(|| "the decoder gave up".to_owned())

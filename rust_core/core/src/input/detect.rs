@@ -189,7 +189,7 @@ pub(crate) fn by_first_line(line: &[u8], field: &FieldPath) -> Content {
     let is_record = std::str::from_utf8(line).is_ok_and(|line| {
         let line = line.trim_start_matches('\u{FEFF}');
         Finder::new(vec![field.clone()]).is_ok_and(|mut finder| {
-            finder.read(line).is_ok() && finder.text(0, line, &mut String::new()).is_ok()
+            finder.read(line).is_ok() && finder.text(0, line, &mut Vec::new()).is_ok()
         })
     });
     if is_record { Content::JsonLines } else { Content::Text }

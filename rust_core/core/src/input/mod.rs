@@ -15,12 +15,14 @@
 //! * [`border`]: where a big file may be cut;
 //! * [`detect`]: what an input is;
 //! * [`compressed`]: gzip, zstd, bzip2 and xz as plain bytes;
-//! * [`jsonl`]: the fields of a JSON line; [`columnar`]: the columns of a parquet or arrow file;
+//! * [`jsonl`]: the fields of a JSON line; [`columnar`]: the columns of a parquet or arrow file,
+//!   [`arrow_sizes`]: whose sizes are looked at first;
 //! * [`filesystem`]: where mapping is safe;
 //! * [`lease`]: being told before somebody writes;
 //! * [`sigbus`]: pages that vanish all the same.
 
 pub mod access;
+mod arrow_sizes;
 pub(crate) mod border;
 pub(crate) mod columnar;
 pub(crate) mod compressed;

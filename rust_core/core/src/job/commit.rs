@@ -62,7 +62,7 @@ impl<L: Lane> Block<L> {
         n_bytes: u64,
     ) -> Self {
         let (ids, ends) = (std::mem::take(&mut documents.ids), std::mem::take(&mut documents.ends));
-        let made = Buffers { text, ids, ends };
+        let made = Buffers { text, ids, ends, scratch: Vec::new() };
         Self { made, shares, is_to_be_hashed: false, n_bytes, next: None, ended: None, records: None }
     }
 }
@@ -295,18 +295,21 @@ impl<'a, L: Lane> Committer<'a, L> {
         let commit_bytes = setting("TOKEND_COMMIT_BYTES", COMMIT_BYTES);
         let commit_time = Duration::from_millis(setting("TOKEND_COMMIT_MS", COMMIT_MS));
         let pause = (commit_time / 4).clamp(Duration::from_millis(1), Duration::from_millis(100));
-        // Workers may have written already when this thread begins.
-        let mut last = (Instant::now(), 0, self.began_bytes);
-        let mut n_asked = last.1;
+        // Workers may have written already when this thread begins; what an earlier run wrote it may not
+        // have announced.
+        let mut last = (Instant::now(), (self.began_bytes == 0).then_some(0), self.began_bytes);
+        let (mut n_asked, mut n_committed) = (0, 0);
         loop {
             let mut written = self.lock_written();
             if written.is_finished {
                 return Ok(());
             }
             let bytes = written.progress.n_bytes - last.2;
-            let due = bytes >= commit_bytes || last.0.elapsed() >= commit_time;
+            let wanted = self.control.wanted.load(Ordering::Relaxed);
+            let is_wanted = n_committed < wanted && wanted <= written.progress.n_tokens;
+            let due = is_wanted || bytes >= commit_bytes || last.0.elapsed() >= commit_time;
             // A position is announced only where a resumed job can reach it.
-            if !due || written.n_logged == last.1 || !written.is_resumable {
+            if !due || Some(written.n_logged) == last.1 || !written.is_resumable {
                 if let (Some(&mark), true) = (written.progress.parts.last(), written.n_logged > n_asked) {
                     n_asked = written.n_logged;
                     written.write_back_at = written.progress.n_bytes + WRITE_BACK_BYTES;
@@ -326,7 +329,8 @@ impl<'a, L: Lane> Committer<'a, L> {
             self.sink.sync(&progress)?;
             log.sync()?;
             self.sink.announce(&progress)?;
-            last = (Instant::now(), n_logged, progress.n_bytes);
+            last = (Instant::now(), Some(n_logged), progress.n_bytes);
+            n_committed = progress.n_tokens;
         }
     }
 

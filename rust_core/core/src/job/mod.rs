@@ -168,6 +168,7 @@ pub struct Control {
     suspended: AtomicBool,
     gate: gate::Gate,
     retire_before: AtomicU64,
+    wanted: AtomicU64,
     pub bytes_done: AtomicU64,
     pub bytes_total: AtomicU64,
     pub n_tokens: AtomicU64,
@@ -198,6 +199,12 @@ impl Control {
     /// Lets the job write up to about `n_tokens`; it stands still there.
     pub fn set_ceiling(&self, n_tokens: u64) {
         self.gate.set_ceiling(n_tokens);
+    }
+
+    /// Says that a reader waits for the first `n_tokens` of a stream: they are committed as soon as they are
+    /// written, not with the next commit that is due.
+    pub fn set_wanted(&self, n_tokens: u64) {
+        self.wanted.store(n_tokens, Ordering::Relaxed);
     }
 
     /// Says that nobody will read tokens before this position of a stream again: the files of segments

@@ -252,6 +252,8 @@ pub(super) struct Recorder<'r, 'a, L> {
     pub(super) source: usize,
     pub(super) replace_invalid: bool,
     pub(super) made: Made,
+    /// Room for a text without its escapes.
+    pub(super) scratch: Vec<u8>,
 }
 
 /// Where a record stands.
@@ -267,7 +269,7 @@ impl<L: Lane> Recorder<'_, '_, L> {
         let text_field = self.options.text_field();
         let mut finder =
             Finder::new([text_field].into_iter().chain(self.options.id_field.clone()).collect())?;
-        let mut buffer = String::new();
+        let mut buffer = std::mem::take(&mut self.scratch);
         // One check for all lines, where they are as they should be.
         let all = simdutf8::basic::from_utf8(bytes).ok();
         let mut at = 0;
@@ -297,7 +299,6 @@ impl<L: Lane> Recorder<'_, '_, L> {
                     Err(error) => Err(invalid_utf8(error.valid_up_to(), "line")),
                 },
             };
-            buffer.clear();
             let found = text.and_then(|line| {
                 let read = finder.read(line).and_then(|()| finder.text(0, line, &mut buffer));
                 read.map(|text| (line, text)).map_err(|fault| fault.to_string())
@@ -311,6 +312,7 @@ impl<L: Lane> Recorder<'_, '_, L> {
             }
             at = end + 1;
         }
+        self.scratch = buffer;
         Ok(())
     }
 

@@ -184,7 +184,7 @@ impl Shared<'_> {
         Error::BadDocument { path: path.clone(), place, reason: skip.reason }
     }
 
-    fn encode<L: Lane>(&self, lump: Lump, buffers: Buffers<L>) -> Result<Block<L>, Stop> {
+    fn encode<L: Lane>(&self, lump: Lump, mut buffers: Buffers<L>) -> Result<Block<L>, Stop> {
         let Lump { index, source, what, next, n_bytes, xxh3 } = lump;
         let Source { path, kind, .. } = &self.sources[index];
         let options = &self.spec.records;
@@ -196,6 +196,7 @@ impl Shared<'_> {
         };
         let mut stopped = None;
         let block = self.with_rules(rules, |documents| {
+            let scratch = std::mem::take(&mut buffers.scratch);
             let mut text = refill(documents, buffers);
             let mut xxh3 = xxh3;
             let mut recorder = Recorder {
@@ -204,6 +205,7 @@ impl Shared<'_> {
                 source: index,
                 replace_invalid: self.spec.replace_invalid,
                 made: Made::default(),
+                scratch,
             };
             let bytes = |recorder: &mut Recorder<'_, '_, L>, bytes: &[u8], offset| {
                 recorder.documents.ids.reserve(bytes.len() / 3);
@@ -228,7 +230,7 @@ impl Shared<'_> {
                     Ok(())
                 }
             };
-            let made = recorder.made;
+            let Recorder { made, scratch, .. } = recorder;
             match read {
                 Ok(()) => {}
                 Err(Stop::Error(error)) => return Err(in_source(error, path)),
@@ -245,7 +247,8 @@ impl Shared<'_> {
                 counts: (!is_flow).then_some(made.counts),
             };
             let ended = (next.source > index).then(|| Arc::clone(&source));
-            let block = Block::new(documents, text, vec![share], n_bytes);
+            let mut block = Block::new(documents, text, vec![share], n_bytes);
+            block.made.scratch = scratch;
             let is_to_be_hashed = xxh3.is_none();
             let records = (!is_flow).then(|| Box::new(made));
             Ok(Some(Block { next: Some(next), ended, is_to_be_hashed, records, ..block }))
@@ -358,7 +361,7 @@ impl Shared<'_> {
 
 /// Lets `documents` fill these buffers; returns the one for the text.
 fn refill<L>(documents: &mut DocumentEncoder<'_, L>, buffers: Buffers<L>) -> Vec<u8> {
-    let Buffers { text, ids, ends } = buffers;
+    let Buffers { text, ids, ends, .. } = buffers;
     (documents.ids, documents.ends) = (ids, ends);
     text
 }

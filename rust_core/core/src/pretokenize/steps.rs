@@ -18,6 +18,9 @@
 //! given out as far as it is known to be one, because searching on from inside a gap finds the match
 //! that searching from its beginning finds.
 
+use super::alternatives::Alternatives;
+use super::alternatives::grammar::{CharClasses, IRREGULAR};
+use super::scan::words::{Grammar, LETTER, LOOSE, LOWER, NUMBER, OTHER, OWN, SPACE};
 use super::{Matcher, Pretokenizer as _};
 use crate::error::Result;
 use crate::pretokenize::gpt2::PATTERN;
@@ -132,6 +135,14 @@ impl Ready {
         joined
     }
 
+    /// The fast matcher of a step that is plain.
+    fn alternatives(&self) -> Option<&Alternatives> {
+        match &self.matcher {
+            Matcher::Alternatives(alternatives) if self.is_plain() => Some(alternatives),
+            _ => None,
+        }
+    }
+
     /// Whether matches and what is between them become pieces as they are.
     fn is_plain(&self) -> bool {
         self.behavior == Behavior::Isolated && !self.invert
@@ -173,6 +184,77 @@ impl Chain {
     pub fn is_border(&self, text: &[u8], at: usize) -> bool {
         let last = self.steps.len() - 1;
         self.steps.iter().enumerate().all(|(n, step)| step.matcher.is_border(text, at, n == last))
+    }
+
+    /// The grammar for `scan::words` that finds the same pieces, and the classes of its characters: steps that
+    /// isolate runs of numbers or of other characters, before a pattern of the family.
+    pub(crate) fn grammar(&self) -> Option<(Grammar, CharClasses)> {
+        let (last, before) = self.steps.split_last()?;
+        let (mut grammar, mut classes) = last.alternatives()?.grammar(true)?;
+        if before.is_empty() {
+            return Some((grammar, classes));
+        }
+        // The piece before such a run ends there, and `$` would notice.
+        if grammar.to_end {
+            return None;
+        }
+        let mut taken = vec![0_u8; classes.len()];
+        let mut used = 0;
+        for step in before {
+            let (has, max) = step.alternatives()?.only_run()?;
+            let class = match max {
+                1..=3 => NUMBER,
+                u32::MAX => OWN,
+                _ => return None,
+            };
+            if used & class != 0 {
+                return None;
+            }
+            used |= class;
+            // A piece of numbers is a match of the last step, or text between its matches; one character is
+            // whatever it is.
+            let number = classes[usize::from(b'0')];
+            let is_whole = number == LOOSE || (number == NUMBER && grammar.number_max >= max);
+            if class == NUMBER && max > 1 && !is_whole {
+                return None;
+            }
+            let kinds: Vec<u8> =
+                ('\0'..=char::MAX).filter(|&c| has(c)).map(|c| classes[c as usize]).collect();
+            let letters = if grammar.cased == 0 { LOWER } else { LETTER };
+            let has_letters = kinds.contains(&letters);
+            for c in ('\0'..=char::MAX).filter(|&c| has(c)) {
+                let at = c as usize;
+                if taken[at] != 0 {
+                    continue;
+                }
+                if (c.is_ascii() && !c.is_ascii_digit()) || classes[at] & SPACE != 0 {
+                    return None;
+                }
+                // The last step splits the pieces of a run of their own as texts: letters from punctuation.
+                taken[at] = match classes[at] {
+                    kind if class == NUMBER && (max == 1 || kind == number) => NUMBER,
+                    _ if class == NUMBER => IRREGULAR,
+                    kind if kind == letters => OWN,
+                    NUMBER if !has_letters && grammar.number_max == u32::MAX => OWN,
+                    OTHER if grammar.other_prefix == 0 => OWN | LOOSE,
+                    _ => IRREGULAR,
+                };
+            }
+            if class == OWN {
+                grammar.own_ends_text = u64::MAX;
+            } else {
+                grammar.number_ends_text = u64::MAX;
+                (grammar.number_max, grammar.blank_number) = (max, 0);
+                // Numbers of the pattern that the step does not have.
+                classes.iter_mut().filter(|known| **known == NUMBER).for_each(|known| *known = IRREGULAR);
+            }
+        }
+        for (class, &taken) in classes.iter_mut().zip(&taken) {
+            if taken != 0 {
+                *class = taken;
+            }
+        }
+        Some((grammar, classes))
     }
 
     /// Appends the pieces of a text and returns how many bytes they are: all of it if `complete`.

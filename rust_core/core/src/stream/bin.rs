@@ -108,10 +108,11 @@ fn undo(folder: &Folder, names: &Names) -> Result<()> {
 pub(crate) fn discard(spec: &JobSpec) -> Result<bool> {
     let (folder, name) = Folder::of(&spec.roots, &spec.output)?;
     let names = Names::new(&name, spec.key()?);
-    if folder.stat(&names.checkpoint)?.is_none() {
-        return Ok(false);
-    }
     let folder = Arc::new(folder);
+    if folder.stat(&names.checkpoint)?.is_none() {
+        // Killed before the first partial file or after the last: no more than the lock file is left.
+        return Claim::clear(&folder, &name);
+    }
     let _lock = folder.open_locked(&names.checkpoint)?;
     // Another job may be making the output; what this one left is in nobody's way. If none is, a lock
     // file that was left goes too.

@@ -9,8 +9,12 @@
 //! **Symbols.** A byte is its own value, the k-th merge in order of priority makes symbol 256 + k. A
 //! symbol therefore *is* the priority of the merge that makes it, and a table entry needs one number
 //! for both. Vocabularies of which that is not true (two merges of different priority with one
-//! result, more than 65,279 merges, bytes without a token) have no [`ShortPairs`] and take the
-//! general way (`merge`).
+//! result, bytes without a token) have no [`ShortPairs`] and take the general way (`merge`).
+//!
+//! **More merges than symbols.** Of a larger vocabulary the first [`MERGES_MAX`] are here. If it is
+//! ordered (see `pairs`), a later merge makes no pair for an earlier one: so these come first, whatever
+//! follows, and what they leave, one to three symbols as a rule, is merged on in the general way
+//! (`merge::Later`).
 //!
 //! **Pair table.** Two tables of 65,536 entries, 256 KiB each, read side by side: the two loads do not
 //! depend on each other. A pair's 32 bits, multiplied by an odd number, give the place in the upper
@@ -26,6 +30,7 @@ mod x86;
 #[cfg(target_arch = "x86_64")]
 pub(crate) use x86::{avx2, avx512};
 
+use super::merge::{Later, MergeScratch};
 use super::pairs::PairTable;
 
 /// Longest word, in bytes.
@@ -34,6 +39,8 @@ pub(crate) const WORD_MAX: usize = 15;
 pub(crate) const NEVER: u16 = u16::MAX;
 
 const PLACES: usize = 1 << 16;
+/// Merges that the tables take: fuller than this, building them takes too many moves.
+const MERGES_MAX: usize = 52_000;
 /// How often a newcomer may move others before the table is built with other factors.
 const MOVES_MAX: usize = 500;
 
@@ -81,21 +88,32 @@ pub(crate) struct ShortPairs {
     bytes: Box<[u16]>,
     /// Token id of each symbol.
     ids: Box<[u32]>,
+    /// The merges that are not here.
+    later: Option<Later>,
 }
 
 impl ShortPairs {
     /// The tables of a vocabulary whose merges have symbols; see the module header.
     pub(crate) fn new(pairs: &PairTable) -> Option<Self> {
+        Self::with_merges(pairs, MERGES_MAX)
+    }
+
+    fn with_merges(pairs: &PairTable, n_max: usize) -> Option<Self> {
         let list = pairs.list();
         // The result of each priority. Pairs of one priority have one result.
         let mut results = vec![None; pairs.n_priorities() as usize];
         for pair in &list {
             results[pair.priority as usize] = Some(pair.result);
         }
-        let results: Vec<u32> = results.into_iter().flatten().collect();
-        if results.len() > usize::from(NEVER) - 256 {
+        // Priorities have gaps where bytes have ids between the others.
+        let late = results.iter().enumerate().filter(|(_, result)| result.is_some()).nth(n_max);
+        let late = late.map(|(priority, _)| priority as u32);
+        let is_partial = late.is_some();
+        let mut results: Vec<u32> = results.into_iter().flatten().collect();
+        if is_partial && !pairs.is_ordered() {
             return None;
         }
+        results.truncate(n_max);
         let mut symbols = Symbols(vec![NEVER; results.iter().max().map_or(0, |&id| id as usize + 1)]);
         let mut ids = Vec::with_capacity(256 + results.len());
         for byte in 0..=255_u8 {
@@ -117,7 +135,11 @@ impl ShortPairs {
         for pair in &list {
             // A part that no merge and no byte makes can never meet another.
             if let (Some(left), Some(right)) = (symbol(pair.left), symbol(pair.right)) {
-                entries.push((u32::from(left) | u32::from(right) << 16, symbol(pair.result)?));
+                match symbol(pair.result) {
+                    Some(result) => entries.push((u32::from(left) | u32::from(right) << 16, result)),
+                    None if is_partial => {}
+                    None => return None,
+                }
             }
         }
         let mut bytes = vec![NEVER; PLACES].into_boxed_slice();
@@ -131,7 +153,13 @@ impl ShortPairs {
             let factors = [0x9E37_79B1_u32, 0x85EB_CA6B].map(|factor| factor.wrapping_add(attempt << 1));
             Some((build(&entries, factors)?, factors))
         })?;
-        Some(Self { places, factors, bytes, ids: ids.into_boxed_slice() })
+        Some(Self {
+            places,
+            factors,
+            bytes,
+            ids: ids.into_boxed_slice(),
+            later: late.map(|late| Later::new(pairs, late)),
+        })
     }
 
     /// The priority of a pair of symbols, left one in the low half; [`NEVER`] if it does not merge.
@@ -162,6 +190,14 @@ impl ShortPairs {
     #[inline]
     pub(crate) fn id(&self, symbol: u16) -> u32 {
         self.ids[usize::from(symbol)]
+    }
+
+    /// Merges what the kernels leave; `pairs` is the table that this one was made from.
+    #[inline]
+    pub(crate) fn go_on(&self, pairs: &PairTable, ids: &mut Vec<u32>, scratch: &mut MergeScratch) {
+        if let Some(later) = &self.later {
+            later.go_on(pairs, ids, scratch);
+        }
     }
 
     /// The symbol of each token id.
@@ -295,6 +331,33 @@ mod tests {
                 assert_eq!(ids, expected, "{}: {text:?}", kernels.name);
             }
         }
+    }
+
+    #[test]
+    fn the_first_merges_and_then_the_others_are_all_of_them() {
+        let vocab = Vocabulary::gpt2();
+        let table = PairTable::new(&vocab);
+        let tokens: Vec<u8> = vocab.ordinary().flat_map(|(_, token)| token.to_vec()).collect();
+        let (mut scratch, mut expected, mut ids) = (MergeScratch::default(), Vec::new(), Vec::new());
+        for n_max in [0, 1, 300, 20_000, 49_999] {
+            let pairs = ShortPairs::with_merges(&table, n_max).expect("GPT-2 is ordered");
+            assert!(pairs.later.is_some());
+            let mut words: Vec<Word> =
+                (1..=15).flat_map(|len| tokens.windows(len).step_by(701)).map(Word::new).collect();
+            for kernels in tier::available() {
+                // SAFETY: the tier is available, the words have 1 to 15 bytes.
+                unsafe { (kernels.merge)(&pairs, &mut words) };
+                for word in &words {
+                    expected.clear();
+                    merge(&table, word.text(), &mut scratch, &mut expected);
+                    ids.clear();
+                    ids.extend(word.symbols().iter().map(|&symbol| pairs.id(symbol)));
+                    pairs.go_on(&table, &mut ids, &mut scratch);
+                    assert_eq!(ids, expected, "{}, {n_max} merges: {:?}", kernels.name, word.text());
+                }
+            }
+        }
+        assert!(ShortPairs::new(&table).expect("GPT-2 has symbols").later.is_none());
     }
 
     #[test]

@@ -55,6 +55,11 @@ impl Literals {
         Self { first_bytes: texts.iter().fold(0, |bits, text| bits | bit(text)), texts }
     }
 
+    /// The texts, in their order.
+    pub(super) fn texts(&self) -> Vec<Box<[u8]>> {
+        self.texts.iter().map(|text| text.as_bytes().into()).collect()
+    }
+
     /// The end of the text that is there.
     #[inline]
     fn end(&self, text: &[u8], at: usize, looked: &mut bool) -> Option<usize> {

@@ -16,6 +16,7 @@
 //! ahead, what stands left of the border splits as if the text ended there. So text can be cut there.
 
 mod fragment;
+pub(crate) mod grammar;
 mod table;
 
 use super::gpt2::{first_char, last_char};

@@ -85,6 +85,11 @@ impl SetTable {
         rows.into_iter().flat_map(|row| self.rows[usize::from(row)])
     }
 
+    /// Value of a character.
+    pub(super) fn of(&self, c: char) -> u32 {
+        self.rows[usize::from(self.index[c as usize / ROW])][c as usize % ROW]
+    }
+
     /// Value and length in bytes of the character at `at`; the text is UTF-8.
     #[inline]
     pub(super) fn at(&self, text: &[u8], at: usize) -> (u32, usize) {

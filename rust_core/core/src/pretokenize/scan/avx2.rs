@@ -275,7 +275,7 @@ static POSITIONS: [u64; 256] = {
 /// `out` has room for them, and for seven more.
 #[inline]
 #[target_feature(enable = "avx2,bmi1,bmi2,lzcnt,popcnt")]
-unsafe fn flatten(bits: u64, base: u32, out: *mut u32) -> usize {
+pub(super) unsafe fn flatten(bits: u64, base: u32, out: *mut u32) -> usize {
     let mut n = 0;
     for at in 0..8 {
         let byte = bits >> (8 * at) & 0xFF;

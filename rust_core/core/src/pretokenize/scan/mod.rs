@@ -35,6 +35,7 @@ pub(crate) mod avx512;
 pub(crate) mod portable;
 pub(crate) mod repair;
 pub(crate) mod tables;
+pub(crate) mod words;
 
 use crate::tier::Kernels;
 pub(crate) use tables::ScanTables;
@@ -116,7 +117,35 @@ impl Scan {
         starts: &mut [u32],
         n: usize,
     ) -> usize {
-        assert!(starts.len() >= n + STARTS_ROOM && self.at < text.len());
+        assert!(starts.len() >= n + STARTS_ROOM);
+        let (src, n_blocks, wide) = self.classify(tables, kernels, text, SPACE);
+        let classes = self.classes.0.as_mut_ptr();
+        let rel = (self.at - base) as u32;
+        // SAFETY: what `classify` says, and `starts` has room for all starts of a batch.
+        let found = unsafe {
+            let out = starts.as_mut_ptr().add(n);
+            (kernels.starts)(tables, src, classes.add(BLOCK), n_blocks, wide, rel, out)
+        };
+        self.next(n_blocks, wide);
+        let mut n = n + found;
+        // Whitespace behind the text may start, too; those are no starts of the text.
+        while n > 0 && starts[n - 1] as usize + base >= text.len() {
+            n -= 1;
+        }
+        n
+    }
+
+    /// Classifies the next batch and a block more; what follows the text gets the class `end`. Returns a
+    /// pointer to the text, of which so many blocks, `READ_AHEAD`, and four bytes before can be read, the
+    /// number of blocks without the last, and a bit for each that has bytes outside ASCII.
+    fn classify(
+        &mut self,
+        tables: &ScanTables,
+        kernels: &Kernels,
+        text: &[u8],
+        end: u8,
+    ) -> (*const u8, usize, u64) {
+        assert!(self.at < text.len());
         let left = text.len() - self.at;
         let n_blocks = left.div_ceil(BLOCK).min(BATCH_BLOCKS);
         let src = self.source(text, BLOCK * (n_blocks + 1));
@@ -130,29 +159,21 @@ impl Scan {
             (kernels.classify)(tables, src.add(first), n_blocks + 1 - known, classes.add(BLOCK + first))
         };
         let wide = if known == 1 { self.wide | wide << 1 } else { wide };
-        // What follows the text is whitespace.
-        let end = BLOCK * (n_blocks + 2);
-        if BLOCK + left < end {
-            self.classes.0[BLOCK + left..end].fill(SPACE);
+        let stop = BLOCK * (n_blocks + 2);
+        if BLOCK + left < stop {
+            self.classes.0[BLOCK + left..stop].fill(end);
         }
-        let rel = (self.at - base) as u32;
-        // SAFETY: as above, and `starts` has room for all starts of a batch.
-        let found = unsafe {
-            let out = starts.as_mut_ptr().add(n);
-            (kernels.starts)(tables, src, classes.add(BLOCK), n_blocks, wide, rel, out)
-        };
+        (src, n_blocks, wide)
+    }
+
+    /// Goes on to the next batch.
+    fn next(&mut self, n_blocks: usize, wide: u64) {
         self.wide = wide >> n_blocks & 1;
         self.at += n_blocks * BLOCK;
         self.classes.0.copy_within(n_blocks * BLOCK..(n_blocks + 2) * BLOCK, 0);
-        let mut n = n + found;
-        // Whitespace behind the text may start, too; those are no starts of the text.
-        while n > 0 && starts[n - 1] as usize + base >= text.len() {
-            n -= 1;
-        }
-        n
     }
 
-    /// A pointer to the batch's text with `len` bytes, `READ_AHEAD` and a byte before it readable: into
+    /// A pointer to the batch's text with `len` bytes, `READ_AHEAD` and four bytes before it readable: into
     /// the text itself, or into a copy of its beginning or end.
     fn source(&mut self, text: &[u8], len: usize) -> *const u8 {
         let at = self.at;
@@ -161,7 +182,7 @@ impl Scan {
             return unsafe { text.as_ptr().add(at) };
         }
         let from = self.tail_from.unwrap_or_else(|| {
-            let from = at.saturating_sub(1);
+            let from = at.saturating_sub(4);
             let left = (text.len() - from).min(TAIL_COPIED);
             let copied = BLOCK + left;
             self.tail[BLOCK..copied].copy_from_slice(&text[from..from + left]);

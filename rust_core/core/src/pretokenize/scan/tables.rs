@@ -13,8 +13,9 @@ pub(crate) struct Table64(pub(crate) [u8; 64]);
 
 /// What precedes the last byte of a character that is looked up in a table of its own: a lead byte
 /// (`second` 0), or a lead byte and the byte after it. Chosen for how often texts have them: accented
-/// Latin letters, typographic quotes, kana and CJK punctuation, full-width forms, Devanagari.
-pub(crate) const GROUPS: [(u8, u8); 11] = [
+/// Latin letters, typographic quotes, kana and CJK punctuation, full-width forms, Devanagari; and, for
+/// patterns that tell small letters from capitals, Cyrillic, more Latin, Greek.
+pub(crate) const GROUPS: [(u8, u8); 17] = [
     (0xC3, 0),
     (0xC2, 0),
     (0xE2, 0x80),
@@ -26,6 +27,12 @@ pub(crate) const GROUPS: [(u8, u8); 11] = [
     (0xEF, 0xBD),
     (0xE0, 0xA4),
     (0xE0, 0xA5),
+    (0xD0, 0),
+    (0xD1, 0),
+    (0xC4, 0),
+    (0xC5, 0),
+    (0xCE, 0),
+    (0xCF, 0),
 ];
 
 pub(crate) const NO_GROUP: u8 = u8::MAX;
@@ -75,6 +82,27 @@ impl ScanTables {
             std::array::from_fn(|code| rows[usize::from(index[code / 64])][code % 64] & !WIDE_SPACE);
         ascii[usize::from(b' ')] |= GLUES;
         ascii[usize::from(b'\'')] |= APOSTROPHE;
+        Self::from_rows(ascii, index, rows, CutTables::new(bridges))
+    }
+
+    /// The tables for a class of each character, which is not 0; without cuts.
+    pub(crate) fn from_classes(class: impl Fn(char) -> u8) -> Self {
+        let mut rows: Vec<[u8; 64]> = Vec::new();
+        let mut known = FxHashMap::default();
+        let mut index = Vec::with_capacity(0x11_0000 / 64);
+        for block in 0..0x11_0000 / 64 {
+            // Surrogates are in no text; with the class of the letters before them their rows are alike.
+            let row = std::array::from_fn(|at| class(char::from_u32(block * 64 + at as u32).unwrap_or('가')));
+            index.push(*known.entry(row).or_insert_with(|| {
+                rows.push(row);
+                (rows.len() - 1) as u16
+            }));
+        }
+        let ascii = std::array::from_fn(|code| rows[usize::from(index[code / 64])][code % 64]);
+        Self::from_rows(ascii, index.into(), rows, CutTables::new(None))
+    }
+
+    fn from_rows(ascii: [u8; 128], index: Box<[u16]>, rows: Vec<[u8; 64]>, cuts: CutTables) -> Self {
         let row = |block: usize| rows[usize::from(index[block])];
         let groups = GROUPS.map(|(lead, second)| {
             let block = if second == 0 {
@@ -124,7 +152,7 @@ impl ScanTables {
             exception: Table64(exception),
             groups,
             group_of,
-            cuts: CutTables::new(bridges),
+            cuts,
             index,
             rows,
         }

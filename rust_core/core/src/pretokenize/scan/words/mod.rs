@@ -1,0 +1,139 @@
+//! Where pretokens start, for the patterns of today's models: cl100k, o200k, Llama, Qwen, `DeepSeek`, Kimi
+//! and their like, as algebra on bit planes.
+//!
+//! Every character gets a *class byte*, its memberships in the sets of the pattern, a bit each:
+//!
+//! ```text
+//! 0x01 LOWER    letter that may stand behind the first small one     (all letters, where case is ignored)
+//! 0x02 UPPER    letter that may stand before it                      (LOWER | UPPER: both, as in Chinese)
+//! 0x04 OTHER    punctuation                                          (all three: a mark, see `algebra`)
+//! 0x08 SPACE    whitespace, 0x10 NEWLINE as well: \r and \n
+//! 0x20 NUMBER
+//! 0x40 OWN      runs of their own: Han, kana                        (with LOOSE: the punctuation in them)
+//! 0x80 LOOSE    in no alternative but before a letter
+//! ```
+//!
+//! and a text becomes starts in four loops over a kilobyte, each over arrays in the first cache:
+//!
+//! 1. *classes*, as for GPT-2 (`scan`'s own kernel, with other tables);
+//! 2. [`planes`]: 64 class bytes become a word of 64 bits per class;
+//! 3. [`algebra`]: the pattern as operations on such words, and a few bits that one block leaves to the
+//!    next. Which operations is data, the [`Grammar`] that was read from a pattern's tree;
+//! 4. *positions* of the bits.
+//!
+//! What is rare and would make the algebra long (a mark behind punctuation, a number of digits of several
+//! bytes in groups) is not computed: the block gives up, and the pattern's own matcher finds the pretokens
+//! of that kilobyte. From any place where a pretoken starts, scanning can begin anew.
+//!
+//! Between two characters of several bytes that no token spans (`bpe::seams`) a start is put as well: the
+//! clause of a script without spaces falls apart into words that the cache knows.
+
+mod algebra;
+pub(crate) mod grammar;
+pub(crate) mod planes;
+
+use super::{BATCH_BLOCKS, BLOCK, Scan, ScanTables};
+use crate::bpe::seams::Seams;
+use crate::tier::Kernels;
+use algebra::{Block, State};
+pub(crate) use grammar::Grammar;
+use planes::Planes;
+
+pub(crate) const LOWER: u8 = 0x01;
+pub(crate) const UPPER: u8 = 0x02;
+pub(crate) const LETTER: u8 = LOWER | UPPER;
+pub(crate) const OTHER: u8 = 0x04;
+pub(crate) const SPACE: u8 = 0x08;
+pub(crate) const NEWLINE: u8 = 0x10;
+pub(crate) const NUMBER: u8 = 0x20;
+pub(crate) const OWN: u8 = 0x40;
+pub(crate) const LOOSE: u8 = 0x80;
+
+/// What a pattern needs to be scanned, and where its pretokens may be cut.
+pub(crate) struct Words {
+    grammar: Grammar,
+    tables: ScanTables,
+    seams: Seams,
+}
+
+impl Words {
+    /// The scanner of a grammar, with the class of each code point; `seams` says where pretokens may be cut.
+    pub(crate) fn new(grammar: Grammar, classes: &[u8], seams: Seams) -> Self {
+        let tables = ScanTables::from_classes(|c| classes[c as usize]);
+        Self { grammar, tables, seams }
+    }
+}
+
+/// What one batch leaves to the next.
+pub(crate) struct Work {
+    state: State,
+    planes: Box<[Planes; BATCH_BLOCKS + 1]>,
+    bits: [u64; BATCH_BLOCKS],
+}
+
+impl Default for Work {
+    fn default() -> Self {
+        Self { state: State::default(), planes: Box::new([Planes::default(); _]), bits: [0; _] }
+    }
+}
+
+impl Scan {
+    /// Starts a text.
+    pub(crate) fn begin_words(&mut self, work: &mut Work) {
+        self.begin();
+        self.classes.0[BLOCK - 1] = SPACE;
+        work.state = State::default();
+    }
+
+    /// Finds the starts in the next batch, as [`Scan::batch`] does; `None` if the batch is not for the
+    /// algebra, after which the text has to be begun anew.
+    #[expect(clippy::too_many_arguments, reason = "those of `batch`, and what it needs here")]
+    pub(crate) fn words(
+        &mut self,
+        work: &mut Work,
+        words: &Words,
+        kernels: &Kernels,
+        text: &[u8],
+        base: usize,
+        starts: &mut [u32],
+        n: usize,
+    ) -> Option<usize> {
+        let (src, n_blocks, wide) = self.classify(&words.tables, kernels, text, SPACE);
+        let classes = self.classes.0[BLOCK..].as_ptr();
+        let Work { state, planes, bits } = work;
+        // SAFETY: `n_blocks + 1` blocks are readable at both; the tier was chosen for this processor.
+        unsafe { (kernels.planes)(src, classes, &mut planes[..=n_blocks]) };
+        for at in 0..n_blocks {
+            let block = Block {
+                text,
+                offset: self.at + at * BLOCK,
+                classes: &self.classes.0[BLOCK * (at + 1)..BLOCK * (n_blocks + 2)],
+                own: &planes[at],
+                next: &planes[at + 1],
+            };
+            let mut found = algebra::starts(&words.grammar, state, &block)?;
+            if wide >> at & 1 == 1 {
+                let after_tail = (planes[at].tail << 1) | u64::from(at > 0 && planes[at - 1].tail >> 63 == 1);
+                let candidates = planes[at].high & !planes[at].tail & after_tail & !found;
+                // SAFETY: four bytes before the batch and READ_AHEAD behind it can be read.
+                found |= unsafe { words.seams.cuts(src.add(at * BLOCK), candidates) };
+            }
+            bits[at] = found;
+        }
+        let rel = (self.at - base) as u32;
+        // SAFETY: `starts` has room for all starts of a batch, checked by `classify`'s caller.
+        let found = unsafe {
+            assert!(starts.len() >= n + super::STARTS_ROOM);
+            (kernels.flatten)(&bits[..n_blocks], rel, starts.as_mut_ptr().add(n))
+        };
+        self.next(n_blocks, wide);
+        let mut n = n + found;
+        while n > 0 && starts[n - 1] as usize + base >= text.len() {
+            n -= 1;
+        }
+        Some(n)
+    }
+}
+
+#[cfg(test)]
+mod tests;
