@@ -30,7 +30,7 @@ from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from tokend_client.errors import ConflictError
+from tokend_client.errors import ConflictError, StreamError
 
 from . import _core
 from .reuse import read_manifest
@@ -78,10 +78,14 @@ def update(
     if "skipped" in old or "ids" in old:
         raise NotPossible("records were left out of it, or ids kept")
     with claimed(output):
+        try:
+            # What is taken over gets a new checksum: damage must not.
+            _core.verify(output)
+        except StreamError as error:
+            raise NotPossible(f"the set is damaged: {error.message}") from None
         plan = [_take(path, old) for path in files]
         unchanged = [source["path"] for source in old["sources"]] == list(files)
         if unchanged and all(taken.border is None for taken in plan):
-            _core.verify(output)
             return {**old, "up_to_date": True}, 0
         folder = hidden_folder(output)
         shutil.rmtree(folder, ignore_errors=True)
@@ -291,11 +295,11 @@ def _splice(
                     before = source.get("records", {})
                     source["records"] = {name: before.get(name, 0) + count for name, count in counts.items()}
             made["sources"].append(source)
-    np.concatenate([np.empty(0, "<u8"), *ends]).astype("<u8").tofile(os.path.join(folder, "ends"))
+    write_array(os.path.join(folder, "ends"), np.concatenate([np.empty(0, "<u8"), *ends]))
     made |= {"n_tokens": n_tokens, "n_documents": sum(s["n_documents"] for s in made["sources"])}
     files = {"data": "", "ends": ".ends"}
     if docs:
-        np.concatenate(docs).astype("<u8").tofile(os.path.join(folder, "docs"))
+        write_array(os.path.join(folder, "docs"), np.concatenate(docs))
         files["docs"] = ".docs"
     for part, suffix in files.items():
         path = os.path.join(folder, part)
@@ -307,6 +311,12 @@ def _splice(
     made["tokend_version"] = old_manifest["tokend_version"]
     _publish(made, files, output, folder)
     return made
+
+
+def write_array(path: str, numbers: NDArray[np.uint64]) -> None:
+    """Writes uint64. (`tofile` says nothing of what does not fit the disk when its buffer is written last.)"""
+    with open(path, "wb") as file:
+        file.write(numbers.astype("<u8").tobytes())
 
 
 def _copy(source: str, target: IO[bytes], offset: int, length: int) -> None:

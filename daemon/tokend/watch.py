@@ -31,7 +31,7 @@ from tokend_client.inputs import expand
 from . import _core
 from .reuse import sync_folder
 from .tokenizer import Tokenizer
-from .update import Encode, Taken, claimed, cut_out, last_line, last_separator
+from .update import Encode, Taken, claimed, cut_out, last_line, last_separator, write_array
 
 _CLOSED = (b"\x1f\x8b", b"\x28\xb5\x2f\xfd", b"BZh", b"\xfd7zXZ\0", b"PAR1", b"ARROW1")
 
@@ -162,14 +162,14 @@ class Watch:
         number = len(self.manifest.get("segments", ()))
         first, first_document = self.manifest.get("n_tokens", 0), self.manifest.get("n_documents", 0)
         names = {"tokens": f"tokens-{number:05}.bin", "ends": f"ends-{number:05}.u64", "docs": f"docs-{number:05}.u64"}
-        (np.fromfile(hidden / "new.bin.ends", "<u8") + np.uint64(first)).tofile(hidden / "ends")
+        write_array(str(hidden / "ends"), np.fromfile(hidden / "new.bin.ends", "<u8") + np.uint64(first))
         files = {"tokens": hidden / "new.bin", "ends": hidden / "ends"}
         if "docs" in made:
             docs = np.fromfile(hidden / "new.bin.docs", "<u8").reshape(-1, 2)
             counts = [s["n_documents"] for s in made["sources"] if "records" in s]
             begins = [t.border for t, s in zip(taken, made["sources"], strict=True) if "records" in s]
             docs[:, 0] += np.repeat(np.array(begins, np.uint64), counts)
-            docs.tofile(hidden / "docs")
+            write_array(str(hidden / "docs"), docs)
             files["docs"] = hidden / "docs"
         segment: dict[str, Any] = {"tokens": names["tokens"], "ends": names["ends"], "first_token": first}
         segment |= {"n_tokens": made["n_tokens"], "n_documents": made["n_documents"]}

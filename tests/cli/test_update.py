@@ -94,6 +94,22 @@ def test_what_is_taken_over_is_what_was_encoded(tmp_path: Path) -> None:
     compare(tmp_path)
 
 
+def test_damage_is_not_taken_over(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "in").mkdir()
+    path = tmp_path / "in" / "a.jsonl"
+    path.write_text('{"text": "one"}\n')
+    assert encode(tmp_path, "set") == 0
+    data = bytearray((tmp_path / "set.bin").read_bytes())
+    data[0] ^= 1
+    (tmp_path / "set.bin").write_bytes(data)
+    with path.open("a") as file:
+        file.write('{"text": "two"}\n')
+    capsys.readouterr()
+    assert encode(tmp_path, "set", "--update") == 0
+    assert "the set is damaged" in capsys.readouterr().err
+    compare(tmp_path)
+
+
 @pytest.mark.parametrize("options", [["--deduplicate"], ["--eot", "both"], ["--bad-documents", "skip"]])
 def test_what_looks_at_the_whole_is_encoded_whole(
     options: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
