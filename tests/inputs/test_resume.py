@@ -9,8 +9,9 @@ import time
 from pathlib import Path
 
 import pytest
+from interrupt import suspended_at
 from tokend import Tokenizer, _core
-from tokend_client.errors import BadDocumentError, CancelledError, ConflictError
+from tokend_client.errors import BadDocumentError, ConflictError
 
 from . import naive
 from .make_golden import documents
@@ -95,39 +96,11 @@ def test_interrupted_again_and_again(
             options["id_field"] = "id"
     whole, output = tmp_path / "whole", tmp_path / "again"
     undisturbed = gpt2.encode_files(inputs[kind], whole, threads=1, **options)  # type: ignore[arg-type]
-    n_stops = 0
-    for _ in range(200):
-        control = _core.JobControl()
-        ended = threading.Event()
-
-        def suspend(
-            control: _core.JobControl = control, ended: threading.Event = ended, n_stops: int = n_stops
-        ) -> None:
-            start = None
-            while not ended.wait(0.0005):
-                done = control.progress()[0]
-                start = done if start is None else start
-                if n_stops < 8 and done > start:
-                    control.suspend()
-                    return
-
-        watcher = threading.Thread(target=suspend)
-        watcher.start()
-        try:
-            manifest = gpt2.encode_files(  # type: ignore[misc]
-                inputs[kind],
-                output,
-                threads=2,
-                resume=True,
-                control=control,
-                **options,  # type: ignore[arg-type]
-            )
-            break
-        except CancelledError:
-            n_stops += 1
-        finally:
-            ended.set()
-            watcher.join()
+    n_stops = sum(
+        suspended_at(gpt2, undisturbed["n_tokens"] * part // 9, inputs[kind], output, threads=2, resume=True, **options)
+        for part in range(1, 9)
+    )
+    manifest = gpt2.encode_files(inputs[kind], output, threads=2, resume=True, **options)  # type: ignore[arg-type]
     assert n_stops > 0
     assert manifest["sources"] == undisturbed["sources"]
     assert contents(output) == contents(whole)
