@@ -16,12 +16,11 @@ import time
 from pathlib import Path
 
 import numpy as np
-from tokend import Tokenizer
-from tokend_client.errors import TokendError
-
 from inputs import naive
 from inputs.test_packed import GOLDEN
 from inputs.test_resume import contents, make_inputs
+from tokend import Tokenizer
+from tokend_client.errors import TokendError
 
 from .common import Row, Scale, workplace
 
@@ -55,7 +54,8 @@ def run(scale: Scale) -> Row:
                 problem = _ids(tokenizer, source, data[:size], output)
                 # A parquet or arrow file cut in the middle has no footer; an arrow stream has none to miss.
                 row.demand(
-                    isinstance(problem, TokendError) or (not is_packed and name in ("stream.arrow", "dictionary.arrow")),
+                    isinstance(problem, TokendError)
+                    or (not is_packed and name in ("stream.arrow", "dictionary.arrow")),
                     f"{name} cut at {size} of {len(data)}: {problem!r}",
                 )
                 row.demand(_is_ordinary(problem), f"{name} cut at {size}: {problem!r}")
