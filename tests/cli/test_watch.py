@@ -28,7 +28,7 @@ def documents(folder: Path, gpt2: Tokenizer) -> list[str]:
         return [gpt2.decode(stream.document(n)[:-1]) for n in range(stream.n_documents)]
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(280)
 @pytest.mark.parametrize("kind", ["jsonl", "txt"])
 def test_documents_are_taken_once_they_are_complete(kind: str, tmp_path: Path, gpt2: Tokenizer) -> None:
     chance = random.Random(3)
@@ -37,8 +37,8 @@ def test_documents_are_taken_once_they_are_complete(kind: str, tmp_path: Path, g
     pending: dict[str, bytes] = {}
     written: list[str] = []
     before: list[str] = []
-    for step in range(10):
-        for name in ("a", "b", "c")[: 1 + step // 3]:
+    for step in range(6):
+        for name in ("a", "b", "c")[: 1 + step // 2]:
             for _ in range(chance.randrange(3)):
                 text = f"document {len(written)} naïve {'x' * chance.randrange(5)}"
                 written.append(text)
@@ -88,7 +88,7 @@ def test_a_published_file_that_changes_ends_it(
     assert not (tmp_path / "o2").exists()
 
 
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(280)
 def test_it_runs_is_killed_and_goes_on(tmp_path: Path, gpt2: Tokenizer) -> None:
     (tmp_path / "in").mkdir()
     arguments = ["encode", "--watch", str(tmp_path / "in"), "-o", str(tmp_path / "out"), "--interval", "0.05"]
