@@ -16,7 +16,7 @@ from tokend_client.errors import ConflictError, TokendError, TokenizerInvalidErr
 
 from . import _core
 from .config import ServerConfig
-from .journal import Record
+from .record import Record
 from .registry import Registry, eot_id
 
 log = logging.getLogger("tokend.jobs")
