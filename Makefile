@@ -47,7 +47,9 @@ loader-torch: $(STAMP)
 	$(BIN)/python -m pytest tests/loader/test_torch.py tests/loader/test_guide.py
 
 # What `tokend convert` makes, read by the trainers' own packages: an environment for each, in .readers (gigabytes).
+# uv links equal packages between the environments; pip would unpack three gigabytes five times.
 readers: $(STAMP)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
 	PYTHONPATH=tests $(BIN)/python -m readers $(READERS)
 
 # Random runs of the loader, disturbed in every way, against undisturbed ones: SECONDS long.

@@ -33,6 +33,8 @@ from .stream.foreign import EotAt
 STATE_VERSION = 1
 REPORT_S = 1.0
 """Between two reports to the feed."""
+REPORT_WAITING_S = 0.05
+"""The same where a wait begins."""
 
 
 @dataclass(frozen=True)
@@ -198,6 +200,7 @@ class Assembler:
             if lacking is None:
                 return True
             each, need = lacking
+            self.report(k, REPORT_WAITING_S)
             wait_for_tokens(
                 each.stream,
                 each.name,
@@ -423,10 +426,10 @@ class Assembler:
         self.fill(of, numbers, row)
         return zlib.crc32(row.astype("<u4").tobytes())
 
-    def report(self, k: int) -> None:
-        """Tells the feed, once a second at most, how far the run is, and that it works on the batch from `k` on."""
+    def report(self, k: int, interval_s: float = REPORT_S) -> None:
+        """Tells the feed, once in `interval_s` at most, how far it is, and that it works on the batch from `k` on."""
         now = time.monotonic()
-        if now - self._reported >= REPORT_S:
+        if now - self._reported >= interval_s:
             self._reported = now
             self._release(k)
             if self.config.follow:

@@ -63,6 +63,7 @@ class Job:
             finished_s=record.finished_s,
             error=record.error if self.state in TERMINAL_STATES else None,
             up_to_date=record.up_to_date,
+            n_skipped=record.n_skipped if self.state == "done" else self.control.n_skipped(),
             note=f"waits for {self.needed_bytes} bytes of free space beside its output"
             if waits
             else self.pace

@@ -22,7 +22,7 @@ from .config import ServerConfig
 from .job import Job
 from .journal import Journal
 from .manifests import Manifests
-from .outputs import Summary
+from .outputs import Summary, discard_partials
 from .record import Record
 
 log = logging.getLogger("tokend.jobs")
@@ -121,6 +121,8 @@ class JobBook:
         too_many = len(ended) - self._config.kept_jobs
         for number, job in enumerate(ended):
             if number < too_many or (job.record.finished_s or 0.0) < oldest:
+                if job.record.is_kept:
+                    discard_partials(job.record, self._config)
                 self.drop(job)
                 self.journal.forget(job.job_id)
 
@@ -153,6 +155,7 @@ class JobBook:
             changes |= {
                 "n_tokens": summary.n_tokens,
                 "n_documents": summary.n_documents,
+                "n_skipped": summary.n_skipped,
                 "up_to_date": summary.up_to_date,
             }
             self._manifests.keep(job, summary.manifest)

@@ -30,7 +30,7 @@ from . import _core
 from .config import ServerConfig
 from .job import Job
 from .job_book import JobBook
-from .outputs import discard_partials, read_manifest
+from .outputs import discard_partials, partial_key, read_manifest, record_options
 from .record import Record
 from .registry import Registry, eot_id
 from .runner import Runner, late
@@ -107,6 +107,7 @@ class JobTable:
             tokenizer = self._registry.get(spec.tokenizer)
             eot_id(tokenizer, spec.eot, spec.eot_token)
             job_id = self._name(key)
+            failed = self._failed_at_document(spec)
             total = _core.check_paths(
                 spec.inputs,
                 spec.output,
@@ -114,7 +115,9 @@ class JobTable:
                 retire=spec.retire,
                 roots=[str(root) for root in self._config.roots],
                 format=spec.format,
-                partial_key=job_id,
+                resume=failed is not None,
+                partial_key=failed or job_id,
+                records=record_options(spec),
             )
             record = Record(
                 job_id=job_id,
@@ -126,11 +129,25 @@ class JobTable:
                 state="queued",
                 submitted_s=time.time(),
                 deadline_s=deadline_s,
+                partial_key=failed,
             )
             with self._book.lock:
                 job = self._book.known(spec, key) or self._book.admit(record)
         job.accepted.result()
         return job
+
+    def _failed_at_document(self, spec: JobSpec) -> str | None:
+        """The key of what a job left that failed at a bad document and was this one but for what is done
+        about these.
+        """
+        with self._book.lock:
+            for job in reversed(self._book.jobs.values()):
+                record = job.record
+                if not record.is_kept or record.spec.output != spec.output:
+                    continue
+                same = replace(record.spec, bad_documents=spec.bad_documents, threads=spec.threads, force=spec.force)
+                return partial_key(record) if same == spec else None
+        return None
 
     def _name(self, key: str | None) -> str:
         """A job's id; it follows from the key, so that partial files can be told from it too."""

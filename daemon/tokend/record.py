@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import msgspec
+from tokend_client.errors import BadDocumentError
 from tokend_client.protocol import ErrorReply, JobSpec
 
 
@@ -32,3 +33,11 @@ class Record(msgspec.Struct, kw_only=True):
     n_tokens: int = 0
     n_documents: int = 0
     up_to_date: bool = False
+    n_skipped: int = 0
+    partial_key: str | None = None
+    """The job that failed at a bad document and that this one goes on with: its files bear that one's id."""
+
+    @property
+    def is_kept(self) -> bool:
+        """Whether what the job left is kept: the same job can go on from it, leaving bad documents out."""
+        return self.state == "failed" and self.error is not None and self.error.code == BadDocumentError.code

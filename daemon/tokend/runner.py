@@ -11,7 +11,14 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Future
 
-from tokend_client.errors import CancelledError, DeadlineExceededError, InternalError, NoSpaceError, TokendError
+from tokend_client.errors import (
+    BadDocumentError,
+    CancelledError,
+    DeadlineExceededError,
+    InternalError,
+    NoSpaceError,
+    TokendError,
+)
 
 from . import _core
 from .config import ServerConfig
@@ -177,7 +184,8 @@ class Runner:
 
     def fail(self, job: Job, state: str, error: TokendError | None = None) -> None:
         """Ends a job that made nothing. What it left goes first: once it has ended nobody looks for that."""
-        discard_partials(job.record, self._config)
+        if not isinstance(error, BadDocumentError):
+            discard_partials(job.record, self._config)
         with self._book.lock:
             self._book.end(job, state, error)
 

@@ -26,6 +26,7 @@ ITEMS = {
     10: "damage",
     11: "sharing",
     12: "soak",
+    13: "input_kinds",
 }
 
 

@@ -10,7 +10,7 @@ import threading
 import time
 from typing import TYPE_CHECKING, Any
 
-from tokend_client.errors import BadRequestError, TokendError
+from tokend_client.errors import BadDocumentError, BadRequestError, NoSpaceError, TokendError
 
 from .output import check_utf8, duration, plural, progress_bar, size
 
@@ -18,9 +18,36 @@ if TYPE_CHECKING:
     from tokend_client import Client
 
 
+_RECORD_OPTIONS = (
+    "input_format",
+    "field",
+    "id_field",
+    "bad_documents",
+    "min_tokens",
+    "max_tokens",
+    "truncate_tokens",
+    "deduplicate",
+)
+
+
 def encode(arguments: argparse.Namespace) -> int:
     """Encodes files, through the daemon or in this process."""
     inputs = _inputs(arguments)
+    if "-" not in inputs:
+        return _encode(arguments, inputs)
+    if inputs.count("-") > 1 or arguments.files_from == "-":
+        raise BadRequestError("stdin is named twice")
+    if arguments.no_wait:
+        raise BadRequestError("--no-wait does not go with stdin", "write it to a file first")
+    from . import stdin
+
+    # What interrupts a job so that it can go on.
+    resumable = (KeyboardInterrupt, NoSpaceError, BadDocumentError)
+    with stdin.as_file(arguments.output, resume=arguments.resume, is_kept_on=resumable) as path:
+        return _encode(arguments, [path if name == "-" else name for name in inputs])
+
+
+def _encode(arguments: argparse.Namespace, inputs: list[str]) -> int:
     native, foreign = _formats(arguments)
     if not foreign:
         return _native(arguments, inputs, arguments.output, native or "bin")
@@ -46,12 +73,13 @@ def _formats(arguments: argparse.Namespace) -> tuple[str | None, list[str]]:
     """The format of ours, if one was asked for, and those of trainers; refuses options that do not go with them."""
     formats: list[str] = arguments.format or ["bin"]
     if not set(formats) - {"bin", "stream"} and len(set(formats)) == 1:
-        layout = (arguments.shard_tokens, arguments.row_tokens, arguments.val_fraction, arguments.shuffle)
-        if any(layout):
-            raise BadRequestError(
-                "--shard-tokens, --row-tokens, --val-fraction and --shuffle are of the formats that trainers read",
-                "name one with --format",
-            )
+        layout = ("shard_tokens", "shard_bytes", "shard_documents", "row_tokens", "val_fraction", "shuffle")
+        for name in layout:
+            if getattr(arguments, name):
+                raise BadRequestError(
+                    f"--{name.replace('_', '-')} is of the formats that trainers read",
+                    "name one with --format; what is followed while it grows has the order of its inputs",
+                )
         return formats[0], []
     from .convert import split
 
@@ -74,6 +102,7 @@ def _native(
         "threads": arguments.threads,
         "force": arguments.force or is_hidden,
         "format": format,
+        **{name: getattr(arguments, name) for name in _RECORD_OPTIONS},
     }
     start = time.monotonic()
     if arguments.local:
@@ -206,3 +235,24 @@ def report(manifest: dict[str, Any], output: str, seconds: float, as_json: bool)
     # The rate of a small job is that of starting it, which tells nobody anything.
     rate = f", {size(n_bytes / seconds)}/s" if n_bytes > 10_000_000 and seconds > 0 else ""
     print(f"{output}: {what} from {size(n_bytes)} in {duration(seconds)}{rate}", file=sys.stderr)
+    left_out = skipped(manifest)
+    if left_out:
+        listed = os.path.join(os.path.dirname(output), manifest["skipped"]["file"])
+        print(f"left out: {left_out}; listed in {listed}", file=sys.stderr)
+
+
+def account(manifest: dict[str, Any]) -> dict[str, int]:
+    """The accounts of all sources that are made of records, added up; empty if none is."""
+    total: dict[str, int] = {}
+    for source in manifest["sources"]:
+        for name, number in source.get("records", {}).items():
+            total[name] = total.get(name, 0) + number
+    return total
+
+
+def skipped(manifest: dict[str, Any]) -> str:
+    """What was left out, in words; empty if nothing was."""
+    total = account(manifest)
+    kinds = (("n_bad", "bad"), ("n_filtered", "filtered"), ("n_duplicates", "duplicate"))
+    said = [f"{total[name]:,} {word}" for name, word in kinds if total.get(name)]
+    return f"{', '.join(said)} of {plural(total['n_in'], 'record')}" if said else ""

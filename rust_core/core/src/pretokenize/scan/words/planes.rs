@@ -97,31 +97,36 @@ mod x86 {
     pub(crate) unsafe fn avx2(src: *const u8, classes: *const u8, out: &mut [Planes]) {
         for (at, planes) in out.iter_mut().enumerate() {
             // SAFETY: as the caller promises.
-            let (bytes, class) = unsafe {
-                let load = |from: *const u8| {
-                    let from = from.add(at * BLOCK);
-                    [_mm256_loadu_si256(from.cast()), _mm256_loadu_si256(from.add(32).cast())]
-                };
-                (load(src), load(classes))
+            let (low, high, class_low, class_high) = unsafe {
+                let load = |from: *const u8| _mm256_loadu_si256(from.add(at * BLOCK).cast());
+                (load(src), load(src.add(32)), load(classes), load(classes.add(32)))
             };
-            let equal =
-                |byte: u8| mask(bytes.map(|half| _mm256_cmpeq_epi8(half, _mm256_set1_epi8(byte as i8))));
+            let equal = |byte: u8| {
+                let byte = _mm256_set1_epi8(byte as i8);
+                mask(_mm256_cmpeq_epi8(low, byte), _mm256_cmpeq_epi8(high, byte))
+            };
+            // The bit moves to the top of its byte; what crosses from byte to byte is below it.
+            macro_rules! bit {
+                ($up:literal) => {
+                    mask(_mm256_slli_epi16::<$up>(class_low), _mm256_slli_epi16::<$up>(class_high))
+                };
+            }
+            // As signed numbers: continuation bytes are below -64.
+            let lead = _mm256_set1_epi8(-64);
             *planes = Planes {
-                // The bit moves to the top of its byte; what crosses from byte to byte is below it.
-                lower: mask(class.map(|half| _mm256_slli_epi16::<7>(half))),
-                upper: mask(class.map(|half| _mm256_slli_epi16::<6>(half))),
-                other: mask(class.map(|half| _mm256_slli_epi16::<5>(half))),
-                space: mask(class.map(|half| _mm256_slli_epi16::<4>(half))),
-                newline: mask(class.map(|half| _mm256_slli_epi16::<3>(half))),
-                number: mask(class.map(|half| _mm256_slli_epi16::<2>(half))),
-                own: mask(class.map(|half| _mm256_slli_epi16::<1>(half))),
-                loose: mask(class),
+                lower: bit!(7),
+                upper: bit!(6),
+                other: bit!(5),
+                space: bit!(4),
+                newline: bit!(3),
+                number: bit!(2),
+                own: bit!(1),
+                loose: mask(class_low, class_high),
                 blank: equal(b' '),
                 quote: equal(b'\''),
                 slash: equal(b'/'),
-                high: mask(bytes),
-                // As signed numbers: continuation bytes are below -64.
-                tail: mask(bytes.map(|half| _mm256_cmpgt_epi8(_mm256_set1_epi8(-64), half))),
+                high: mask(low, high),
+                tail: mask(_mm256_cmpgt_epi8(lead, low), _mm256_cmpgt_epi8(lead, high)),
             };
         }
     }
@@ -142,8 +147,7 @@ mod x86 {
 
     #[inline]
     #[target_feature(enable = "avx2")]
-    fn mask(halves: [__m256i; 2]) -> u64 {
-        let [low, high] = halves.map(|half| _mm256_movemask_epi8(half) as u32);
-        u64::from(low) | u64::from(high) << 32
+    fn mask(low: __m256i, high: __m256i) -> u64 {
+        u64::from(_mm256_movemask_epi8(low) as u32) | u64::from(_mm256_movemask_epi8(high) as u32) << 32
     }
 }
