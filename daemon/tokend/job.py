@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from tokend_client.protocol import TERMINAL_STATES, JobInfo
 
 from . import _core
-from .journal import Record
+from .record import Record
 
 
 @dataclass
@@ -34,6 +34,10 @@ class Job:
     def job_id(self) -> str:
         """Its name."""
         return self.record.job_id
+
+    def is_late(self, now_s: float) -> bool:
+        """Whether its deadline has passed."""
+        return self.record.deadline_s is not None and now_s > self.record.deadline_s
 
     def info(self) -> JobInfo:
         """What clients see."""

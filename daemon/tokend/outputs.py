@@ -18,7 +18,7 @@ from tokend_client.protocol import JobSpec
 
 from . import _core
 from .config import ServerConfig
-from .journal import Record
+from .record import Record
 from .registry import Registry, eot_id
 
 log = logging.getLogger("tokend.jobs")

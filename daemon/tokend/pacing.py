@@ -84,7 +84,7 @@ class Pacer:
         self._news = threading.Event()
         """A reader wants more than before."""
         self._thread = threading.Thread(target=self._run, name="tokend-pacer", daemon=True)
-        jobs.is_followed, jobs.before_run = self._is_followed, self._before_run
+        jobs.runner.is_followed, jobs.runner.before_run = self._is_followed, self._before_run
 
     def start(self) -> None:
         """Begins to pace."""
@@ -166,7 +166,7 @@ class Pacer:
 
     def tick(self) -> None:
         """One look at everything."""
-        self._jobs.start_beside()
+        self._jobs.runner.start_beside()
         now = time.monotonic()
         seconds, self._looked_s = now - self._looked_s, now
         running = self._jobs.running()

@@ -10,9 +10,11 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from tokend import journal as journal_module
-from tokend.journal import Journal, Record, journal_path
+from tokend import journal_file
+from tokend.journal import Journal
+from tokend.journal_file import journal_path
 from tokend.lifecycle import filesystem_of
+from tokend.record import Record
 from tokend_client.errors import BadRequestError, BusyError
 from tokend_client.protocol import ErrorReply, JobSpec
 
@@ -101,12 +103,12 @@ def test_a_cut_file_is_said(tmp_path: Path, size: int) -> None:
 
 def logged(folder: Path) -> tuple[Path, bytes]:
     """A journal that was killed with its log not yet folded in; returns the log's path and content."""
-    database = journal_module._create(journal_path(folder, ENDPOINT), {})
+    database = journal_file.create(journal_path(folder, ENDPOINT), {})
     rows: dict[str, tuple[int, bytes]] = {}
     for number in range(5):
         rows[f"job{number}"] = (number + 1, msgspec.msgpack.encode(record(number)))
-        journal_module._transact(database, rows, [f"job{number}"])
-    log = journal_module._log(journal_path(folder, ENDPOINT))
+        journal_file.transact(database, rows, [f"job{number}"])
+    log = journal_file.log_path(journal_path(folder, ENDPOINT))
     content = log.read_bytes()
     main = journal_path(folder, ENDPOINT).read_bytes()
     database.close()
@@ -193,7 +195,7 @@ def test_a_failed_fsync_is_not_tried_again_but_nothing_is_lost(tmp_path: Path) -
 def test_of_two_generations_the_later_counts(tmp_path: Path) -> None:
     """A daemon died between making the next one and removing the one before."""
     filled(tmp_path, 2)
-    journal_module._create(
+    journal_file.create(
         journal_path(tmp_path, ENDPOINT, 1), {"job9": (7, msgspec.msgpack.encode(record(9)))}
     ).close()
     journal = Journal(tmp_path, ENDPOINT)
@@ -214,6 +216,6 @@ def test_network_file_systems_are_told_by_their_mount(tmp_path: Path, monkeypatc
     assert filesystem_of(Path("/database"), mounts) == "ext4"
     assert filesystem_of(tmp_path) != ""
     for kind in ("nfs4", "fuse.sshfs", "9p"):
-        monkeypatch.setattr(journal_module, "filesystem_of", lambda path, kind=kind: kind)
+        monkeypatch.setattr(journal_file, "filesystem_of", lambda path, kind=kind: kind)
         with pytest.raises(BadRequestError, match=f"network file system \\({kind}\\)"):
             Journal(tmp_path, ENDPOINT)

@@ -158,12 +158,18 @@ def test_sigterm_keeps_what_waits_for_the_next_daemon(run_folder: Path, tmp_path
 
 
 def test_a_deadline_holds(client: Client, tmp_path: Path) -> None:
+    """Of a job that runs, and of one that waits behind another."""
     source = big(tmp_path / "big.txt", 400_000_000)
     late = client.submit([source], tmp_path / "a.bin", threads=1, deadline=0.3)
-    waiting = client.submit([source], tmp_path / "b.bin", threads=1, deadline=0.3)
-    for job in (late, waiting):
-        with pytest.raises(DeadlineExceededError, match="by its deadline"):
-            job.wait(timeout=60)
+    with pytest.raises(DeadlineExceededError, match="by its deadline"):
+        late.wait(timeout=60)
+    busy = client.submit([source], tmp_path / "c.bin", threads=1)
+    waiting = client.submit([source], tmp_path / "b.bin", threads=1, deadline=0.05)
+    with pytest.raises(DeadlineExceededError, match="by its deadline"):
+        waiting.wait(timeout=60)
+    assert waiting.status().started_s is None
+    busy.cancel()
+    await_state(client, busy.job_id, "cancelled")
     assert names(tmp_path) == ["big.txt"]
 
 

@@ -1,5 +1,6 @@
 """10. Damage at rest. A journal that is cut or has flipped bits: the daemon starts, says so, never tells a
-wrong `done`. Flipped bits in outputs: `verify` finds every one.
+wrong `done`. Flipped bits in outputs: `verify` finds every one. In an image of the word cache: it is not loaded,
+or what is encoded with it is right all the same.
 """
 
 from __future__ import annotations
@@ -8,14 +9,14 @@ import os
 import random
 from pathlib import Path
 
-from tokend import _core
+from tokend import Tokenizer, _core
 from tokend_client.errors import TokendError, UnknownJobError
 
 from .common import PATIENCE_S, Ground, Known, Rig, Row, Scale, workplace
 
 
 def run(scale: Scale) -> Row:
-    row = Row("journal cut or with flipped bits; outputs with flipped bits")
+    row = Row("journal cut or with flipped bits; outputs and cache images with flipped bits")
     chance = random.Random(scale.seed)
     said = lost = 0
     with workplace() as folder:
@@ -53,7 +54,10 @@ def run(scale: Scale) -> Row:
             row.demand(rig.stop() == 0, f"{what}: the daemon did not end well")
             rig.check(row, ground)
         flips = _flip_outputs(row, ground, chance, scale)
-    row.worst = f"{said} said, {lost} jobs unknown after that, {flips} flipped bits found in outputs"
+        images = _flip_images(row, ground, chance, scale)
+    row.worst = (
+        f"{said} said, {lost} jobs unknown after that; flipped bits found: {flips} in outputs, {images} in cache images"
+    )
     return row
 
 
@@ -116,4 +120,30 @@ def _flip_outputs(row: Row, ground: Ground, chance: random.Random, scale: Scale)
             if victim.suffix != ".json":
                 row.demand(False, f"{victim.name}: a bit flipped at {place} was not found")
         victim.write_bytes(whole)
+    return found
+
+
+def _flip_images(row: Row, ground: Ground, chance: random.Random, scale: Scale) -> int:
+    """Flips one bit at a time in an image of the word cache; how often it was noticed, which is always."""
+    image = ground.folder / "words"
+    words = [f"{chance.choice(['un', 're', 'Über', 'データ'])}{chance.randrange(10**9)}ish" for _ in range(300)]
+    text = " ".join(words)
+    learned = Tokenizer.load("gpt2")
+    expected = learned.encode(text).tolist()
+    learned.save_cache(image)
+    whole = image.read_bytes()
+    row.demand(len(whole) > 300, f"an image of {len(whole)} bytes")
+    found = 0
+    for number in range(scale.n(1000, 20)):
+        data = bytearray(whole)
+        # The header's fields in turn, then anywhere.
+        place = number if number < 64 else chance.randrange(len(data))
+        data[place] ^= 1 << chance.randrange(8)
+        image.write_bytes(data)
+        row.tries += 1
+        fresh = Tokenizer.load("gpt2")
+        is_loaded = fresh.load_cache(image)
+        row.demand(not is_loaded, f"cache image: a bit flipped at {place} was not found")
+        row.demand(fresh.encode(text).tolist() == expected, f"cache image: wrong ids, a bit flipped at {place}")
+        found += not is_loaded
     return found

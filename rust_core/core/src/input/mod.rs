@@ -42,6 +42,7 @@ use memmap2::Mmap;
 use xxhash_rust::xxh3::Xxh3;
 
 use crate::error::{Error, Result};
+use crate::job::Control;
 use compressed::Unpacked;
 use detect::{Compression, Content, InputFormat, Kind};
 use jsonl::FieldPath;
@@ -273,8 +274,8 @@ impl Opened {
 
     /// Checks, once all of the file has been read, that it is still what it was; `xxh3` is the hash
     /// of what was read. Reads the file again where its times cannot tell.
-    pub(crate) fn verify(&self, xxh3: u64) -> Result<()> {
-        if self.must_be_hashed_again()? && self.hash(self.size_bytes())?.digest() != xxh3 {
+    pub(crate) fn verify(&self, xxh3: u64, control: &Control) -> Result<()> {
+        if self.must_be_hashed_again()? && self.hash(self.size_bytes(), control)?.digest() != xxh3 {
             let what = "it was written to".to_owned();
             return Err(Error::InputChanged { path: self.path.clone(), what });
         }
@@ -295,12 +296,13 @@ impl Opened {
         Ok(now.ctime_ns != self.identity.ctime_ns || self.identity.fresh)
     }
 
-    /// The hash, still running, of the first bytes of the file.
-    pub(crate) fn hash(&self, len_bytes: u64) -> Result<Xxh3> {
+    /// The hash, still running, of the first bytes of the file, unless the job is cancelled meanwhile.
+    pub(crate) fn hash(&self, len_bytes: u64, control: &Control) -> Result<Xxh3> {
         let mut hash = Xxh3::new();
         let mut buffer = Vec::new();
         let mut at = 0;
         while at < len_bytes {
+            control.check()?;
             let end = (at + (1 << 20)).min(len_bytes);
             self.read(at, end, &mut buffer)?;
             hash.update(&buffer);

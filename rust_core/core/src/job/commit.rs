@@ -270,7 +270,7 @@ impl<'a, L: Lane> Committer<'a, L> {
         for write in writes {
             // Everything before in its source has been copied: blocks are taken in order.
             if let (Some(source), Some(share)) = (&write.ended, write.record.shares.last()) {
-                source.verify(share.xxh3)?;
+                source.verify(share.xxh3, self.control)?;
             }
             self.sink.write(write.place, write.piece())?;
             let Write { made, number, record, .. } = write;

@@ -218,7 +218,7 @@ impl Control {
         self.retire_before.load(Ordering::Relaxed)
     }
 
-    fn check(&self) -> Result<()> {
+    pub(crate) fn check(&self) -> Result<()> {
         if self.cancelled.load(Ordering::Relaxed) { Err(Error::Cancelled) } else { Ok(()) }
     }
 }
@@ -310,8 +310,14 @@ fn run<L: Lane>(tokenizer: &Tokenizer, spec: &JobSpec, control: &Control) -> Res
     let (sources, total) = prepare(spec)?;
     control.bytes_total.store(total, Ordering::Relaxed);
     let (tokenizer_info, options) = (TokenizerInfo::of::<L>(tokenizer.vocab()), Options::of(spec, &sources));
-    let target =
-        Target { spec, sources: &sources, tokenizer: tokenizer_info, options, id_bytes: L::BYTES as u64 };
+    let target = Target {
+        spec,
+        sources: &sources,
+        tokenizer: tokenizer_info,
+        options,
+        id_bytes: L::BYTES as u64,
+        control,
+    };
     if let Some(manifest) = up_to_date(&target)? {
         return Ok(Outcome { manifest, up_to_date: true });
     }
@@ -320,15 +326,23 @@ fn run<L: Lane>(tokenizer: &Tokenizer, spec: &JobSpec, control: &Control) -> Res
         Format::Bin => bin::begin(&target, control)?,
         Format::Stream => growing::begin(&target, control)?,
     };
+    let is_kept = |error: &Error| {
+        let suspended = matches!(error, Error::Cancelled) && control.suspended.load(Ordering::Relaxed);
+        suspended || error.is_resumable()
+    };
+    let source_hash = read_so_far(&target, &progress).inspect_err(|error| {
+        // Nothing was done yet: with the input as it was the job can be resumed still.
+        sink.abandon(error, is_kept(error) || matches!(error, Error::InputChanged { .. }));
+    })?;
     let made = log.handle().and_then(|kept| {
-        let progress = make::<L>(tokenizer, &target, &rules, control, &*sink, log, progress, texts)?;
+        let progress =
+            make::<L>(tokenizer, &target, &rules, control, &*sink, log, progress, source_hash, texts)?;
         sink.publish(&progress, &kept)
     });
     match made {
         Ok(manifest) => Ok(Outcome { manifest, up_to_date: false }),
         Err(error) => {
-            let suspended = matches!(error, Error::Cancelled) && control.suspended.load(Ordering::Relaxed);
-            sink.abandon(&error, suspended || error.is_resumable());
+            sink.abandon(&error, is_kept(&error));
             Err(error)
         }
     }
@@ -345,6 +359,8 @@ fn up_to_date(target: &Target<'_>) -> Result<Option<Report>> {
         Format::Bin => Manifest::up_to_date(target).map(|found| found.map(Report::Set)),
         Format::Stream => growing::up_to_date(target).map(|found| found.map(Report::Stream)),
     };
+    // A hash that was cut short says nothing.
+    target.control.check()?;
     match found {
         Ok(Some(report)) => {
             if spec.format == Format::Bin {
@@ -390,6 +406,7 @@ fn make<L: Lane>(
     sink: &dyn sink::Sink,
     log: checkpoint::Log,
     progress: checkpoint::Progress,
+    source_hash: xxhash_rust::xxh3::Xxh3,
     texts: FxHashSet<u128>,
 ) -> Result<checkpoint::Progress> {
     let Target { spec, sources, .. } = *target;
@@ -397,7 +414,6 @@ fn make<L: Lane>(
     control.n_tokens.store(progress.n_tokens, Ordering::Relaxed);
     control.n_documents.store(progress.n_documents, Ordering::Relaxed);
     control.n_skipped.store(progress.n_skipped(), Ordering::Relaxed);
-    let source_hash = read_so_far(target, &progress)?;
     let leases = Leases::default();
     let chunk_bytes = setting("TOKEND_CHUNK_BYTES", CHUNK_BYTES);
     let planner = plan::Planner::new(sources, spec, &leases, tokenizer.cuts(), rules, chunk_bytes, &progress);
@@ -468,7 +484,7 @@ fn read_so_far(target: &Target<'_>, progress: &checkpoint::Progress) -> Result<x
     let (Some(source), 1..) = (target.sources.get(position.source), position.offset_bytes) else {
         return Ok(xxhash_rust::xxh3::Xxh3::new());
     };
-    let hash = source.open(&target.spec.roots)?.hash(position.offset_bytes)?;
+    let hash = source.open(&target.spec.roots)?.hash(position.offset_bytes, target.control)?;
     if hash.digest() != progress.sources[position.source].xxh3 {
         let what = "since the interrupted run: it was written to".to_owned();
         return Err(Error::InputChanged { path: source.path.clone(), what });

@@ -14,8 +14,8 @@
 
 use rustc_hash::FxHashSet;
 
-use super::JobSpec;
 use super::checkpoint::{Header, Log, Progress};
+use super::{Control, JobSpec};
 use crate::error::{Error, Result};
 use crate::input::Source;
 use crate::stream::manifest::{Options, Report, TokenizerInfo};
@@ -59,6 +59,8 @@ pub(crate) struct Target<'a> {
     pub(crate) tokenizer: TokenizerInfo,
     pub(crate) options: Options,
     pub(crate) id_bytes: u64,
+    /// Whether to go on.
+    pub(crate) control: &'a Control,
 }
 
 impl Target<'_> {

@@ -98,7 +98,7 @@ impl Shared<'_> {
                 let source = self.sources[index].open(&self.spec.roots)?;
                 source.read(0, source.size_bytes(), &mut bytes)?;
                 let xxh3 = xxh3_64(&bytes);
-                source.verify(xxh3)?;
+                source.verify(xxh3, self.control)?;
                 let (n_ids, n_ends) = (documents.ids.len(), documents.ends.len());
                 let text = self.text(&bytes, path, 0)?;
                 documents.push(&text, 0, TextEnd::Source).map_err(|error| in_source(error, path))?;
@@ -226,7 +226,7 @@ impl Shared<'_> {
                 What::Rows(batch) => recorder.rows(batch.values(), batch.first_row),
                 What::End => {
                     // The file was not read from start to end, so it is hashed on its own.
-                    xxh3 = Some(source.hash(source.size_bytes())?.digest());
+                    xxh3 = Some(source.hash(source.size_bytes(), self.control)?.digest());
                     Ok(())
                 }
             };

@@ -123,7 +123,7 @@ pub(crate) fn up_to_date(target: &Target<'_>) -> Result<Option<StreamManifest>> 
         if !is_plain_name(name) {
             return Err(Error::PathDenied { path });
         }
-        hash_file(&target.spec.roots.open_output(&path)?, &path)
+        hash_file(&target.spec.roots.open_output(&path)?, &path, target.control)
     };
     let sources = manifest
         .sources

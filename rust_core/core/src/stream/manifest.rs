@@ -32,7 +32,7 @@ use crate::input::detect::InputFormat;
 use crate::input::jsonl::FieldPath;
 use crate::job::checkpoint::{Progress, SourceTotals};
 use crate::job::sink::Target;
-use crate::job::{Counts, JobSpec};
+use crate::job::{Control, Counts, JobSpec};
 use crate::lane::Lane;
 use crate::special::SpecialPolicy;
 use crate::vocab::Vocabulary;
@@ -253,10 +253,9 @@ impl Manifest {
             && manifest.files().all(|file| {
                 let path = directory.join(&file.file);
                 is_plain_name(&file.file)
-                    && spec
-                        .roots
-                        .open_output(&path)
-                        .is_ok_and(|opened| hash_file(&opened, &path).is_ok_and(|xxh3| xxh3 == file.xxh3))
+                    && spec.roots.open_output(&path).is_ok_and(|opened| {
+                        hash_file(&opened, &path, target.control).is_ok_and(|xxh3| xxh3 == file.xxh3)
+                    })
             })
             && same_sources(target, sources)?;
         if same { Ok(Some(manifest)) } else { Err(Error::OutputExists { path: spec.output.clone() }) }
@@ -298,7 +297,7 @@ pub(crate) fn same_sources<'m>(
         return Ok(false);
     }
     for ((path, _, xxh3), _) in then.zip(now()) {
-        if hash_file(&target.spec.roots.open_input(path)?, path)? != xxh3 {
+        if hash_file(&target.spec.roots.open_input(path)?, path, target.control)? != xxh3 {
             return Ok(false);
         }
     }
@@ -321,10 +320,12 @@ pub(crate) fn hex(hash: u64) -> String {
     format!("{hash:016x}")
 }
 
-pub(crate) fn hash_file(mut file: &File, path: &Path) -> Result<String> {
+/// The hash of a file, unless the job is cancelled meanwhile.
+pub(crate) fn hash_file(mut file: &File, path: &Path, control: &Control) -> Result<String> {
     let mut hash = Xxh3::new();
     let mut buffer = vec![0; 1 << 20];
     loop {
+        control.check()?;
         let n = file.read(&mut buffer).map_err(|error| Error::io(path, "reading", error))?;
         if n == 0 {
             return Ok(hex(hash.digest()));
