@@ -6,7 +6,8 @@ STAMP  := $(VENV)/.installed
 SOURCES := Cargo.toml Cargo.lock pyproject.toml client/pyproject.toml \
            $(shell find rust_core -name '*.rs' -o -name 'Cargo.toml' -o -name '*.u16' | grep -v -e /target/ -e /fuzz/)
 
-.PHONY: demo test faults fuzz parity exact bench bench-families bench-seed bench-service bench-loader loader-torch loader-campaign readers lint tools clean
+.PHONY: demo test faults fuzz parity exact bench bench-families bench-seed bench-service bench-loader bench-pipeline loader-torch \
+        loader-campaign readers lint tools clean
 
 # Runs the main job on real text: a daemon, a corpus, progress, and the result read back.
 demo: $(STAMP)
@@ -39,6 +40,11 @@ fuzz:
 		(cd rust_core && cargo +nightly fuzz run --fuzz-dir fuzz $$target -- \
 			-max_total_time=$(SECONDS) -max_len=3000 -detect_leaks=0) || exit 1; done
 
+# JSON lines to token files beside gigatoken, tokbin, datatrove and Megatron's recipe, each in an environment of its own.
+bench-pipeline: $(STAMP)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
+	$(BIN)/python tests/bench/pipeline.py $(OPTIONS)
+
 bench-seed: $(STAMP)
 	$(BIN)/python tests/bench/seed.py
 
@@ -53,7 +59,9 @@ loader-torch: $(STAMP)
 	$(BIN)/python -m pytest tests/loader/test_torch.py tests/loader/test_guide.py
 
 # What `tokend convert` makes, read by the trainers' own packages: an environment for each, in .readers (gigabytes).
+# uv links equal packages between the environments; pip would unpack three gigabytes five times.
 readers: $(STAMP)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
 	PYTHONPATH=tests $(BIN)/python -m readers $(READERS)
 
 # Random runs of the loader, disturbed in every way, against undisturbed ones: SECONDS long.

@@ -6,7 +6,6 @@ import os
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -50,22 +49,30 @@ class Daemon:
         self.start()
 
     def start(self) -> None:
+        """Starts it and waits until it answers; it does not outlive a failure."""
         state = ["--state-dir", str(self.folder / "state")]
         command = [sys.executable, "-m", "tokend", "serve", "--endpoint", self.endpoint, *state, *self.options]
         with (self.folder / "daemon.log").open("ab") as log:
             self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
-        deadline = time.monotonic() + 20
-        with Client(self.endpoint, connect_timeout=20.0) as client:
-            client.ping(timeout=deadline - time.monotonic())
+        try:
+            with Client(self.endpoint, connect_timeout=60.0) as client:
+                client.ping(timeout=60.0)
+        except BaseException:
+            self.kill()
+            raise
+
+    def kill(self) -> None:
+        """kill -9."""
+        self.process.kill()
+        self.process.wait()
 
     def stop(self) -> None:
         if self.process.poll() is None:
             self.process.terminate()
             try:
-                self.process.wait(20)
+                self.process.wait(60)
             except subprocess.TimeoutExpired:
-                self.process.kill()
-                self.process.wait()
+                self.kill()
 
 
 @pytest.fixture

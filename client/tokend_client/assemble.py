@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from .batch import Batch
 from .buffers import Pool
 from .errors import BadRequestError, StateMismatchError, StreamError
-from .feed import Cursor, Feed, failure, wait_for_stream, wait_for_tokens
+from .feed import Cursor, Feed, failure, reason, wait_for_stream, wait_for_tokens
 from .mix import Mix, Stage
 from .order import Shuffle, StreamOrder
 from .packing import BlockCounts, Pack, Packing, Pieces, join_pieces
@@ -33,6 +33,8 @@ from .stream.foreign import EotAt
 STATE_VERSION = 1
 REPORT_S = 1.0
 """Between two reports to the feed."""
+REPORT_WAITING_S = 0.05
+"""The same where a wait begins."""
 
 
 @dataclass(frozen=True)
@@ -185,19 +187,12 @@ class Assembler:
             limit = self.run_end()
             if limit is not None and end > limit:
                 return False
-            before, after = self.mix.counts(k).tolist(), self.mix.counts(end).tolist()
             self.report(k)
-            lacking = next(
-                (
-                    (each, need)
-                    for each, have, want in zip(self._streams, before, after, strict=True)
-                    if want > have and (need := self._wanted(each, want)) is not None
-                ),
-                None,
-            )
+            lacking = self._lacking(k)
             if lacking is None:
                 return True
             each, need = lacking
+            self.report(k, REPORT_WAITING_S)
             wait_for_tokens(
                 each.stream,
                 each.name,
@@ -207,6 +202,24 @@ class Assembler:
                 self.config.stall_timeout_s,
                 lambda: self.report(k),
             )
+
+    def _lacking(self, k: int) -> tuple[_Open, int] | None:
+        """The first stream that does not yet have what the global batch from `k` on needs, and how much that is."""
+        before, after = self.mix.counts(k).tolist(), self.mix.counts(k + self.config.global_batch).tolist()
+        for each, have, want in zip(self._streams, before, after, strict=True):
+            if want > have and (need := self._wanted(each, want)) is not None:
+                return each, need
+        return None
+
+    def waits_for(self, k: int, waited_s: float) -> str | None:
+        """What the global batch from `k` on waits for, in words; None if all of it is there."""
+        for each in self._streams:
+            each.stream.refresh()
+        lacking = self._lacking(k)
+        if lacking is None:
+            return None
+        each, need = lacking
+        return reason(each.stream, each.name, need, each.stream.n_tokens, waited_s, self.feed)
 
     def _wanted(self, each: _Open, n_samples: int) -> int | None:
         """Tokens that must be committed for a stream's first `n_samples`; None if they are, or all is."""
@@ -423,10 +436,10 @@ class Assembler:
         self.fill(of, numbers, row)
         return zlib.crc32(row.astype("<u4").tobytes())
 
-    def report(self, k: int) -> None:
-        """Tells the feed, once a second at most, how far the run is, and that it works on the batch from `k` on."""
+    def report(self, k: int, interval_s: float = REPORT_S) -> None:
+        """Tells the feed, once in `interval_s` at most, how far it is, and that it works on the batch from `k` on."""
         now = time.monotonic()
-        if now - self._reported >= REPORT_S:
+        if now - self._reported >= interval_s:
             self._reported = now
             self._release(k)
             if self.config.follow:

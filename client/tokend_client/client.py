@@ -106,11 +106,19 @@ class Client:
         separator: str | None = None,
         eot: str = "append",
         eot_token: str | None = None,
-        special: str = "raise",
+        special: str | None = None,
         errors: str = "strict",
         threads: int = 0,
         force: bool = False,
         format: str = "bin",
+        input_format: str = "auto",
+        field: str | None = None,
+        id_field: str | None = None,
+        bad_documents: str = "fail",
+        min_tokens: int = 0,
+        max_tokens: int | None = None,
+        truncate_tokens: int | None = None,
+        deduplicate: bool = False,
         retire: bool = False,
         key: str | None = None,
         deadline: float | None = None,
@@ -118,7 +126,9 @@ class Client:
     ) -> Job:
         """Submits a file job and returns as soon as it is accepted: from then on it survives the daemon.
 
-        See `tokend encode --help` for the options; relative paths are made absolute here. With a `key`,
+        `inputs` are files, directories (all files in them) and patterns; what they stand for is found out
+        here. See docs/guides/inputs.md for what files may hold and for the options; relative paths are made
+        absolute here. With a `key`,
         submitting the same job again gives the same job, also from another process and after a restart,
         and another job under that key raises `ConflictError`; without one each call is a job of its own.
         A job that has not ended `deadline` seconds after its acceptance fails. With `retire`, segments of a
@@ -138,6 +148,14 @@ class Client:
             threads=threads,
             force=force,
             format=format,
+            input_format=input_format,
+            field=field,
+            id_field=id_field,
+            bad_documents=bad_documents,
+            min_tokens=min_tokens,
+            max_tokens=max_tokens,
+            truncate_tokens=truncate_tokens,
+            deduplicate=deduplicate,
             retire=retire,
         )
         return Job(self, self._call(call, timeout).job_id)

@@ -12,12 +12,14 @@ After a lost connection everything that waits is sent again to whatever daemon a
 request is harmless to repeat (a submit carries a key) but for `shutdown`. `BUSY` and `SHUTTING_DOWN` are
 waited out. Nothing waits past its deadline.
 
+A caller may be interrupted between any two steps (Ctrl-C). It then ends the channel, of which nobody knows
+what was half sent or half read, and leaves; whoever drives next finds it ended, as after any other loss.
+
 After a fork the child makes a connection of its own; the parent's is never used there.
 """
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import os
 import random
@@ -34,85 +36,21 @@ from . import protocol
 from .errors import (
     BadRequestError,
     BusyError,
-    DeadlineExceededError,
     HelloRequiredError,
-    InternalError,
     NotConnectedError,
     ShuttingDownError,
     TokendError,
 )
 from .paths import socket_path
 from .protocol import Message, Op
+from .slot import Slot, Wheel
 from .zmtp import Channel
 
 CLIENT_NAME = "tokend-client/0.1.0"
 _RECONNECT_S = 0.02
+_CLOSE_S = 1.0
 _LOOK_S = 0.25
 """How often a thread that waits looks at the clock when nothing comes."""
-
-
-class Slot:
-    """A request under way, and the place of its reply."""
-
-    __slots__ = (
-        "body",
-        "deadline_s",
-        "header",
-        "is_done",
-        "is_sent",
-        "not_before_s",
-        "on_done",
-        "op",
-        "outcome",
-        "refusal",
-        "refused_at_s",
-        "request_id",
-        "wake",
-    )
-
-    def __init__(self, op: int, header: msgspec.Struct, body: list[Any], deadline_s: float, request_id: int) -> None:
-        self.op = op
-        self.header = header
-        self.body = body
-        self.deadline_s = deadline_s
-        self.request_id = request_id
-        self.is_sent = self.is_done = False
-        self.not_before_s = self.refused_at_s = 0.0
-        self.refusal: TokendError | None = None
-        self.outcome: Message | TokendError | None = None
-        self.on_done: Callable[[], None] | None = None
-        # A lock that is held until there is something to wake up for: cheaper than an event.
-        self.wake = threading.Lock()
-        self.wake.acquire()
-
-    def frames(self) -> list[Any]:
-        """The request as it is sent."""
-        return protocol.pack(self.op, 0, self.request_id, self.header, self.body)
-
-    def nudge(self) -> None:
-        """Wakes the thread that waits."""
-        with contextlib.suppress(RuntimeError):
-            self.wake.release()
-
-    def finish(self, outcome: Message | TokendError) -> None:
-        """Fills the slot; only the first time counts."""
-        if self.is_done:
-            return
-        self.outcome, self.is_done = outcome, True
-        if self.on_done is not None:
-            self.on_done()
-        else:
-            self.nudge()
-
-    def too_late(self, endpoint: str) -> TokendError:
-        """The error of a slot whose deadline has passed."""
-        return self.refusal or DeadlineExceededError(f"{endpoint}: no answer within the time given")
-
-    def result(self) -> Message:
-        """The reply; raises the error that came instead."""
-        if isinstance(self.outcome, Message):
-            return self.outcome
-        raise self.outcome or InternalError("a request ended without an answer")
 
 
 class Connection:
@@ -135,9 +73,11 @@ class Connection:
 
     def _reset(self) -> None:
         self._lock = threading.Lock()
-        self._wheel = threading.Lock()
+        self._wheel = Wheel()
         self._sending = threading.Lock()
         self._channel: Channel | None = None
+        self._stray: Channel | None = None
+        """A channel that is not used yet, or no more; whoever holds the wheel closes it."""
         self._hello_id = 0
         self._slots: dict[int, Slot] = {}
         self._inflight: set[int] = set()
@@ -152,34 +92,51 @@ class Connection:
 
     def after_fork(self) -> None:
         """In the child: forgets the parent's connection, without a word to the daemon."""
-        channel = self._channel
+        channels = self._channel, self._stray
         self._reset()
-        if channel is not None:
-            channel.close()
+        for channel in channels:
+            if channel is not None:
+                channel.close()
 
     def call(self, op: Op, header: msgspec.Struct, body: list[Any], timeout_s: float) -> Message:
         """Sends a request and waits for its reply, `timeout_s` at most. Raises the typed error."""
-        slot = self._open(op, header, body, timeout_s, None)
+        slot = self._slot(op, header, body, timeout_s)
         try:
+            self._open(slot)
             while not slot.is_done:
-                if self._wheel.acquire(blocking=False):
-                    try:
-                        self._drive(slot)
-                    finally:
-                        self._wheel.release()
+                if self._wheel.take(slot):
+                    self._drive(slot)
                 else:
                     slot.wake.acquire(timeout=max(0.0, min(slot.deadline_s - time.monotonic(), _LOOK_S)))
                 if not slot.is_done and time.monotonic() >= slot.deadline_s:
                     slot.finish(slot.too_late(self.endpoint))
-            return slot.result()
+        except BaseException:
+            self._interrupt()
+            raise
         finally:
-            with self._lock:
-                self._slots.pop(slot.request_id, None)
-                for other in self._slots.values():
-                    if other.on_done is None and not other.is_done:
-                        # Somebody has to drive on.
-                        other.nudge()
-                        break
+            try:
+                self._leave(slot)
+            except BaseException:
+                # Interrupted even here: all of it once more.
+                self._leave(slot)
+                raise
+        return slot.result()
+
+    def _leave(self, slot: Slot) -> None:
+        """A slot is done with; somebody else has to drive on. May be called again."""
+        self._wheel.give(slot)
+        with self._lock:
+            self._slots.pop(slot.request_id, None)
+            for other in self._slots.values():
+                if other.on_done is None and not other.is_done:
+                    other.nudge()
+                    break
+
+    def _interrupt(self) -> None:
+        """Ends the channel that an interrupted thread may have been using."""
+        channel = self._channel
+        if channel is not None:
+            channel.shutdown()
 
     def begin(
         self, op: Op, header: msgspec.Struct, body: list[Any], timeout_s: float, on_done: Callable[[], None]
@@ -188,7 +145,14 @@ class Connection:
 
         The caller gives up by itself at the deadline, and then calls `drop`.
         """
-        slot = self._open(op, header, body, timeout_s, on_done)
+        slot = self._slot(op, header, body, timeout_s)
+        slot.on_done = on_done
+        try:
+            self._open(slot)
+        except BaseException:
+            self._interrupt()
+            self.drop(slot)
+            raise
         with self._lock:
             if self._helper is None or not self._helper.is_alive():
                 self._helper = threading.Thread(target=self._help, name="tokend-client", daemon=True)
@@ -211,30 +175,28 @@ class Connection:
         self._helper_wake.set()
         for slot in slots:
             slot.finish(NotConnectedError("the client was closed"))
+        # Whoever drives leaves now; nobody may look at a descriptor while it is given back.
+        closer = object()
+        until = time.monotonic() + _CLOSE_S
+        while not self._wheel.take(closer) and time.monotonic() < until:
+            time.sleep(0.0005)
+        self._close_stray()
+        self._wheel.give(closer)
 
     # Sending: any thread.
 
-    def _open(
-        self,
-        op: Op,
-        header: msgspec.Struct,
-        body: list[Any],
-        timeout_s: float,
-        on_done: Callable[[], None] | None,
-    ) -> Slot:
-        now = time.monotonic()
-        slot = Slot(op, header, body, now + timeout_s, next(self._ids))
-        slot.on_done = on_done
-        # Refuses what is too large, before anything waits.
-        frames = slot.frames()
+    def _slot(self, op: int, header: msgspec.Struct, body: list[Any], timeout_s: float) -> Slot:
+        """A request; refuses what is too large, before anything waits."""
+        return Slot(op, header, body, time.monotonic() + timeout_s, next(self._ids))
+
+    def _open(self, slot: Slot) -> None:
         with self._lock:
             if not self._slots and not self._is_ready:
-                self._lost_at_s = now
+                self._lost_at_s = time.monotonic()
             self._slots[slot.request_id] = slot
             channel = self._claim(slot)
         if channel is not None:
-            self._send(channel, frames, slot.deadline_s)
-        return slot
+            self._send(channel, slot.frames, slot.deadline_s)
 
     def _claim(self, slot: Slot) -> Channel | None:
         """The channel on which to send a slot now, if it is its turn. Under the lock."""
@@ -246,12 +208,15 @@ class Connection:
         return self._channel
 
     def _send(self, channel: Channel, frames: list[Any], deadline_s: float) -> None:
-        try:
-            with self._sending:
+        with self._sending:
+            try:
                 channel.send(frames, deadline_s)
-        except OSError:
-            # Part of a message may have gone out: whoever drives finds the channel ended and starts anew.
-            channel.shutdown()
+            except BaseException as error:
+                # Part of a message may have gone out: nothing may follow it. Whoever drives finds the
+                # channel ended and starts anew.
+                channel.shutdown()
+                if not isinstance(error, OSError):
+                    raise
 
     def _send_waiting(self, now: float) -> None:
         """Sends what waits, as far as the daemon takes it."""
@@ -263,16 +228,21 @@ class Connection:
                 channel = self._claim(slot) if slot is not None else None
             if slot is None or channel is None:
                 return
-            self._send(channel, slot.frames(), slot.deadline_s)
+            self._send(channel, slot.frames, slot.deadline_s)
 
     # Driving: whoever holds the wheel.
 
     def _help(self) -> None:
-        while self._helper is threading.current_thread():
+        me = threading.current_thread()
+        while self._helper is me:
             self._helper_wake.wait()
             self._helper_wake.clear()
-            with self._wheel:
-                self._drive(None)
+            while self._slots and self._helper is me:
+                if self._wheel.take(me):
+                    self._drive(None)
+                    self._wheel.give(me)
+                else:
+                    time.sleep(_RECONNECT_S)
 
     def _drive(self, own: Slot | None) -> None:
         """Moves everything on until `own` is done or late; without `own` until nothing waits."""
@@ -299,19 +269,18 @@ class Connection:
             except OSError:
                 with self._lock:
                     self._lose(channel)
-            except BaseException:
-                # Interrupted: replies may be half read, so they are asked for again.
-                with self._lock:
-                    self._lose(channel)
-                raise
+                self._close_stray()
 
     def _connect(self, now: float) -> Channel | None:
+        self._close_stray()
+        channel = self._stray = Channel(self._path, protocol.FRAME_MAX_BYTES)
         try:
-            channel = Channel(self._path, protocol.FRAME_MAX_BYTES)
+            channel.connect()
         except OSError:
+            self._close_stray()
             return None
         with self._lock:
-            self._channel, self._lost_at_s = channel, now
+            self._channel, self._stray, self._lost_at_s = channel, None, now
         self._greet(channel, now)
         return channel
 
@@ -327,14 +296,21 @@ class Connection:
         if channel is None or self._channel is not channel:
             return
         channel.shutdown()
-        with self._sending:
-            channel.close()
-        self._channel, self._is_ready, self._lost_at_s = None, False, time.monotonic()
+        self._is_ready, self._lost_at_s = False, time.monotonic()
         self._inflight.clear()
         for slot in self._slots.values():
             if slot.is_sent and slot.op == Op.SHUTDOWN:
                 slot.finish(NotConnectedError(f"{self.endpoint}: the daemon ended before it answered"))
             slot.is_sent = False
+        # Last, so that after an interrupt all of this is done again.
+        self._stray, self._channel = channel, None
+
+    def _close_stray(self) -> None:
+        """Gives a descriptor back, once nobody sends on it. With the wheel."""
+        if self._stray is not None:
+            with self._sending:
+                self._stray.close()
+            self._stray = None
 
     def _give_up(self, now: float) -> None:
         """Fails what waits for a daemon that does not come."""

@@ -20,12 +20,13 @@ from .feed import Cursor, Polling, WriterStatus
 from .protocol import CursorReport
 
 _TIMEOUT_S = 5.0
+_NEWS_S = 0.05
 _STALE_S = 3600.0
 """A loader that has reported nothing for so long is taken for given up, though its process lives."""
 
 
 class DaemonFeed(Polling):
-    """Tells a daemon, once in `interval_s`, how far the loaders that use it are.
+    """Tells a daemon, once in `interval_s` and when they want more, how far the loaders that use it are.
 
         loader = TokenLoader("corpus", seq_len=1024, global_batch=8, follow=True, feed=DaemonFeed())
 
@@ -53,6 +54,7 @@ class DaemonFeed(Polling):
         self._known: dict[str, WriterStatus] = {}
         self._thread: threading.Thread | None = None
         self._closed = threading.Event()
+        self._news = threading.Event()
 
     def report(self, cursors: Sequence[Cursor]) -> None:
         """Takes how far a loader is."""
@@ -61,7 +63,11 @@ class DaemonFeed(Polling):
         if not cursors:
             return
         with self._lock:
-            self._cursors[self._run or cursors[0].run] = time.monotonic(), list(cursors)
+            run = self._run or cursors[0].run
+            _, before = self._cursors.get(run, (0.0, []))
+            self._cursors[run] = time.monotonic(), list(cursors)
+            if [cursor.wanted for cursor in cursors] != [cursor.wanted for cursor in before]:
+                self._news.set()
             if self._thread is None and not self._closed.is_set():
                 self._thread = threading.Thread(target=self._talk, name="tokend-feed", daemon=True)
                 self._thread.start()
@@ -81,7 +87,10 @@ class DaemonFeed(Polling):
                 with self._lock:
                     self._known |= known
             self.wake()
-            self._closed.wait(self._interval_s)
+            # Another window is wanted: at once, but not at every batch of small windows.
+            self._closed.wait(min(_NEWS_S, self._interval_s))
+            self._news.wait(max(self._interval_s - _NEWS_S, 0.0))
+            self._news.clear()
 
     def _ask(self, run: str, cursors: list[Cursor]) -> dict[str, WriterStatus]:
         call = requests.cursors(run, self._loader, _reports(cursors))
@@ -108,6 +117,7 @@ class DaemonFeed(Polling):
     def close(self) -> None:
         """Stops reporting: the streams' jobs are not paced for these loaders any more, a minute later."""
         self._closed.set()
+        self._news.set()
         if self._thread is not None:
             self._thread.join()
 

@@ -92,9 +92,15 @@ class InputChangedError(TokendError):
 
 
 class InputInvalidError(TokendError, ValueError):
-    """An input that is no regular file or not UTF-8."""
+    """An input that is no regular file, not UTF-8, or damaged."""
 
     code = "INPUT_INVALID"
+
+
+class BadDocumentError(TokendError, ValueError):
+    """A line or row that is no document, where these are not to be left out."""
+
+    code = "BAD_DOCUMENT"
 
 
 class SpecialTokenError(TokendError, ValueError):

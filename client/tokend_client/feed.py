@@ -120,13 +120,13 @@ def wait_for_tokens(
             raise Stopped
         now = time.monotonic()
         if now - grown > stall_timeout_s:
-            reason = _reason(stream, name, n_tokens, begun_tokens, now - begun, feed)
+            why = reason(stream, name, n_tokens, begun_tokens, now - begun, feed)
             raise StarvedError(
-                f"{reason}; nothing has been added for {now - grown:.0f} s",
+                f"{why}; nothing has been added for {now - grown:.0f} s",
                 f"see whether its writer still runs (tokend jobs); its manifest is {stream.path}/manifest.json",
             )
         if now - begun > warn_after:
-            log.warning("%s", _reason(stream, name, n_tokens, begun_tokens, now - begun, feed))
+            log.warning("%s", reason(stream, name, n_tokens, begun_tokens, now - begun, feed))
             warn_after *= 2
         report()
         feed.wait(POLL_S)
@@ -170,7 +170,8 @@ def failure(stream: TokenStream, name: str) -> TokendError:
     return from_code(str(error.get("code", "INTERNAL")), text, error.get("hint"))
 
 
-def _reason(stream: TokenStream, name: str, n_tokens: int, begun_tokens: int, waited_s: float, feed: Feed) -> str:
+def reason(stream: TokenStream, name: str, n_tokens: int, begun_tokens: int, waited_s: float, feed: Feed) -> str:
+    """Why `n_tokens` of a stream are waited for: how far it is, its writer and how fast, and how long it will take."""
     status = feed.status(name)
     have, rate, writer = stream.n_tokens, (stream.n_tokens - begun_tokens) / max(waited_s, 1e-9), ""
     if status is not None and status.n_tokens:

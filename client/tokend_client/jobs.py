@@ -19,6 +19,8 @@ class JobProgress:
     bytes_total: int
     tokens: int
     documents: int
+    skipped: int
+    """Records that were left out."""
     bytes_per_s: float
     eta_s: float | None
     """Seconds to go at the present rate; None while the rate is unknown."""
@@ -33,6 +35,7 @@ class JobProgress:
             bytes_total=info.bytes_total,
             tokens=info.n_tokens,
             documents=info.n_documents,
+            skipped=info.n_skipped,
             bytes_per_s=info.bytes_per_s,
             eta_s=left / info.bytes_per_s if info.bytes_per_s > 0 else None,
         )

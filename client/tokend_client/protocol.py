@@ -131,7 +131,7 @@ class CountReply(_Struct):
 
 
 class JobSpec(_Struct):
-    """What a job does; paths are absolute."""
+    """What a job does; paths are absolute. `special` None: `"raise"` for text, `"text"` for JSON lines and columns."""
 
     inputs: list[str]
     output: str
@@ -139,11 +139,19 @@ class JobSpec(_Struct):
     separator: str | None = None
     eot: str = "append"
     eot_token: str | None = None
-    special: str = "raise"
+    special: str | None = None
     errors: str = "strict"
     threads: int = 0
     force: bool = False
     format: str = "bin"
+    input_format: str = "auto"
+    field: str | None = None
+    id_field: str | None = None
+    bad_documents: str = "fail"
+    min_tokens: int = 0
+    max_tokens: int | None = None
+    truncate_tokens: int | None = None
+    deduplicate: bool = False
     retire: bool = False
 
 
@@ -205,6 +213,7 @@ class JobInfo(_Struct):
     error: ErrorReply | None = None
     up_to_date: bool = False
     note: str | None = None
+    n_skipped: int = 0
 
 
 TERMINAL_STATES = frozenset({"done", "failed", "cancelled"})

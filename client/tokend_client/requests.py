@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from . import protocol
 from .errors import BadRequestError
+from .inputs import expand
 from .protocol import Message, Op
 
 T = TypeVar("T")
@@ -98,12 +99,8 @@ def submit(
     deadline: float | None = None,
     **options: Any,
 ) -> Call[protocol.JobInfo]:
-    if isinstance(inputs, (str, bytes, os.PathLike)):
-        raise BadRequestError("inputs is one path; give a list of paths")
     options["tokenizer"] = named(options.get("tokenizer", "gpt2"))
-    spec = protocol.JobSpec(
-        inputs=[os.path.abspath(path) for path in inputs], output=os.path.abspath(output), **options
-    )
+    spec = protocol.JobSpec(inputs=expand(inputs, output), output=os.path.abspath(output), **options)
     if key == "":
         raise BadRequestError("the key is empty", "give one, or none at all")
     deadline_ms = None if deadline is None else _ms(deadline)

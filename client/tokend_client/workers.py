@@ -22,6 +22,7 @@ worker's death by its sentinel, and one that has stopped by its counter.
 from __future__ import annotations
 
 import contextlib
+import logging
 import mmap
 import multiprocessing
 import os
@@ -40,9 +41,11 @@ import numpy as np
 from .assemble import Assembler, Config
 from .batch import Batch
 from .errors import BadRequestError, TokendError, WorkerDiedError, from_code
-from .feed import Polling
+from .feed import FIRST_WARNING_S, Polling
 from .packing import Pieces
 from .stream import Ids
+
+log = logging.getLogger("tokend_client.loader")
 
 SLOTS = 2
 """Batches that each worker may be ahead."""
@@ -134,8 +137,15 @@ class WorkerSource:
     def _receive(self, number: int) -> tuple[int, bytes]:
         connection, process = self._connections[number], self._processes[number]
         beat, heard = int(self._beats[number]), time.monotonic()
+        begun, warn_after = heard, FIRST_WARNING_S
         while True:
             self._assembler.report(self._k)
+            waited_s = time.monotonic() - begun
+            if waited_s > warn_after:
+                warn_after *= 2
+                why = self._assembler.waits_for(self._k, waited_s)
+                if why is not None:
+                    log.warning("%s", why)
             ready = wait([connection, process.sentinel], 1.0)
             if connection in ready or connection.poll(0):
                 try:
@@ -215,6 +225,7 @@ def _main(
     """A worker's life."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle.
     signal.signal(signal.SIGTERM, signal.SIG_DFL)  # A trainer's handler is of no use here.
+    log.setLevel(logging.ERROR)  # The parent says what is waited for, with what its feed knows.
     parent = os.getppid()
     for other in inherited:
         other.close()

@@ -35,37 +35,44 @@ _JOINED_BYTES = 64 * 1024
 class Channel:
     """A connection to a listening ZeroMQ socket. One thread may send while another receives.
 
-    Connects at once: raises `OSError` where nobody listens. Never blocks but in `send` and `wait`.
+    `connect` first: it raises `OSError` where nobody listens. Nothing blocks but `send` and `wait`.
     Raises `ConnectionError` when the peer is gone or breaks the protocol; it is of no use then.
+
+    Whoever makes one keeps it before it connects, so that an interrupt at any place leaves somebody to close it.
     """
 
     def __init__(self, path: str, frame_max_bytes: int) -> None:
+        self._path = path
         self._frame_max_bytes = frame_max_bytes
-        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
-        self._greeted = False
+        # It has its descriptor once `connect` was called.
+        self._socket = socket.SocketType.__new__(socket.SocketType)
+        self._greeted = self._is_ended = False
         self._buffer = bytearray(_BUFFER_BYTES)
         self._view = memoryview(self._buffer)
         self._start = self._end = 0
         self._large: tuple[int, bytearray, int] | None = None
         self._frames: list[Any] = []
+        self._readable = select.poll()
+        self._writable = select.poll()
+
+    def connect(self) -> None:
+        """Connects and greets."""
+        socket.SocketType.__init__(self._socket, socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+        self._socket.setblocking(False)
         try:
-            self._socket.setblocking(False)
-            self._socket.connect(path)
+            self._socket.connect(self._path)
             self._socket.sendall(_HANDSHAKE)
         except BlockingIOError:
-            # The listener's queue is full.
-            self._socket.close()
-            raise ConnectionRefusedError(f"{path}: too many connections wait") from None
-        except OSError:
-            self._socket.close()
-            raise
-        self._readable = select.poll()
-        self._readable.register(self._socket, select.POLLIN)
-        self._writable = select.poll()
-        self._writable.register(self._socket, select.POLLOUT)
+            raise ConnectionRefusedError(f"{self._path}: too many connections wait") from None
+        self._readable.register(self._socket.fileno(), select.POLLIN)
+        self._writable.register(self._socket.fileno(), select.POLLOUT)
 
     def shutdown(self) -> None:
-        """Ends it for every thread: one that waits wakes up, and all that follows fails."""
+        """Ends it for every thread: one that waits wakes up, and all that follows fails.
+
+        Also what has arrived already: an interrupted thread may have taken some of it away.
+        """
+        self._is_ended = True
         with contextlib.suppress(OSError):
             self._socket.shutdown(socket.SHUT_RDWR)
 
@@ -114,6 +121,8 @@ class Channel:
     def receive(self) -> list[list[Any]]:
         """The messages that have arrived, as lists of frames: `bytes`, large ones `bytearray`."""
         messages: list[list[Any]] = []
+        if self._is_ended:
+            raise ConnectionAbortedError("the connection was given up")
         while True:
             if self._large is not None:
                 flags, body, have = self._large

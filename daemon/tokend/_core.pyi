@@ -14,6 +14,7 @@ __all__ = [
     "encode_files",
     "export",
     "export_formats",
+    "hash_prefixes",
     "published_encoding",
     "retire",
     "verify",
@@ -75,8 +76,10 @@ class JobControl:
     def suspend(self) -> None: ...
     def set_threads(self, n_threads: int) -> None: ...
     def set_ceiling(self, n_tokens: int) -> None: ...
+    def set_wanted(self, n_tokens: int) -> None: ...
     def retire(self, before: int) -> None: ...
     def progress(self) -> tuple[int, int, int, int]: ...
+    def n_skipped(self) -> int: ...
 
 def encode_files(
     tokenizer: Tokenizer,
@@ -86,7 +89,7 @@ def encode_files(
     separator: str | None,
     eot: str,
     eot_id: int | None,
-    special: str,
+    special: str | None,
     errors: str,
     threads: int,
     force: bool,
@@ -95,6 +98,7 @@ def encode_files(
     format: str = "bin",
     resume: bool = False,
     partial_key: str | None = None,
+    records: dict[str, Any] | None = None,
     retire: bool = False,
 ) -> str: ...
 def check_paths(
@@ -106,6 +110,7 @@ def check_paths(
     format: str = "bin",
     resume: bool = False,
     partial_key: str | None = None,
+    records: dict[str, Any] | None = None,
     retire: bool = False,
 ) -> int: ...
 def discard_partials(
@@ -119,21 +124,27 @@ def export(
     eot: str | None = None,
     eot_id: int | None = None,
     shard_tokens: int | None = None,
+    shard_bytes: int | None = None,
+    shard_documents: int | None = None,
     row_tokens: int | None = None,
     val_fraction: float = 0.0,
     seed: int = 0,
     shuffle: bool = False,
     force: bool = False,
+    sibling: tuple[str, str] | None = None,
 ) -> str: ...
 def check_export(
     output: str,
     format: str,
     *,
     shard_tokens: int | None,
+    shard_bytes: int | None,
+    shard_documents: int | None,
     row_tokens: int | None,
     val_fraction: float,
     force: bool,
 ) -> None: ...
+def hash_prefixes(path: str, lengths: list[int]) -> list[str]: ...
 def export_formats() -> list[str]: ...
 def retire(output: str, before: int, *, roots: list[str] = ...) -> int: ...
 def verify(path: str, *, roots: list[str] = ...) -> str: ...

@@ -185,6 +185,16 @@ def job_reply(job: Job) -> Reply:
     return protocol.JobReply(job=job.info()), []
 
 
+def deadline_s(message: Message) -> float:
+    """The deadline in a request's header, seconds from now; an hour where it names none."""
+    deadline_ms = None
+    if message.op in (Op.ENCODE, Op.COUNT):
+        deadline_ms = protocol.decode_header(message.header, protocol.Encode).deadline_ms
+    elif message.op == Op.ENCODE_BATCH:
+        deadline_ms = protocol.decode_header(message.header, protocol.EncodeBatch).deadline_ms
+    return 3600.0 if deadline_ms is None else max(0.0, deadline_ms / 1000)
+
+
 def _dtype(ids: Any) -> str:
     return "uint16" if ids.itemsize == 2 else "uint32"
 

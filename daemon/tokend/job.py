@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from tokend_client.protocol import TERMINAL_STATES, JobInfo
 
 from . import _core
-from .journal import Record
+from .record import Record
 
 
 @dataclass
@@ -35,6 +35,10 @@ class Job:
         """Its name."""
         return self.record.job_id
 
+    def is_late(self, now_s: float) -> bool:
+        """Whether its deadline has passed."""
+        return self.record.deadline_s is not None and now_s > self.record.deadline_s
+
     def info(self) -> JobInfo:
         """What clients see."""
         record = self.record
@@ -59,6 +63,7 @@ class Job:
             finished_s=record.finished_s,
             error=record.error if self.state in TERMINAL_STATES else None,
             up_to_date=record.up_to_date,
+            n_skipped=record.n_skipped if self.state == "done" else self.control.n_skipped(),
             note=f"waits for {self.needed_bytes} bytes of free space beside its output"
             if waits
             else self.pace

@@ -10,13 +10,15 @@ import logging
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import msgspec
-from tokend_client.errors import ConflictError, TokendError, TokenizerInvalidError
+from tokend_client.errors import ConflictError, InputChangedError, TokendError, TokenizerInvalidError
+from tokend_client.protocol import JobSpec
 
 from . import _core
 from .config import ServerConfig
-from .journal import Record
+from .record import Record
 from .registry import Registry, eot_id
 
 log = logging.getLogger("tokend.jobs")
@@ -29,6 +31,7 @@ class Summary:
     manifest: bytes
     n_tokens: int
     n_documents: int
+    n_skipped: int
     up_to_date: bool
 
 
@@ -53,6 +56,7 @@ def run_job(record: Record, control: _core.JobControl, registry: Registry, confi
             eot=spec.eot,
             eot_id=eot_id(tokenizer, spec.eot, spec.eot_token),
             special=spec.special,
+            records=record_options(spec),
             errors=spec.errors,
             # Each thread has a chunk in memory; more of them than cores would not be faster.
             threads=min(spec.threads or config.threads, os.cpu_count() or 1),
@@ -61,14 +65,16 @@ def run_job(record: Record, control: _core.JobControl, registry: Registry, confi
             control=control,
             format=spec.format,
             resume=resume,
-            partial_key=record.job_id,
+            partial_key=partial_key(record),
             retire=spec.retire,
         )
 
+    resumes = record.attempts > 1 or record.partial_key is not None
     try:
-        report = encode(resume=record.attempts > 1)
-    except ConflictError:
-        if record.attempts <= 1:
+        report = encode(resume=resumes)
+    except (ConflictError, InputChangedError) as error:
+        # An input that was mended since another job failed at it is no reason to fail.
+        if not resumes or (isinstance(error, InputChangedError) and record.partial_key is None):
             raise
         # What is there cannot be gone on with, for instance after an upgrade.
         discard_partials(record, config)
@@ -77,7 +83,21 @@ def run_job(record: Record, control: _core.JobControl, registry: Registry, confi
     discard_partials(record, config)
     manifest = msgspec.json.decode(report)
     up_to_date = manifest.pop("up_to_date")
-    return Summary(msgspec.json.encode(manifest), manifest["n_tokens"], manifest["n_documents"], up_to_date)
+    accounts = [source.get("records", {}) for source in manifest["sources"]]
+    n_skipped = sum(account.get(name, 0) for account in accounts for name in ("n_bad", "n_filtered", "n_duplicates"))
+    return Summary(msgspec.json.encode(manifest), manifest["n_tokens"], manifest["n_documents"], n_skipped, up_to_date)
+
+
+def record_options(spec: JobSpec) -> dict[str, Any]:
+    """What inputs are, and how their records become documents, as the core takes it."""
+    names = ("input_format", "field", "id_field", "bad_documents")
+    limits = ("min_tokens", "max_tokens", "truncate_tokens", "deduplicate")
+    return {name: getattr(spec, name) for name in names + limits}
+
+
+def partial_key(record: Record) -> str:
+    """The key that the partial files of a job bear."""
+    return record.partial_key or record.job_id
 
 
 def manifest_path(record: Record) -> Path:
@@ -122,7 +142,7 @@ def _files(record: Record, manifest: dict) -> list[tuple[str, int]]:  # type: ig
 def discard_partials(record: Record, config: ServerConfig) -> None:
     """Removes what an unfinished job left; what others left is not touched, nor what is finished."""
     try:
-        _core.discard_partials(record.spec.output, record.job_id, record.spec.format, roots=_roots(config))
+        _core.discard_partials(record.spec.output, partial_key(record), record.spec.format, roots=_roots(config))
     except TokendError as error:
         log.warning("job %s: what it left cannot be removed: %s", record.job_id, error.message)
 

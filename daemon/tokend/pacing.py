@@ -1,12 +1,12 @@
 """Keeps each stream that is read while it is written a set number of tokens ahead of its readers.
 
-Four times a second, on a thread of its own: who reads what (`cursors`), how far each running job is,
-which job gets how many threads (`shares`). Jobs with readers run beside each other and beside the one job
-without; a job that stands still keeps its place and its threads, asleep. Every few seconds segments that
+Four times a second and when loaders report, on a thread of its own: who reads what (`cursors`), how far each
+running job is, which job gets how many threads (`shares`). Jobs with readers run beside each other and beside
+the one job without; a job that stands still keeps its place and its threads, asleep. Every few seconds segments that
 nobody will read again are retired, of streams whose jobs allow it.
 
     loader ─► CURSORS ─► Cursors ─► Pacer ─┬─► JobControl.set_threads
-                                           ├─► JobControl.set_ceiling
+                                           ├─► JobControl.set_ceiling, set_wanted
                                            └─► JobControl.retire, or _core.retire for what no job writes
 """
 
@@ -34,6 +34,8 @@ from .shares import Load, share
 log = logging.getLogger("tokend.pacing")
 
 _TICK_S = 0.25
+_LEAST_S = 0.05
+"""Between two looks, however much readers report."""
 _RETIRE_S = min(5.0, EXPIRY_S)
 _RATE_S = 3.0
 """Over which a job's rate is averaged."""
@@ -79,8 +81,10 @@ class Pacer:
         self._told: dict[str, int] = {}
         """Low waters that retirement was told, by path."""
         self._stopped = threading.Event()
+        self._news = threading.Event()
+        """A reader wants more than before."""
         self._thread = threading.Thread(target=self._run, name="tokend-pacer", daemon=True)
-        jobs.is_followed, jobs.before_run = self._is_followed, self._before_run
+        jobs.runner.is_followed, jobs.runner.before_run = self._is_followed, self._before_run
 
     def start(self) -> None:
         """Begins to pace."""
@@ -89,6 +93,7 @@ class Pacer:
     def stop(self) -> None:
         """Ends pacing; jobs stay as they are."""
         self._stopped.set()
+        self._news.set()
         if self._thread.is_alive():
             self._thread.join(5.0)
 
@@ -102,6 +107,7 @@ class Pacer:
             self.cursors.over(run, [report.path for report in reports])
         else:
             self.cursors.report(run, loader, reports)
+            self._news.set()
         writers = self._writers()
         return [self._of(report.path, writers.get(os.path.realpath(report.path))) for report in reports]
 
@@ -141,6 +147,7 @@ class Pacer:
         readers = self._readers(job)
         if readers and not self._jobs.is_draining():
             job.control.set_ceiling(_wanted(readers) + self._limit(readers))
+            job.control.set_wanted(_wanted(readers))
 
     def _readers(self, job: Job) -> list[Reader]:
         return self.cursors.live(self._output(job)) if job.record.spec.format == "stream" else []
@@ -149,7 +156,9 @@ class Pacer:
         return bool(self._readers(job))
 
     def _run(self) -> None:
-        while not self._stopped.wait(_TICK_S):
+        while not self._stopped.wait(_LEAST_S):
+            self._news.wait(_TICK_S)
+            self._news.clear()
             try:
                 self.tick()
             except Exception:
@@ -157,7 +166,7 @@ class Pacer:
 
     def tick(self) -> None:
         """One look at everything."""
-        self._jobs.start_beside()
+        self._jobs.runner.start_beside()
         now = time.monotonic()
         seconds, self._looked_s = now - self._looked_s, now
         running = self._jobs.running()
@@ -193,6 +202,7 @@ class Pacer:
             return Load(None)
         wanted, limit = _wanted(readers), self._limit(readers)
         job.control.set_ceiling(_NO_CEILING if self._jobs.is_draining() else wanted + limit)
+        job.control.set_wanted(wanted)
         return Load(
             lead=n_tokens - wanted,
             limit=limit,

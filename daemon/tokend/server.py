@@ -17,10 +17,8 @@ import time
 import uuid
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
 
-import msgspec
 import zmq
 import zmq.backend
 from tokend_client import paths, protocol
@@ -33,14 +31,16 @@ from tokend_client.errors import (
     UnknownOpError,
     UnsupportedVersionError,
 )
-from tokend_client.protocol import TERMINAL_STATES, ErrorReply, Message, Op
+from tokend_client.protocol import TERMINAL_STATES, Message, Op
 
 from . import __version__, lifecycle
 from .config import ServerConfig
-from .handlers import Handlers, Reply, job_reply
+from .handlers import Handlers, Reply, deadline_s, job_reply
 from .job import Job
-from .jobs import JobTable, stopping
+from .job_book import stopping
+from .jobs import JobTable
 from .pacing import Pacer
+from .peers import Peer, Peers
 from .registry import Registry
 
 log = logging.getLogger("tokend.server")
@@ -49,28 +49,18 @@ _OPS = frozenset(Op)
 
 # The binding's own methods and plain numbers: its conveniences (a function per frame, flags as enums,
 # options as enums) cost a short request a tenth of its round trip.
-_send, _recv, _get = zmq.backend.Socket.send, zmq.backend.Socket.recv, zmq.backend.Socket.get
-_NOBLOCK, _NOBLOCK_MORE = int(zmq.NOBLOCK), int(zmq.NOBLOCK) | int(zmq.SNDMORE)
+_recv, _get = zmq.backend.Socket.recv, zmq.backend.Socket.get
+_NOBLOCK = int(zmq.NOBLOCK)
 _EVENTS, _RCVMORE, _POLLIN = int(zmq.EVENTS), int(zmq.RCVMORE), int(zmq.POLLIN)
 
 _TICK_MS = 100
 _SPIN_S = 100e-6
 _SUSPEND_LIMIT_S = 10.0
 """How long a job may take to notice that it is suspended."""
-_PEER_SILENCE_S = 60.0
-"""A peer that said nothing for so long is forgotten; it says hello again if it is still there."""
 
 
 def _events(router: zmq.Socket[bytes]) -> int:
     return int(_get(router, _EVENTS))
-
-
-@dataclass
-class _Peer:
-    last_seen: float
-    inflight: int = 0
-    outbox: deque[list[Any]] = field(default_factory=deque)
-    outbox_bytes: int = 0
 
 
 @dataclass
@@ -88,11 +78,7 @@ class Server:
         self.config = config
         self.epoch = str(uuid.uuid4())
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
-        self._peers: dict[bytes, _Peer] = {}
         self._finished: deque[tuple[bytes, int, int, int, Reply | TokendError]] = deque()
-        self._slow: set[bytes] = set()
-        """Peers with replies in their outbox."""
-        self._outbox_bytes = 0
         self._waiters: list[_Waiter] = []
         self._stop_at: float | None = None
         self._finish_queued = True
@@ -132,7 +118,8 @@ class Server:
             for name in self.config.preload:
                 self.handlers.registry.get(name)
             context = zmq.Context()
-            router = self._router = context.socket(zmq.ROUTER)
+            router = context.socket(zmq.ROUTER)
+            self._peers = Peers(router, self.config.outbox_max_bytes)
             for option, value in (
                 (zmq.ROUTER_MANDATORY, 1),
                 (zmq.LINGER, 1000),
@@ -196,7 +183,7 @@ class Server:
             self._request_bytes -= n_bytes
             if peer in self._peers:
                 self._peers[peer].inflight -= 1
-            self._reply(peer, op, request_id, reply)
+            self._peers.reply(peer, op, request_id, reply)
         self._answer_waiters()
 
     def _more_soon(self, router: zmq.Socket[bytes]) -> bool:
@@ -213,7 +200,7 @@ class Server:
 
     def _tick(self, now: float) -> bool:
         """What has to be looked at every so often; True once the daemon is over."""
-        self._flush()
+        self._peers.flush()
         self._answer_waiters()
         jobs = self.handlers.jobs
         jobs.expire()
@@ -226,10 +213,7 @@ class Server:
         if idle is not None and now - self._last_activity > idle and jobs.is_idle():
             log.info("idle for %g s", idle)
             return True
-        waiting = {waiter.peer for waiter in self._waiters}
-        for identity, peer in list(self._peers.items()):
-            if now - peer.last_seen > _PEER_SILENCE_S and not peer.inflight and identity not in waiting:
-                self._forget(identity)
+        self._peers.forget_silent(now, {waiter.peer for waiter in self._waiters})
         self.handlers.n_clients = len(self._peers)
         return False
 
@@ -241,7 +225,7 @@ class Server:
         is_late = now >= stop_at + _SUSPEND_LIMIT_S
         if jobs.is_over() or is_late:
             self._dismiss_waiters()
-            return is_late or not self._slow
+            return is_late or self._peers.have_all()
         return False
 
     def _status_line(self) -> str:
@@ -264,33 +248,33 @@ class Server:
             try:
                 message = protocol.unpack(frames)
             except TokendError as error:
-                self._reply(identity, *protocol.request_of(frames), error)
+                self._peers.reply(identity, *protocol.request_of(frames), error)
                 continue
             try:
                 self._request(identity, message)
             except TokendError as error:
-                self._reply(identity, message.op, message.request_id, error)
+                self._peers.reply(identity, message.op, message.request_id, error)
             except BaseException as error:
                 log.exception("operation %d", message.op)
                 failure = InternalError(f"{type(error).__name__}: {error}")
-                self._reply(identity, message.op, message.request_id, failure)
+                self._peers.reply(identity, message.op, message.request_id, failure)
 
     def _request(self, identity: bytes, message: Message) -> None:
         if message.op not in _OPS:
             raise UnknownOpError(f"unknown operation {message.op}", "client and daemon are of different versions")
         if message.op == Op.HELLO:
-            self._reply(identity, message.op, message.request_id, self._hello(identity, message))
+            self._peers.reply(identity, message.op, message.request_id, self._hello(identity, message))
             return
         peer = self._peers.get(identity)
         if peer is None:
             raise HelloRequiredError("say hello first")
         peer.last_seen = self._last_activity
         if self.handlers.is_quick(message):
-            self._reply(identity, message.op, message.request_id, self.handlers.handle(message))
+            self._peers.reply(identity, message.op, message.request_id, self.handlers.handle(message))
             return
         if message.op == Op.SHUTDOWN:
             header = protocol.decode_header(message.header, protocol.Shutdown)
-            self._reply(identity, message.op, message.request_id, (protocol.Empty(), []))
+            self._peers.reply(identity, message.op, message.request_id, (protocol.Empty(), []))
             if not header.drain:
                 self.handlers.jobs.cancel_all()
             self.stop(header.timeout_ms / 1000 if header.drain else 5.0, finish_queued=True)
@@ -306,7 +290,7 @@ class Server:
         if message.op == Op.JOB_CANCEL:
             job, written = self.handlers.cancel(message)
             if written is None:
-                self._reply(identity, message.op, message.request_id, job_reply(job))
+                self._peers.reply(identity, message.op, message.request_id, job_reply(job))
             else:
                 peer.inflight += 1
                 written.add_done_callback(lambda written: self._cancelled(identity, message, job))
@@ -315,9 +299,9 @@ class Server:
             raise stopping()
         if peer.inflight >= self.config.max_inflight:
             raise BusyError(f"{peer.inflight} requests of this client are waiting", retry_after_s=0.05)
-        self._hand_over(identity, peer, message, time.monotonic() + _deadline_s(message))
+        self._hand_over(identity, peer, message, time.monotonic() + deadline_s(message))
 
-    def _hand_over(self, identity: bytes, peer: _Peer, message: Message, deadline: float) -> None:
+    def _hand_over(self, identity: bytes, peer: Peer, message: Message, deadline: float) -> None:
         n_bytes = sum(len(frame) for frame in message.body)
         if self._request_bytes and self._request_bytes + n_bytes > self.config.max_request_bytes:
             raise BusyError(
@@ -357,7 +341,7 @@ class Server:
                 "install tokend and tokend-client of the same version",
             )
         if identity not in self._peers:
-            self._peers[identity] = _Peer(time.monotonic())
+            self._peers[identity] = Peer(time.monotonic())
         reply = protocol.HelloReply(
             version=protocol.VERSION,
             server_version=__version__,
@@ -378,7 +362,7 @@ class Server:
                 left.append(waiter)
         self._waiters = left
 
-    def _answer(self, waiter: _Waiter, peer: _Peer, now: float) -> bool:
+    def _answer(self, waiter: _Waiter, peer: Peer, now: float) -> bool:
         """Answers one that waits for a job, if it is time to; True if so."""
         job = waiter.job
         if job.state == "done" and job.manifest is None:
@@ -388,7 +372,7 @@ class Server:
             self._submitters.submit(self._work, waiter.peer, waiter.message, now + 3600.0)
         elif job.state in TERMINAL_STATES or now >= waiter.deadline:
             reply = self.handlers.result_reply(job)
-            self._reply(waiter.peer, Op.JOB_WAIT, waiter.message.request_id, reply)
+            self._peers.reply(waiter.peer, Op.JOB_WAIT, waiter.message.request_id, reply)
         else:
             return False
         return True
@@ -397,87 +381,8 @@ class Server:
         """Tells those who wait for jobs that another daemon will finish."""
         self._answer_waiters()
         for waiter in self._waiters:
-            self._reply(waiter.peer, Op.JOB_WAIT, waiter.message.request_id, stopping())
+            self._peers.reply(waiter.peer, Op.JOB_WAIT, waiter.message.request_id, stopping())
         self._waiters = []
-
-    def _reply(self, identity: bytes, op: int, request_id: int, reply: Reply | TokendError) -> None:
-        header: msgspec.Struct
-        body: list[Any]
-        if isinstance(reply, TokendError):
-            flags, header, body = protocol.FLAG_ERROR, ErrorReply.of(reply), []
-        else:
-            flags, (header, body) = protocol.FLAG_OK, reply
-        try:
-            frames = protocol.pack(op, flags, request_id, header, body)
-        except TokendError as error:
-            frames = protocol.pack(op, protocol.FLAG_ERROR, request_id, ErrorReply.of(error))
-        peer = self._peers.get(identity)
-        if peer is not None and peer.outbox:
-            # What came before goes first.
-            self._queue(identity, peer, frames)
-            return
-        try:
-            self._send(identity, frames)
-        except zmq.Again:
-            # A peer that has not said hello gets an answer, but no queue.
-            if peer is not None:
-                self._queue(identity, peer, frames)
-        except zmq.ZMQError:
-            # The peer is gone: nobody waits for this any more.
-            self._forget(identity)
-
-    def _send(self, identity: bytes, frames: list[Any]) -> None:
-        """Sends a message whole or not at all: only its first frame can be refused."""
-        router = self._router
-        _send(router, identity, _NOBLOCK_MORE)
-        for frame in frames[:-1]:
-            _send(router, frame, _NOBLOCK_MORE)
-        _send(router, frames[-1], _NOBLOCK)
-
-    def _queue(self, identity: bytes, peer: _Peer, frames: list[Any]) -> None:
-        peer.outbox.append(frames)
-        self._slow.add(identity)
-        n_bytes = sum(memoryview(frame).nbytes for frame in frames)
-        peer.outbox_bytes += n_bytes
-        self._outbox_bytes += n_bytes
-        if self._outbox_bytes > self.config.outbox_max_bytes:
-            worst = max(self._slow, key=lambda slow: self._peers[slow].outbox_bytes)
-            log.warning("a client does not read its replies and is dropped")
-            self._forget(worst)
-
-    def _forget(self, identity: bytes) -> None:
-        peer = self._peers.pop(identity, None)
-        self._slow.discard(identity)
-        if peer is not None:
-            self._outbox_bytes -= peer.outbox_bytes
-
-    def _flush(self) -> None:
-        """Sends on what peers did not take at once."""
-        for identity in list(self._slow):
-            peer = self._peers[identity]
-            while peer.outbox:
-                try:
-                    self._send(identity, peer.outbox[0])
-                except zmq.Again:
-                    break
-                except zmq.ZMQError:
-                    self._forget(identity)
-                    break
-                n_bytes = sum(memoryview(frame).nbytes for frame in peer.outbox.popleft())
-                peer.outbox_bytes -= n_bytes
-                self._outbox_bytes -= n_bytes
-            else:
-                self._slow.discard(identity)
-
-
-def _deadline_s(message: Message) -> float:
-    """The deadline in a request's header, seconds from now; an hour where it names none."""
-    deadline_ms = None
-    if message.op in (Op.ENCODE, Op.COUNT):
-        deadline_ms = protocol.decode_header(message.header, protocol.Encode).deadline_ms
-    elif message.op == Op.ENCODE_BATCH:
-        deadline_ms = protocol.decode_header(message.header, protocol.EncodeBatch).deadline_ms
-    return 3600.0 if deadline_ms is None else max(0.0, deadline_ms / 1000)
 
 
 def serve(config: ServerConfig) -> int:

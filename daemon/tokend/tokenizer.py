@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from tokend_client.errors import BadRequestError, UnknownIdError
+from tokend_client.inputs import expand
 
 from . import GPT2_PATTERN, _core
 from .registry import eot_id
@@ -222,12 +223,20 @@ class Tokenizer:
         separator: str | None = None,
         eot: str = "append",
         eot_token: str | None = None,
-        special: str = "raise",
+        special: str | None = None,
         errors: str = "strict",
         threads: int = 0,
         force: bool = False,
         format: str = "bin",
         resume: bool = False,
+        input_format: str = "auto",
+        field: str | None = None,
+        id_field: str | None = None,
+        bad_documents: str = "fail",
+        min_tokens: int = 0,
+        max_tokens: int | None = None,
+        truncate_tokens: int | None = None,
+        deduplicate: bool = False,
         control: _core.JobControl | None = None,
     ) -> dict[str, Any]:
         """Encodes files into one token set and returns its manifest (with `up_to_date` added).
@@ -236,20 +245,31 @@ class Tokenizer:
         `output`, which can be read while it grows). Blocks until the output is complete; releases the
         GIL; Ctrl-C is seen when it returns. `threads=0` leaves one core free.
 
+        `inputs` are files, directories (every file in them) and patterns. Files hold text or JSON lines,
+        either of them in gzip, zstd, bzip2 or xz, or are parquet or arrow; `input_format` (`"text"`,
+        `"jsonl"`) says so where `"auto"` would be wrong. `field` is the field or column of the text (`"text"`
+        if not given), with dots, and `id_field` one whose values are kept in `<output>.ids`. `special=None` is
+        `"raise"` for text and `"text"` for JSON lines and columns. A document that is bad (a line that is not
+        JSON, say) raises `BadDocumentError`, or with `bad_documents="skip"` is left out, as are documents
+        with fewer than `min_tokens` or more than `max_tokens` ids, and with `deduplicate` those whose text
+        was there before. What is left out is listed in `<output>.skipped.jsonl` and counted in the
+        manifest's sources. `truncate_tokens` cuts documents to so many ids. See docs/guides/inputs.md.
+
         With an error no set is left behind, and a stream says in its manifest that it failed. Partial
-        files stay when the process is killed, when the disk is full, and after `control.suspend()`:
+        files stay when the process is killed, when the disk is full, after `control.suspend()` and after a
+        `BadDocumentError` (which need not be one with `bad_documents="skip"`):
         `resume=True` goes on from them and ends with the bytes of an undisturbed run. It raises
         `InputChangedError` or `ConflictError` if the job is not the same any more, and starts from the
         beginning if there is nothing to go on from. See `tokend encode --help` for the other options,
         and `tokend_client.TokenStream` for reading the result.
         """
-        if isinstance(inputs, str | bytes):
-            raise BadRequestError(f"inputs is one path, not a list of them; pass [{inputs!r}]")
-        if threads < 0:
-            raise BadRequestError(f"threads is {threads}, below 0")
+        limits = {"threads": threads, "min_tokens": min_tokens, "max_tokens": max_tokens or 0}
+        for name, number in (limits | {"truncate_tokens": truncate_tokens or 0}).items():
+            if number < 0:
+                raise BadRequestError(f"{name} is {number}, below 0")
         report = _core.encode_files(
             self._core,
-            [os.path.abspath(path) for path in inputs],
+            expand(inputs, output),
             os.path.abspath(output),
             separator=separator,
             eot=eot,
@@ -262,6 +282,16 @@ class Tokenizer:
             resume=resume,
             roots=[],
             control=control or _core.JobControl(),
+            records={
+                "input_format": input_format,
+                "field": field,
+                "id_field": id_field,
+                "bad_documents": bad_documents,
+                "min_tokens": min_tokens,
+                "max_tokens": max_tokens,
+                "truncate_tokens": truncate_tokens,
+                "deduplicate": deduplicate,
+            },
         )
         result: dict[str, Any] = json.loads(report)
         return result

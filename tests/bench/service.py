@@ -3,6 +3,7 @@
     Client.encode of 1 KB        round trip, microseconds
     Client.encode_batch of 8 MB  against Tokenizer.encode_batch in this process
     a file job                   `tokend encode` through the daemon against `tokend encode --local`
+    durability                   a job of 1 GB as it is, against one whose fsyncs do nothing (strace answers them)
 
 The daemon and the client share the machine with whatever else runs: look at the load first.
 """
@@ -10,7 +11,9 @@ The daemon and the client share the machine with whatever else runs: look at the
 from __future__ import annotations
 
 import os
+import shutil
 import statistics
+import subprocess
 import sys
 import sysconfig
 import tempfile
@@ -49,9 +52,9 @@ def seconds(run: Callable[[], object]) -> float:
     return time.perf_counter() - start
 
 
-def against(ours: Callable[[], object], theirs: Callable[[], object]) -> tuple[float, float]:
+def against(ours: Callable[[], object], theirs: Callable[[], object], rounds: int = ROUNDS) -> tuple[float, float]:
     """Medians of two things that take turns."""
-    pairs = [(seconds(ours), seconds(theirs)) for _ in range(ROUNDS)]
+    pairs = [(seconds(ours), seconds(theirs)) for _ in range(rounds)]
     return statistics.median(pair[0] for pair in pairs), statistics.median(pair[1] for pair in pairs)
 
 
@@ -78,12 +81,15 @@ def batch(client: Client, tokenizer: Tokenizer, text: str) -> None:
     )
 
 
-def file_job(client: Client, tokenizer: Tokenizer, text: str, folder: Path, n_bytes: int) -> None:
-    source = folder / "corpus.txt"
-    with source.open("w") as file:
+def corpus(path: Path, text: str, n_bytes: int) -> Path:
+    """A file of the text, as often as it takes."""
+    with path.open("w") as file:
         while file.tell() < n_bytes:
             file.write(text)
+    return path
 
+
+def file_job(client: Client, tokenizer: Tokenizer, source: Path, folder: Path) -> None:
     def through() -> None:
         client.submit([source], folder / "daemon.bin", special="text", force=True).wait(timeout=600)
 
@@ -100,6 +106,29 @@ def file_job(client: Client, tokenizer: Tokenizer, text: str, folder: Path, n_by
     )
 
 
+def durability(source: Path, output: Path, n_bytes: int) -> None:
+    """What the disk is waited for: the calls that wait are answered by strace, which stops for nothing else."""
+    strace = shutil.which("strace")
+    if strace is None:
+        print("| durability | strace is not installed | |")
+        return
+    calls = "fsync,fdatasync,sync_file_range"
+    command = [strace, "-f", "--seccomp-bpf", "-o", os.devnull, "-e", f"trace={calls}"]
+    job = [sys.executable, "-m", "tokend", "encode", "--local", "--force", "--special", "text"]
+    job += ["-o", str(output), str(source)]
+
+    def run(*options: str) -> None:
+        subprocess.run([*command, *options, *job], check=True, capture_output=True)
+
+    run()
+    durable_s, careless_s = against(run, lambda: run("-e", f"inject={calls}:retval=0"), rounds=5)
+    size = n_bytes / 1e6
+    print(
+        f"| durability, a job of {size:.0f} MB | {size / durable_s:.0f} MB/s, without fsync {size / careless_s:.0f} "
+        f"| {careless_s / durable_s:.0%} |"
+    )
+
+
 def main() -> None:
     tokenizer = Tokenizer.load("gpt2")
     text = library_text(8_000_000).decode()
@@ -113,9 +142,11 @@ def main() -> None:
                     client, "The quick brown fox jumps over the lazy dog. " * 22 + "The quick brown fox jumps over it."
                 )
                 batch(client, tokenizer, text)
-                file_job(client, tokenizer, text, Path(folder), 300_000_000)
+                file_job(client, tokenizer, corpus(Path(folder) / "corpus.txt", text, 300_000_000), Path(folder))
         finally:
             daemon.stop()
+        source = corpus(Path(folder) / "big.txt", text, 1_000_000_000)
+        durability(source, Path(folder) / "big.bin", source.stat().st_size)
 
 
 if __name__ == "__main__":

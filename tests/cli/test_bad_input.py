@@ -31,7 +31,8 @@ def folder(tmp_path: Path) -> Path:
     ("arguments", "code", "message", "hint"),
     [
         (["none.txt"], 1, "none.txt: no such file", "check the path"),
-        (["dir"], 1, "dir: is a directory", "--files-from"),
+        (["dir"], 1, "dir: the directory holds no files", "begin with a dot"),
+        (["none/*.txt"], 1, "none/*.txt: nothing matches", "check the pattern"),
         (["fifo"], 1, "fifo: is a FIFO", "regular file"),
         (["/dev/zero"], 1, "/dev/zero: is a device", "regular file"),
         (["bad.txt"], 1, "bad.txt: not valid UTF-8 at byte 5 (0xff)", "--errors replace"),
@@ -85,6 +86,9 @@ def test_endpoints(tmp_path: Path) -> None:
 
 
 def test_a_set_without_its_manifest_is_not_there(folder: Path) -> None:
+    done = tokend("inspect", folder / "there.bin")
+    assert done.returncode == 0 and b"another tool" in done.stdout and b"pass --dtype" in done.stdout
+    (folder / "there.bin.ends").write_bytes(b"")
     done = tokend("inspect", folder / "there.bin")
     assert done.returncode == 1 and b"no manifest" in done.stderr
     done = tokend("decode", folder / "there.bin")

@@ -10,9 +10,11 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from tokend import journal as journal_module
-from tokend.journal import Journal, Record, journal_path
+from tokend import journal_file
+from tokend.journal import Journal
+from tokend.journal_file import journal_path
 from tokend.lifecycle import filesystem_of
+from tokend.record import Record
 from tokend_client.errors import BadRequestError, BusyError
 from tokend_client.protocol import ErrorReply, JobSpec
 
@@ -38,7 +40,7 @@ def filled(folder: Path, n: int) -> tuple[Path, bytes, list[Record]]:
     journal = Journal(folder, ENDPOINT)
     records = [record(number, error=ErrorReply(code="IO_ERROR", message="é" * number)) for number in range(n)]
     for future in [journal.write(each) for each in records]:
-        future.result(10)
+        future.result(60)
     journal.close()
     return journal.path, journal.path.read_bytes(), records
 
@@ -46,9 +48,9 @@ def filled(folder: Path, n: int) -> tuple[Path, bytes, list[Record]]:
 def test_records_come_back_in_order(tmp_path: Path) -> None:
     journal = Journal(tmp_path, ENDPOINT)
     for number in (3, 1, 2):
-        journal.write(record(number)).result(10)
-    journal.write(record(1, state="done", n_tokens=5)).result(10)
-    journal.forget("job3").result(10)
+        journal.write(record(number)).result(60)
+    journal.write(record(1, state="done", n_tokens=5)).result(60)
+    journal.forget("job3").result(60)
     journal.close()
     again = Journal(tmp_path, ENDPOINT)
     assert again.records == [record(1, state="done", n_tokens=5), record(2)]
@@ -94,19 +96,19 @@ def test_a_cut_file_is_said(tmp_path: Path, size: int) -> None:
     journal = Journal(tmp_path, ENDPOINT)
     assert journal.damage is not None and str(len(journal.records)) in journal.damage
     assert all(each in records for each in journal.records)
-    journal.write(record(100)).result(10)
+    journal.write(record(100)).result(60)
     journal.close()
     assert Journal(tmp_path, ENDPOINT).records[-1] == record(100)
 
 
 def logged(folder: Path) -> tuple[Path, bytes]:
     """A journal that was killed with its log not yet folded in; returns the log's path and content."""
-    database = journal_module._create(journal_path(folder, ENDPOINT), {})
+    database = journal_file.create(journal_path(folder, ENDPOINT), {})
     rows: dict[str, tuple[int, bytes]] = {}
     for number in range(5):
         rows[f"job{number}"] = (number + 1, msgspec.msgpack.encode(record(number)))
-        journal_module._transact(database, rows, [f"job{number}"])
-    log = journal_module._log(journal_path(folder, ENDPOINT))
+        journal_file.transact(database, rows, [f"job{number}"])
+    log = journal_file.log_path(journal_path(folder, ENDPOINT))
     content = log.read_bytes()
     main = journal_path(folder, ENDPOINT).read_bytes()
     database.close()
@@ -173,13 +175,16 @@ class Failing:
 def test_a_failed_fsync_is_not_tried_again_but_nothing_is_lost(tmp_path: Path) -> None:
     journal = Journal(tmp_path, ENDPOINT)
     for number in range(3):
-        journal.write(record(number)).result(10)
-    time.sleep(0.1)
+        journal.write(record(number)).result(60)
+    log = Path(f"{journal.path}-wal")
+    while log.exists() and log.stat().st_size:
+        # It is folded in when nothing waits.
+        time.sleep(0.01)
     failing = Failing(journal._database)
     journal._database = failing  # type: ignore[assignment]
-    journal.write(record(3)).result(10)
+    journal.write(record(3)).result(60)
     assert failing.calls_after == ["ROLLBACK", "PRAGMA synchronous=OFF"]
-    journal.write(record(4)).result(10)
+    journal.write(record(4)).result(60)
     journal.close()
     assert os.listdir(tmp_path) == [journal_path(tmp_path, ENDPOINT, 1).name]
     again = Journal(tmp_path, ENDPOINT)
@@ -190,7 +195,7 @@ def test_a_failed_fsync_is_not_tried_again_but_nothing_is_lost(tmp_path: Path) -
 def test_of_two_generations_the_later_counts(tmp_path: Path) -> None:
     """A daemon died between making the next one and removing the one before."""
     filled(tmp_path, 2)
-    journal_module._create(
+    journal_file.create(
         journal_path(tmp_path, ENDPOINT, 1), {"job9": (7, msgspec.msgpack.encode(record(9)))}
     ).close()
     journal = Journal(tmp_path, ENDPOINT)
@@ -211,6 +216,6 @@ def test_network_file_systems_are_told_by_their_mount(tmp_path: Path, monkeypatc
     assert filesystem_of(Path("/database"), mounts) == "ext4"
     assert filesystem_of(tmp_path) != ""
     for kind in ("nfs4", "fuse.sshfs", "9p"):
-        monkeypatch.setattr(journal_module, "filesystem_of", lambda path, kind=kind: kind)
+        monkeypatch.setattr(journal_file, "filesystem_of", lambda path, kind=kind: kind)
         with pytest.raises(BadRequestError, match=f"network file system \\({kind}\\)"):
             Journal(tmp_path, ENDPOINT)

@@ -13,7 +13,7 @@ from pathlib import Path
 def test_ready_watchdog_status_stopping(run_folder: Path) -> None:
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as supervisor:
         supervisor.bind(str(run_folder / "notify"))
-        supervisor.settimeout(20)
+        supervisor.settimeout(60)
         command = [sys.executable, "-m", "tokend", "serve", "--endpoint", f"ipc://{run_folder}/r/t.sock"]
         environment = {**os.environ, "NOTIFY_SOCKET": str(run_folder / "notify"), "WATCHDOG_USEC": "600000"}
         environment["TOKEND_STATE_DIR"] = str(run_folder / "state")
@@ -27,7 +27,7 @@ def test_ready_watchdog_status_stopping(run_folder: Path) -> None:
             last = b""
             while last != b"STOPPING=1":
                 last = supervisor.recv(4096)
-            assert process.wait(20) == 0
+            assert process.wait(60) == 0
         finally:
             process.kill()
             process.wait()

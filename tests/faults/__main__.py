@@ -26,6 +26,8 @@ ITEMS = {
     10: "damage",
     11: "sharing",
     12: "soak",
+    13: "input_kinds",
+    14: "formats",
 }
 
 

@@ -16,10 +16,10 @@ from tokend_client import AsyncClient, Client
 from tokend_client.errors import TokendError
 from tokend_client.stream import TokenStream
 
-from .common import Ground, Known, Rig, Row, Scale, workplace
+from .common import PATIENCE_S, Ground, Known, Rig, Row, Scale, workplace
 
 _TIMEOUT_S = 15.0
-_SLACK_S = 2.0
+_SLACK_S = 10.0
 
 
 class Tally:
@@ -61,7 +61,7 @@ def run(scale: Scale) -> Row:
         known = Known(ground.outputs / "read.bin", [0, 1], "read")
         with rig.client() as client:
             rig.submit(client, ground, known)
-            client.job(known.job_id).wait(timeout=60)
+            client.job(known.job_id).wait(timeout=PATIENCE_S)
         rig.jobs.append(known)
         stop = threading.Event()
         context = multiprocessing.get_context("spawn")
@@ -85,20 +85,20 @@ def run(scale: Scale) -> Row:
         stop.set()
         ends.set()
         for each in (*threads, submitter):
-            each.join(_TIMEOUT_S + 30)
+            each.join(PATIENCE_S)
             row.demand(not each.is_alive(), "a thread hangs")
         n_read = 0
         for _ in readers:
-            found = reports.get(timeout=_TIMEOUT_S + 30)
+            found = reports.get(timeout=PATIENCE_S)
             row.violations += found["violations"]
             n_read += found["right"]
             tally.typed += found["typed"]
             tally.latest_s = max(tally.latest_s, found["latest_s"])
         for reader in readers:
-            reader.join(20)
+            reader.join(PATIENCE_S)
             row.demand(reader.exitcode == 0, f"a reader ended with {reader.exitcode}")
         row.violations += tally.violations
-        with rig.client(timeout=30) as client:
+        with rig.client() as client:
             rig.settle(client, row, ground)
             infos = client.jobs()
             outputs = [info.output for info in infos]

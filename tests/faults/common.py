@@ -32,6 +32,12 @@ from tokend_client.errors import TokendError, UnknownJobError
 
 SETTLED = ("done", "failed", "cancelled")
 
+PATIENCE_S = 180.0
+"""How long to wait for what has no limit of its own: under strace, on a busy machine, anything takes long."""
+
+_daemons: list[subprocess.Popen[bytes]] = []
+"""Daemons that run; whoever leaves a workplace, be it by an exception, ends them."""
+
 
 @dataclass
 class Scale:
@@ -192,14 +198,15 @@ class Rig:
         self.jobs: list[Known] = []
         self.log = folder / "daemon.log"
 
-    def start(self, timeout_s: float = 60.0) -> None:
+    def start(self) -> None:
         """Starts the daemon and waits until it answers."""
         command = [sys.executable, "-m", "tokend", "serve", "--endpoint", self.endpoint]
         command += ["--state-dir", str(self.state_dir), "--drain-timeout", "2", *self.options]
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
-        with Client(self.endpoint, connect_timeout=timeout_s) as client:
-            client.ping(timeout=timeout_s)
+        _daemons.append(self.process)
+        with Client(self.endpoint, connect_timeout=PATIENCE_S) as client:
+            client.ping(timeout=PATIENCE_S)
 
     @property
     def pid(self) -> int:
@@ -223,7 +230,7 @@ class Rig:
         if self.process.poll() is None:
             self.process.terminate()
             try:
-                return self.process.wait(30)
+                return self.process.wait(60)
             except subprocess.TimeoutExpired:
                 self.kill()
                 return -9
@@ -231,9 +238,9 @@ class Rig:
 
     def client(self, **options: float) -> Client:
         """A client of this daemon."""
-        return Client(self.endpoint, **options)  # type: ignore[arg-type]
+        return Client(self.endpoint, **{"timeout": PATIENCE_S, **options})  # type: ignore[arg-type]
 
-    def submit(self, client: Client, ground: Ground, known: Known, timeout_s: float = 20.0) -> TokendError | None:
+    def submit(self, client: Client, ground: Ground, known: Known, timeout_s: float = PATIENCE_S) -> TokendError | None:
         """Submits a job; its error, if it is not accepted."""
         try:
             job = client.submit(
@@ -251,7 +258,7 @@ class Rig:
             if not known.is_accepted:
                 continue
             try:
-                info = client.job(known.job_id).status(timeout=20)
+                info = client.job(known.job_id).status()
             except UnknownJobError:
                 row.demand(False, f"{known.output.name}: accepted, and unknown after the restart")
                 continue
@@ -270,7 +277,7 @@ class Rig:
             row.demand(problem is None, problem or "")
         ground.check_foreign(row)
 
-    def settle(self, client: Client, row: Row, ground: Ground, timeout_s: float = 120.0) -> None:
+    def settle(self, client: Client, row: Row, ground: Ground, timeout_s: float = PATIENCE_S) -> None:
         """Waits until every accepted job has ended, then checks everything."""
         deadline = time.monotonic() + timeout_s
         while time.monotonic() < deadline:
@@ -292,6 +299,10 @@ def workplace() -> Iterator[Path]:
     try:
         yield folder
     finally:
+        while _daemons:
+            daemon = _daemons.pop()
+            daemon.kill()
+            daemon.wait()
         shutil.rmtree(folder, ignore_errors=True)
 
 

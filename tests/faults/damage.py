@@ -1,5 +1,6 @@
 """10. Damage at rest. A journal that is cut or has flipped bits: the daemon starts, says so, never tells a
-wrong `done`. Flipped bits in outputs: `verify` finds every one.
+wrong `done`. Flipped bits in outputs: `verify` finds every one. In an image of the word cache: it is not loaded,
+or what is encoded with it is right all the same.
 """
 
 from __future__ import annotations
@@ -8,14 +9,14 @@ import os
 import random
 from pathlib import Path
 
-from tokend import _core
+from tokend import Tokenizer, _core
 from tokend_client.errors import TokendError, UnknownJobError
 
-from .common import Ground, Known, Rig, Row, Scale, workplace
+from .common import PATIENCE_S, Ground, Known, Rig, Row, Scale, workplace
 
 
 def run(scale: Scale) -> Row:
-    row = Row("journal cut or with flipped bits; outputs with flipped bits")
+    row = Row("journal cut or with flipped bits; outputs and cache images with flipped bits")
     chance = random.Random(scale.seed)
     said = lost = 0
     with workplace() as folder:
@@ -25,13 +26,13 @@ def run(scale: Scale) -> Row:
             rig = Rig(folder / f"rig{row.tries}")
             rig.folder.mkdir()
             rig.start()
-            with rig.client(timeout=30) as client:
+            with rig.client() as client:
                 for number in range(8):
                     known = Known(ground.outputs / f"{row.tries}-{number}.bin", [number % 3], f"{row.tries} {number}")
                     rig.jobs.append(known)
                     rig.submit(client, ground, known)
                 for known in rig.jobs[:6]:
-                    client.job(known.job_id).wait(timeout=60)
+                    client.job(known.job_id).wait(timeout=PATIENCE_S)
             rig.kill()
             # One output goes, so that a `done` in the journal would be wrong; what is damaged is not the output.
             gone = rig.jobs[chance.randrange(6)]
@@ -39,7 +40,7 @@ def run(scale: Scale) -> Row:
                 Path(f"{gone.output}{end}").unlink()
             what = _damage(rig, chance)
             rig.start()
-            with rig.client(timeout=60) as client:
+            with rig.client() as client:
                 problems = client.status().problems
                 said += bool(problems)
                 for known in rig.jobs:
@@ -49,11 +50,14 @@ def run(scale: Scale) -> Row:
                 error = rig.submit(client, ground, after)
                 row.demand(error is None, f"{what}: {error!r}")
                 if error is None:
-                    client.job(after.job_id).wait(timeout=60)
+                    client.job(after.job_id).wait(timeout=PATIENCE_S)
             row.demand(rig.stop() == 0, f"{what}: the daemon did not end well")
             rig.check(row, ground)
         flips = _flip_outputs(row, ground, chance, scale)
-    row.worst = f"{said} said, {lost} jobs unknown after that, {flips} flipped bits found in outputs"
+        images = _flip_images(row, ground, chance, scale)
+    row.worst = (
+        f"{said} said, {lost} jobs unknown after that; flipped bits found: {flips} in outputs, {images} in cache images"
+    )
     return row
 
 
@@ -85,7 +89,7 @@ def _look(row: Row, client: object, known: Known, is_gone: bool, is_said: bool, 
         row.demand(not is_gone, f"{what}: done, and the output is not there")
     if info.state == "done" and is_gone:
         try:
-            client.job(known.job_id).wait(timeout=30)  # type: ignore[attr-defined]
+            client.job(known.job_id).wait(timeout=PATIENCE_S)  # type: ignore[attr-defined]
             row.demand(False, f"{what}: a result without an output")
         except TokendError:
             pass
@@ -116,4 +120,30 @@ def _flip_outputs(row: Row, ground: Ground, chance: random.Random, scale: Scale)
             if victim.suffix != ".json":
                 row.demand(False, f"{victim.name}: a bit flipped at {place} was not found")
         victim.write_bytes(whole)
+    return found
+
+
+def _flip_images(row: Row, ground: Ground, chance: random.Random, scale: Scale) -> int:
+    """Flips one bit at a time in an image of the word cache; how often it was noticed, which is always."""
+    image = ground.folder / "words"
+    words = [f"{chance.choice(['un', 're', 'Über', 'データ'])}{chance.randrange(10**9)}ish" for _ in range(300)]
+    text = " ".join(words)
+    learned = Tokenizer.load("gpt2")
+    expected = learned.encode(text).tolist()
+    learned.save_cache(image)
+    whole = image.read_bytes()
+    row.demand(len(whole) > 300, f"an image of {len(whole)} bytes")
+    found = 0
+    for number in range(scale.n(1000, 20)):
+        data = bytearray(whole)
+        # The header's fields in turn, then anywhere.
+        place = number if number < 64 else chance.randrange(len(data))
+        data[place] ^= 1 << chance.randrange(8)
+        image.write_bytes(data)
+        row.tries += 1
+        fresh = Tokenizer.load("gpt2")
+        is_loaded = fresh.load_cache(image)
+        row.demand(not is_loaded, f"cache image: a bit flipped at {place} was not found")
+        row.demand(fresh.encode(text).tolist() == expected, f"cache image: wrong ids, a bit flipped at {place}")
+        found += not is_loaded
     return found

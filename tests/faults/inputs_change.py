@@ -16,7 +16,7 @@ from pathlib import Path
 
 from tokend_client.errors import InputChangedError, NotFoundError, TokendError
 
-from .common import Ground, Rig, Row, Scale, workplace
+from .common import PATIENCE_S, Ground, Rig, Row, Scale, workplace
 
 _SIZE = 24_000_000
 
@@ -66,7 +66,7 @@ def run(scale: Scale) -> Row:
         rig = Rig(folder)
         rig.start()
         pid = rig.pid
-        with rig.client(timeout=60) as client:
+        with rig.client() as client:
             seconds = _undisturbed(ground, client, text)
             for number in range(scale.n(20)):
                 for change in CHANGES:
@@ -99,7 +99,7 @@ def _undisturbed(ground: Ground, client: object, text: str) -> float:
     path = ground.folder / "calm.txt"
     path.write_text(text)
     start = time.monotonic()
-    client.submit([path], ground.outputs / "calm.bin").wait(timeout=60)  # type: ignore[attr-defined]
+    client.submit([path], ground.outputs / "calm.bin").wait(timeout=PATIENCE_S)  # type: ignore[attr-defined]
     return time.monotonic() - start
 
 
@@ -119,7 +119,7 @@ def _try(
     time.sleep(chance.uniform(0.0, seconds * 1.1))
     change(path, chance)
     try:
-        job.wait(timeout=60)
+        job.wait(timeout=PATIENCE_S)
     except InputChangedError:
         row.demand(not Path(f"{output}.json").exists(), f"{what}: INPUT_CHANGED, and an output")
         return "changed"
@@ -133,6 +133,6 @@ def _try(
     if data == reference[0]:
         return "old content"
     # The change may have come before the job looked at the file at all.
-    tokens = client.count(path.read_text(), timeout=60) if is_in_place or change is replace else -1  # type: ignore[attr-defined]
+    tokens = client.count(path.read_text(), timeout=PATIENCE_S) if is_in_place or change is replace else -1  # type: ignore[attr-defined]
     row.demand(len(data) == 2 * (tokens + 1), f"{what}: an output of neither the old nor the new content")
     return "new content"

@@ -10,7 +10,7 @@ import time
 
 from tokend_client.errors import TokendError
 
-from .common import Ground, Known, Rig, Row, Scale, workplace
+from .common import PATIENCE_S, Ground, Known, Rig, Row, Scale, workplace
 from .tracing import CALLS, only, paths, traced
 
 
@@ -47,13 +47,13 @@ def _try(row: Row, ground: Ground, rig: Rig, call: str, number: int) -> bool:
     options = ["-e", f"trace={call}", "-e", f"inject={call}:signal=SIGKILL:when={number}"]
     with (
         traced(rig, rig.folder / "trace", *options, *only(paths(rig, ground, known))),
-        rig.client(timeout=10, reconnect_timeout=1) as client,
+        rig.client(reconnect_timeout=1) as client,
     ):
         rig.submit(client, ground, known)
-        until = time.monotonic() + 20
+        until = time.monotonic() + PATIENCE_S
         while rig.is_alive() and time.monotonic() < until:
             try:
-                if client.job(known.job_id).status(timeout=5).state == "done":
+                if client.job(known.job_id).status(timeout=30).state == "done":
                     # What happens after the answer: the log is folded in.
                     time.sleep(0.1)
                     break
@@ -65,11 +65,11 @@ def _try(row: Row, ground: Ground, rig: Rig, call: str, number: int) -> bool:
     row.demand(problem is None, f"{call} {number}, before the restart: {problem}")
     rig.start()
     before = len(row.violations)
-    with rig.client(timeout=30) as client:
+    with rig.client() as client:
         if not known.is_accepted:
             error = rig.submit(client, ground, known)
             row.demand(error is None, f"{call} {number}: submitting again: {error}")
-        rig.settle(client, row, ground, 30)
+        rig.settle(client, row, ground)
         row.demand(known.state == "done", f"the job is {known.state}")
         row.demand(not client.status().problems, f"{client.status().problems}")
     for at in range(before, len(row.violations)):

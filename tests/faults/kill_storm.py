@@ -25,7 +25,7 @@ def run(scale: Scale) -> Row:
             start = time.monotonic()
             rig.start()
             slowest_s = max(slowest_s, time.monotonic() - start)
-            with rig.client(timeout=20) as client:
+            with rig.client() as client:
                 rig.look(client, row, ground)
                 rig.check(row, ground)
                 waiting = [known for known in rig.jobs if known.state not in ("done", "failed")]
@@ -45,7 +45,7 @@ def run(scale: Scale) -> Row:
             rig.kill()
             row.tries += 1
         rig.start()
-        with rig.client(timeout=20) as client:
+        with rig.client() as client:
             rig.settle(client, row, ground)
         rig.stop()
     row.worst = f"restart {slowest_s:.1f} s, {parked} parked as POISON"

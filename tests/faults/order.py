@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from .common import Ground, Known, Rig, Row, Scale, workplace
+from .common import PATIENCE_S, Ground, Known, Rig, Row, Scale, workplace
 from .tracing import traced
 
 _TRACE = "trace=write,pwrite64,pwritev,fsync,fdatasync,rename,renameat,renameat2,link,linkat,sendto,sendmsg"
@@ -23,14 +23,15 @@ def run(scale: Scale) -> Row:
         rig = Rig(folder)
         rig.start()
         log = folder / "trace"
-        with rig.client(timeout=120) as client:
+        with rig.client() as client:
             with traced(rig, log, "-e", _TRACE, "-s", "200"):
                 for number in range(scale.n(100, 3)):
                     known = Known(ground.outputs / f"{number}.bin", [number % 3, 0], f"order {number}")
                     rig.jobs.append(known)
                     error = rig.submit(client, ground, known)
-                    row.demand(error is None, f"{error}")
-                    client.job(known.job_id).wait(timeout=60)
+                    if error is not None:
+                        raise error
+                    client.job(known.job_id).wait(timeout=PATIENCE_S)
                     row.tries += 1
             rig.settle(client, row, ground)
         rig.stop()

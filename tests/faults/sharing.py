@@ -14,7 +14,7 @@ import time
 
 from tokend_client import AsyncClient, Client
 
-from .common import Rig, Row, Scale, workplace
+from .common import PATIENCE_S, Rig, Row, Scale, workplace
 
 
 def run(scale: Scale) -> Row:
@@ -37,13 +37,13 @@ def run(scale: Scale) -> Row:
                 "--state-dir",
                 str(folder / "s"),
             ]
-            second = subprocess.run(command, capture_output=True, text=True, timeout=60)
+            second = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S)
             row.demand(second.returncode == 1 and f"pid {pid}" in second.stderr, f"second daemon: {second.stderr}")
-        with rig.client(timeout=60) as client:
+        with rig.client() as client:
             _threads_and_forks(row, client, n_calls // 2)
         asyncio.run(_cancelled(row, rig.endpoint, n_calls // 2, random.Random(scale.seed)))
         row.demand(rig.is_alive() and rig.pid == pid, "the daemon is gone")
-        with rig.client(timeout=60) as client:
+        with rig.client() as client:
             status = client.status()
             row.demand(status.open_fds < 100, f"{status.open_fds} descriptors are open")
         row.demand(rig.stop() == 0, "the daemon did not end well")
@@ -72,7 +72,7 @@ def _threads_and_forks(row: Row, client: Client, n_calls: int) -> None:
             # Nothing of the parent's may be touched: not its replies, not its locks.
             code = 1
             try:
-                code = 0 if client.decode(client.encode("child", timeout=60), timeout=60) == "child" else 2
+                code = 0 if client.decode(client.encode("child")) == "child" else 2
             finally:
                 os._exit(code)
         found = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
@@ -87,7 +87,7 @@ def _threads_and_forks(row: Row, client: Client, n_calls: int) -> None:
 
 
 async def _cancelled(row: Row, endpoint: str, n_calls: int, chance: random.Random) -> None:
-    async with AsyncClient(endpoint, timeout=60) as client:
+    async with AsyncClient(endpoint, timeout=PATIENCE_S) as client:
 
         async def one(number: int) -> None:
             text = f"coroutine {number}"
@@ -101,5 +101,5 @@ async def _cancelled(row: Row, endpoint: str, n_calls: int, chance: random.Rando
             row.demand(found == text, f"{found!r} instead of {text!r}")
 
         for first in range(0, n_calls // 2, 200):
-            await asyncio.wait_for(asyncio.gather(*(one(first + number) for number in range(200))), 120)
+            await asyncio.wait_for(asyncio.gather(*(one(first + number) for number in range(200))), PATIENCE_S)
         row.tries += n_calls

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from tokend_client.errors import TokendError
 
-from .common import Ground, Rig, Row, Scale, prose, workplace
+from .common import PATIENCE_S, Ground, Rig, Row, Scale, prose, workplace
 
 _MEMORY_MAX_BYTES = 8 << 20
 _PING_MAX_S = 0.020
@@ -36,7 +36,7 @@ def run(scale: Scale) -> Row:
         late = _usage(rig.pid)
         stop.set()
         for worker in workers:
-            worker.join(120)
+            worker.join(PATIENCE_S)
             row.demand(not worker.is_alive(), "a caller hangs")
         row.violations += failures[:20]
         row.tries = 1
@@ -74,7 +74,7 @@ def _load(rig: Rig, ground: Ground, number: int, stop: threading.Event, failures
     try:
         while not stop.is_set():
             # A client of its own for a while, so that coming and going is part of the load.
-            with rig.client(timeout=120) as client:
+            with rig.client() as client:
                 for _ in range(chance.randint(1, 200)):
                     if stop.is_set():
                         break
@@ -93,7 +93,7 @@ def _load(rig: Rig, ground: Ground, number: int, stop: threading.Event, failures
                         if chance.random() < 0.2:
                             job.cancel()
                         else:
-                            job.wait(timeout=120)
+                            job.wait(timeout=PATIENCE_S)
                     else:
                         client.status()
                         client.jobs()
@@ -109,7 +109,7 @@ def _pings(rig: Rig, ground: Ground, folder: Path, scale: Scale) -> tuple[float,
         for _ in range(scale.n(1000, 20)):
             file.write(block)
     times = []
-    with rig.client(timeout=600) as client:
+    with rig.client() as client:
         jobs = [client.submit([big], ground.outputs / f"big{n}.bin") for n in range(8)]
         until = time.monotonic() + 60 * scale.share + 1
         while time.monotonic() < until:

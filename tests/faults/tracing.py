@@ -13,7 +13,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from .common import Ground, Known, Rig, need_strace
+from .common import PATIENCE_S, Ground, Known, Rig, need_strace
 
 CALLS = ("write", "pwrite64", "pwritev", "fsync", "fdatasync", "rename", "renameat", "renameat2", "link", "linkat")
 CALLS += ("unlink", "unlinkat", "ftruncate", "fallocate")
@@ -32,22 +32,30 @@ def paths(rig: Rig, ground: Ground, known: Known) -> list[Path]:
 @contextlib.contextmanager
 def traced(rig: Rig, log: Path, *options: str) -> Iterator[None]:
     """The daemon under strace; the trace is in `log`."""
+    with rig.client() as client:
+        # The vocabulary is loaded untraced: that is a thousand calls, each of which would wait for strace twice.
+        client.encode("warm")
     command = [need_strace(), "-f", "-tt", "-y", "-o", str(log), "-p", str(rig.pid), *options]
     tracer = subprocess.Popen(command, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE)
     assert tracer.stderr is not None
     try:
         # It says so once it is attached, for each thread.
         os.set_blocking(tracer.stderr.fileno(), False)
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + PATIENCE_S
         heard = b""
         while b"attached" not in heard and tracer.poll() is None and time.monotonic() < deadline:
             heard += tracer.stderr.read() or b""
             time.sleep(0.01)
+        assert b"attached" in heard, f"strace: {heard!r}"
         yield
     finally:
         if tracer.poll() is None:
             tracer.terminate()
-        tracer.wait(20)
+        try:
+            tracer.wait(PATIENCE_S)
+        except subprocess.TimeoutExpired:
+            tracer.kill()
+            tracer.wait()
         tracer.stderr.close()
 
 

@@ -81,10 +81,16 @@ def test_golden(name: str, tmp_path: Path, gpt2: Tokenizer) -> None:
 
 
 @pytest.mark.parametrize("name", FOREIGN_FORMATS)
-@pytest.mark.parametrize("options", [[], ["--shard-tokens", "7"]], ids=["whole", "sharded"])
+@pytest.mark.parametrize(
+    "options",
+    [[], ["--shard-tokens", "7"], ["--shard-bytes", "14"], ["--shard-documents", "3"]],
+    ids=["whole", "tokens", "bytes", "documents"],
+)
 def test_documents_are_equal(name: str, options: list[str], narrow: Path, tmp_path: Path) -> None:
     if name in ("nanogpt", "megatron") and options:
-        pytest.skip("one file, whatever its size")
+        assert main(["convert", str(narrow), "-o", str(tmp_path / "out"), "--format", name, *options]) == 2
+        assert not list(tmp_path.iterdir())
+        return
     convert(narrow, tmp_path / "out", "--format", name, *options)
     ours = own(narrow)
     expected = [[EOT, *ids] for ids in ours] if name == "llmc" else [[*ids, EOT] for ids in ours]
@@ -94,6 +100,9 @@ def test_documents_are_equal(name: str, options: list[str], narrow: Path, tmp_pa
         found, expected = [layouts.flat(found)], [layouts.flat(expected)]
         assert len(list((tmp_path / "out").glob("*.bin"))) > 3
     assert found == expected
+    if options[:1] == ["--shard-documents"]:
+        patterns = {"llmc": "*.bin", "datatrove": "*.ds", "olmo": "*.npy", "litdata": "chunk*", "mds": "shard*"}
+        assert len(list((tmp_path / "out").glob(patterns[name]))) == -(-len(ours) // 3)
 
 
 @pytest.mark.parametrize("n_ids", [65_535, 65_536, 65_537])
@@ -178,6 +187,34 @@ def test_the_same_bytes_are_not_written_twice(narrow: Path, tmp_path: Path) -> N
     assert os.path.samefile(narrow.with_name("linked") / "train.bin", narrow)
 
 
+@pytest.mark.parametrize("options", [[], ["--val-fraction", "0.5"], ["--shuffle"], ["--eot", "prepend"]])
+def test_formats_of_one_run_share_their_bytes(options: list[str], narrow: Path, tmp_path: Path) -> None:
+    names = ["nanogpt", "megatron", "datatrove", "olmo", "llmc"]
+    every = [word for name in names for word in ("--format", name)]
+    convert(narrow, tmp_path / "o", *every, *options)
+    splits = ["_train", "_val"] if "--val-fraction" in options else [""]
+    for split in splits:
+        folder = f"{split[1:]}/" if split else ""
+        same = [
+            tmp_path / "o.nanogpt" / ("val.bin" if split == "_val" else "train.bin"),
+            tmp_path / f"o.megatron{split}.bin",
+            tmp_path / "o.datatrove" / f"{folder}000_o.datatrove.ds",
+            tmp_path / "o.olmo" / f"{folder}part-0-00000.npy",
+        ]
+        data = same[0].read_bytes()
+        assert data and all(path.read_bytes() == data for path in same)
+        probe = subprocess.run(["cp", "--reflink=always", same[0], tmp_path / "probe"], capture_output=True)
+        if probe.returncode != 0:
+            # Without reflinks they are one file.
+            assert all(os.path.samefile(path, same[0]) for path in same)
+    for place in ("o.nanogpt", "o.megatron.tokend.json", "o.datatrove", "o.olmo", "o.llmc"):
+        assert main(["verify", str(tmp_path / place)]) == 0
+    # What each has alone is the same bytes.
+    convert(narrow, tmp_path / "alone", "--format", "olmo", *options)
+    for path in (tmp_path / "alone").rglob("*.npy"):
+        assert path.read_bytes() == (tmp_path / "o.olmo" / path.relative_to(tmp_path / "alone")).read_bytes()
+
+
 def test_what_is_there_stays(narrow: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("x")
@@ -248,6 +285,7 @@ def test_verify(name: str, narrow: Path, tmp_path: Path, capsys: pytest.CaptureF
         ({"val_fraction": 1.0}, "val_fraction"),
         ({"val_fraction": float("nan")}, "val_fraction"),
         ({"shard_tokens": 0}, "shard_tokens"),
+        ({"shard_bytes": 0}, "shard_bytes"),
         ({"row_tokens": 8}, "row_tokens"),
         ({"eot": "middle"}, "eot"),
     ],

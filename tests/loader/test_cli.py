@@ -32,4 +32,4 @@ def test_ours(tmp_path: Path, gpt2: Tokenizer, format: str) -> None:
 def test_foreign(tmp_path: Path) -> None:
     write_megatron(tmp_path / "m", "<u2", 8)
     shown = tokend("inspect", tmp_path / "m")
-    assert "layout       megatron, sealed" in shown and "tokenizer    unknown" in shown
+    assert "format       megatron, 1 file" in shown and "tokenizer    unknown" in shown

@@ -110,18 +110,28 @@ def test_waits_are_explained(tmp_path: Path, caplog: pytest.LogCaptureFixture, m
     loader = TokenLoader(
         {"web": tmp_path / "s"}, seq_len=10, global_batch=2, window_tokens=40, follow=True, feed=feed, prefetch=1
     )
-    timers = [threading.Timer(0.2, lambda: (writer.append(range(25)), writer.commit()))]
-    timers += [threading.Timer(0.6, lambda: (writer.append(range(60)), writer.seal(), feed.wake()))]
-    for timer in timers:
-        timer.start()
+
+    def write() -> None:
+        """Goes on when the wait has been said."""
+        while "to begin" not in caplog.text:
+            time.sleep(0.01)
+        writer.append(range(25))
+        writer.commit()
+        while "25 are committed" not in caplog.text:
+            time.sleep(0.01)
+        writer.append(range(60))
+        writer.seal()
+        feed.wake()
+
+    writing = threading.Thread(target=write, daemon=True)
     with caplog.at_level(logging.WARNING, "tokend_client.loader"):
+        writing.start()
         assert len(list(loader)) == 4
     text = caplog.text
     assert "waiting for stream 'web' to begin" in text
     assert "'web' at token 41: 25 are committed (the writer is at 30), 4.0 M tokens/s, ETA 0.0 s, paused" in text
     assert loader.stats.wait_s > 0 and loader.stats.n_batches == 4
-    for timer in timers:
-        timer.join()
+    writing.join(60)
     (cursor,) = feed.cursors[-1]
     assert (cursor.stream, cursor.low_water, cursor.position, cursor.wanted) == ("web", 0, 0, 41)
 
@@ -146,7 +156,7 @@ def test_closing_ends_a_wait(tmp_path: Path) -> None:
     thread.start()
     time.sleep(0.1)
     loader.close()
-    thread.join(5)
+    thread.join(60)
     assert not thread.is_alive()
 
 
@@ -168,15 +178,22 @@ def test_eight_processes_over_one_growing_stream(tmp_path: Path) -> None:
     for reader in readers:
         reader.start()
     with FakeDaemon(tmp_path) as daemon:
-        daemon.stream("s", DOCUMENTS, tokens_per_commit=300, segment_tokens=2500, pause_s=0.05)
-        time.sleep(0.8)
+        pauses = [0.01] * 4 + [60.0]
+        path = daemon.stream(
+            "s",
+            DOCUMENTS,
+            tokens_per_commit=300,
+            segment_tokens=2500,
+            pause_s=lambda: pauses.pop(0) if pauses else 0.01,
+        )
+        while pauses:
+            time.sleep(0.01)
         daemon.kill()
-        time.sleep(0.3)
-        assert TokenStream(tmp_path / "s").state == "growing"
+        assert TokenStream(path).state == "growing"
         daemon.restart()
         got = dict(answers.get(timeout=60) for _ in readers)
     for reader in readers:
-        reader.join(10)
+        reader.join(60)
         assert reader.exitcode == 0
     assert got == expected
 

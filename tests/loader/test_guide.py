@@ -72,7 +72,7 @@ def script(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
 def start(script: Path, stream: Path, checkpoint: str, steps: int = STEPS) -> subprocess.Popen[str]:
     command = [sys.executable, str(script), str(stream), str(script.parent / checkpoint), str(steps)]
     # One thread, so that sums are made in the same order and the losses can be compared exactly.
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    environment = {"TOKEND_ENDPOINT": f"ipc://{script.parent}/none", **os.environ, "OMP_NUM_THREADS": "1"}
     return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
 
 
@@ -82,7 +82,11 @@ def lines(output: str) -> list[dict[str, Any]]:
 
 def run(script: Path, stream: Path, checkpoint: str) -> list[dict[str, Any]]:
     process = start(script, stream, checkpoint)
-    output, _ = process.communicate(timeout=200)
+    try:
+        output, _ = process.communicate(timeout=200)
+    finally:
+        process.kill()
+        process.communicate()
     assert process.returncode == 0
     return lines(output)
 
@@ -90,10 +94,11 @@ def run(script: Path, stream: Path, checkpoint: str) -> list[dict[str, Any]]:
 def killed_after(script: Path, stream: Path, checkpoint: str, n_lines: int) -> list[dict[str, Any]]:
     process = start(script, stream, checkpoint)
     assert process.stdout is not None
-    seen = [json.loads(process.stdout.readline()) for _ in range(n_lines)]
-    process.kill()
-    process.communicate()
-    return seen
+    try:
+        return [json.loads(process.stdout.readline()) for _ in range(n_lines)]
+    finally:
+        process.kill()
+        process.communicate()
 
 
 def test_started_early_killed_and_resumed(script: Path, tmp_path: Path) -> None:
@@ -119,13 +124,20 @@ def test_started_early_killed_and_resumed(script: Path, tmp_path: Path) -> None:
     assert third[0]["step"] > 10 and third[-1]["step"] == STEPS
 
 
-def test_with_the_real_writer(script: Path, tmp_path: Path) -> None:
-    """The guide's shell commands."""
+def test_with_the_real_writer(script: Path, tmp_path: Path, run_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The guide's shell commands, with a daemon that they start."""
     shell = re.findall(r"```sh\n(.*?)```", GUIDE, re.DOTALL)[0]
-    python = Path(sys.executable).parent
-    subprocess.run(
-        ["bash", "-ec", f'PATH="{python}:$PATH"\n{shell}\nwait $!'], cwd=tmp_path, check=True, capture_output=True
-    )
+    monkeypatch.setenv("TOKEND_ENDPOINT", f"ipc://{run_folder}/run/tokend.sock")
+    monkeypatch.setenv("TOKEND_STATE_DIR", str(run_folder / "state"))
+    monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}:{os.environ['PATH']}")
+    subprocess.run(["bash", "-ec", shell], cwd=tmp_path, check=True, capture_output=True)
+    try:
+        killed_and_gone_on_with(script, tmp_path)
+    finally:
+        subprocess.run(["tokend", "stop", "--now"], check=True, capture_output=True)
+
+
+def killed_and_gone_on_with(script: Path, tmp_path: Path) -> None:
     whole = run(script, tmp_path / "corpus", "run.pt")
     assert killed_after(script, tmp_path / "corpus", "other.pt", 12) == whole[:12]
     rest = run(script, tmp_path / "corpus", "other.pt")

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,7 @@ import numpy as np
 import pytest
 from tokend_client import Stream, TokenLoader
 from tokend_client.errors import StreamError, WorkerDiedError
+from tokend_client.feed import Polling, WriterStatus
 from tokend_client.testing import FakeDaemon, StreamWriter
 
 from . import naive
@@ -137,12 +140,14 @@ def test_a_killed_trainer_leaves_nothing(web: Path, tmp_path: Path, start_method
             [sys.executable, str(script), str(web), start_method], stdout=subprocess.PIPE, text=True
         )
         assert trainer.stdout is not None
-        workers = [int(word) for word in trainer.stdout.readline().split()]
-        assert len(workers) == 3 and all(alive(pid) for pid in workers)
-        trainer.send_signal(signal.SIGKILL)
-        trainer.wait()
-        trainer.stdout.close()
-        deadline = time.monotonic() + 20
+        try:
+            workers = [int(word) for word in trainer.stdout.readline().split()]
+            assert len(workers) == 3 and all(alive(pid) for pid in workers)
+        finally:
+            trainer.send_signal(signal.SIGKILL)
+            trainer.wait()
+            trainer.stdout.close()
+        deadline = time.monotonic() + 60
         while any(alive(pid) for pid in workers):
             assert time.monotonic() < deadline, "workers outlive their trainer"
             time.sleep(0.05)
@@ -156,3 +161,30 @@ def test_a_loader_that_is_dropped_ends_its_workers(web: Path) -> None:
     workers = [process.pid for process in loader._iterator._source._processes]
     loader.close()
     assert not any(alive(pid) for pid in workers)
+
+
+def test_a_wait_is_explained_by_the_parent(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Once, and with what the feed knows of the writer, which no worker does."""
+    monkeypatch.setattr("tokend_client.workers.FIRST_WARNING_S", 0.1)
+
+    class Knowing(Polling):
+        def status(self, stream: str) -> WriterStatus | None:
+            return WriterStatus(n_tokens=30, tokens_per_s=2e6, note="job x has 3 threads")
+
+    writer = StreamWriter(tmp_path / "s")
+    writer.append(np.arange(25))
+    writer.commit()
+    loader = TokenLoader(
+        tmp_path / "s", seq_len=8, global_batch=2, window_tokens=40, workers=2, start_method="fork", follow=True,
+        feed=Knowing(),
+    )  # fmt: skip
+    with caplog.at_level(logging.WARNING, "tokend_client.loader"):
+        batches = iter(loader)
+        seal = threading.Timer(1.5, lambda: (writer.append(np.arange(60)), writer.seal()))
+        seal.start()
+        assert len(list(batches)) == 5
+        seal.join()
+    assert "'stream' at token 41: 25 are committed (the writer is at 30), 2.0 M tokens/s, ETA 0.0 s" in caplog.text
+    assert "job x has 3 threads" in caplog.text

@@ -78,6 +78,7 @@ def test_eight_trainers_over_one_daemon(daemon: Daemon, tmp_path: Path, gpt2: To
         for rank in range(RANKS)
     ]
     config: dict[str, Any] = {"endpoint": daemon.endpoint, "path": str(tmp_path / "s"), "run": "eight", "step_s": 0.02}
+    again: dict[int, Rank] = {}
     ranks = [Rank(tmp_path, config, rank, workers=2 if rank == 3 else 0) for rank in range(RANKS)]
     try:
         with Client(daemon.endpoint) as client:
@@ -94,14 +95,16 @@ def test_eight_trainers_over_one_daemon(daemon: Daemon, tmp_path: Path, gpt2: To
         assert ranks[5].end() == -signal.SIGKILL
         assert ranks[3].end() == 3, "a dead worker ends its rank"
         daemon.start()
-        again = {number: Rank(tmp_path, config, number, ranks[number].lines[-2]["state"]) for number in (3, 5)}
+        for number in (3, 5):
+            again[number] = Rank(tmp_path, config, number, ranks[number].lines[-2]["state"])
         assert all(rank.end() == 0 for number, rank in enumerate(ranks) if number not in again)
         assert all(rank.end() == 0 for rank in again.values())
         with Client(daemon.endpoint) as client:
             assert client.job(job).wait(timeout=60).n_tokens == len(TokenStream(tmp_path / "whole.bin"))
     finally:
-        for rank in ranks:
+        for rank in [*ranks, *again.values()]:
             rank.process.kill()
+            rank.end()
     assert ranks[3].lines[-1] == {"error": "WORKER_DIED"}
     for number, rank in enumerate(ranks):
         assert rank.batches == expected[number][: len(rank.batches)], "what was delivered is right"

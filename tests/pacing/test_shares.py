@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokend.shares import Load, share
 
@@ -15,6 +15,7 @@ LOADS = st.builds(
 )
 
 
+@settings(deadline=None)
 @given(loads=st.lists(LOADS, max_size=6), n_threads=st.integers(1, 16))
 def test_what_is_promised(loads: list[Load], n_threads: int) -> None:
     shares = share(loads, n_threads)
@@ -30,8 +31,7 @@ def test_what_is_promised(loads: list[Load], n_threads: int) -> None:
             assert n in behind, "a stream that starves is behind"
     if behind:
         neediest = min(behind, key=lambda n: loads[n].lasts_s)
-        assert shares[neediest] >= 1
-        assert loads[max(behind, key=lambda n: shares[n])].lasts_s == loads[neediest].lasts_s or n_threads <= 2
+        assert shares[neediest] == max(shares[n] for n in behind) >= 1
         busy = sum(shares)
         assert busy <= max(n_threads, 1 + len(free)), "no more threads than there are, but one for each that must go on"
         assert busy >= n_threads, "none is idle while a stream is behind"

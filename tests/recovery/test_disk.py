@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import random
@@ -220,3 +221,15 @@ def test_a_manifest_names_no_files_elsewhere(format: str, tmp_path: Path, gpt2: 
     path.write_text(path.read_text().replace(f'"{name}"', f'"../{tmp_path.name}/{name}"'))
     with pytest.raises(StreamError, match="is no name of a file beside it"):
         _core.verify(str(output))
+
+
+def test_a_lock_file_that_a_killed_job_left_goes(tmp_path: Path) -> None:
+    """Killed before its first partial file: nothing but the lock tells of the job."""
+    lock = tmp_path / ".out.bin.lock"
+    assert not _core.discard_partials(str(tmp_path / "out.bin"), "key")
+    with lock.open("w") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        assert not _core.discard_partials(str(tmp_path / "out.bin"), "key")
+        assert lock.exists(), "another job has it"
+    assert _core.discard_partials(str(tmp_path / "out.bin"), "key")
+    assert not lock.exists()

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from interrupt import suspended_at
 from tokend import Tokenizer, _core
 from tokend_client.errors import CancelledError, ConflictError, InputChangedError, OutputExistsError
 
@@ -60,12 +61,12 @@ def run(corpus: list[Path], output: Path, *options: str) -> subprocess.Popen[byt
 def test_killed_and_resumed(format: str, threads: int, corpus: list[Path], tmp_path: Path) -> None:
     whole = tmp_path / "whole"
     with run(corpus, whole, "--format", format, "--threads", "1") as process:
-        assert process.wait(60) == 0
+        assert process.wait(240) == 0
     expected = contents(whole)
     rng = random.Random(threads)
     output = tmp_path / "resumed"
     kills, seen = 0, 0
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 240
     while time.monotonic() < deadline:
         with run(corpus, output, "--format", format, "--threads", str(threads), "--resume") as process:
             # The interpreter's start takes most of a run: wait for the job itself.
@@ -75,12 +76,17 @@ def test_killed_and_resumed(format: str, threads: int, corpus: list[Path], tmp_p
                     checkpoint = (output if format == "stream" else output.parent).glob(".*checkpoint*")
                 time.sleep(rng.uniform(0, 0.06))
             else:
-                process.wait(60)
+                process.wait(240)
             process.send_signal(signal.SIGKILL)
-            process.wait(60)
+            process.wait(240)
             stderr = process.stderr.read().decode() if process.stderr else ""
         if process.returncode == 0:
-            break
+            if kills:
+                break
+            # The kill came too late, on a busy machine: once more.
+            for path in output.glob("*") if format == "stream" else tmp_path.glob("resumed*"):
+                path.unlink()
+            continue
         assert process.returncode == -signal.SIGKILL, stderr
         kills += 1
         if format == "bin":
@@ -128,13 +134,11 @@ def test_damaged_partial_files_are_noticed(
     output = tmp_path / "out.bin"
     for name, value in SMALL.items():
         monkeypatch.setenv(name, value)
-    gpt2.encode_files(corpus, tmp_path / "whole.bin", separator="|")
-    with run(corpus, output) as process:
-        while not any(path.stat().st_size > 200_000 for path in tmp_path.glob(".out.bin.local.partial")):
-            assert process.poll() is None
-        process.kill()
+    whole = gpt2.encode_files(corpus, tmp_path / "whole.bin", separator="|")
+    assert suspended_at(gpt2, whole["n_tokens"] // 2, corpus, output, separator="|")
     partial = tmp_path / ".out.bin.local.partial"
     with partial.open("r+b") as file:
+        assert file.seek(0, os.SEEK_END) > 200_000
         file.seek(100_000)
         file.write(b"damage!")
     gpt2.encode_files(corpus, output, separator="|", resume=True)

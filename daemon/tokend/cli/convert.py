@@ -20,6 +20,11 @@ from tokend_client.errors import BadRequestError
 from .. import _core
 from .output import duration, plural, size
 
+SHARD_LIMITS = ("shard_tokens", "shard_bytes", "shard_documents")
+_SINGLE = ("nanogpt", "megatron")
+_RAW = ("nanogpt", "megatron", "datatrove", "olmo")
+"""Formats whose ids lie as in a set of ours: what one has, the next one need not write again."""
+
 
 def convert(arguments: argparse.Namespace) -> int:
     """Makes sets in trainers' formats from a finished one, which is verified first."""
@@ -51,12 +56,18 @@ def check(arguments: argparse.Namespace, formats: list[str], *, has_native: bool
         _core.check_export(
             place,
             name,
-            shard_tokens=arguments.shard_tokens,
+            **_limits(arguments, formats, name),
             row_tokens=_row_tokens(arguments, formats, name),
             val_fraction=arguments.val_fraction,
             force=arguments.force,
         )
     return places
+
+
+def _limits(arguments: argparse.Namespace, formats: Iterable[str], name: str) -> dict[str, int | None]:
+    """Of a shard. Formats of one file have none; where no other format is asked for, the core says so."""
+    has_none = name in _SINGLE and any(other not in _SINGLE for other in formats)
+    return {limit: None if has_none else getattr(arguments, limit) for limit in SHARD_LIMITS}
 
 
 def _row_tokens(arguments: argparse.Namespace, formats: Iterable[str], name: str) -> int | None:
@@ -67,6 +78,7 @@ def _row_tokens(arguments: argparse.Namespace, formats: Iterable[str], name: str
 
 def make(arguments: argparse.Namespace, source: str, places: dict[str, str]) -> None:
     """Makes the sets and says what each holds."""
+    raw: tuple[str, str] | None = None
     for name, place in places.items():
         start = time.monotonic()
         made: dict[str, Any] = json.loads(
@@ -76,14 +88,17 @@ def make(arguments: argparse.Namespace, source: str, places: dict[str, str]) -> 
                 name,
                 eot=arguments.eot,
                 eot_id=arguments.eot_id,
-                shard_tokens=arguments.shard_tokens,
+                **_limits(arguments, places, name),
                 row_tokens=_row_tokens(arguments, places, name),
                 val_fraction=arguments.val_fraction,
                 seed=arguments.seed,
                 shuffle=arguments.shuffle,
                 force=arguments.force,
+                sibling=raw,
             )
         )
+        if name in _RAW:
+            raw = place, name
         if arguments.json:
             print(json.dumps({"path": place, **made}))
             continue
@@ -104,6 +119,19 @@ def hidden_set(output: str) -> str:
 
 def remove_set(path: str) -> None:
     """Removes a set; the manifest goes first, so that what is left of it is none."""
-    for name in (f"{path}.json", f"{path}.ends", path):
-        if os.path.lexists(name):
-            os.unlink(name)
+    for suffix in (".json", ".ends", ".docs", ".ids", ".skipped.jsonl", ""):
+        if os.path.lexists(f"{path}{suffix}"):
+            os.unlink(f"{path}{suffix}")
+
+
+def keep_account(made: str, output: str) -> None:
+    """What a hidden set lists beside its tokens gets the output's name: what was left out, and documents' ids."""
+    from .encode import skipped
+
+    with open(f"{made}.json", encoding="utf-8") as file:
+        manifest: dict[str, Any] = json.load(file)
+    for suffix in (".skipped.jsonl", ".ids"):
+        if os.path.exists(f"{made}{suffix}"):
+            os.replace(f"{made}{suffix}", f"{output}{suffix}")
+    if left_out := skipped(manifest):
+        print(f"left out: {left_out}; listed in {output}.skipped.jsonl", file=sys.stderr)

@@ -5,23 +5,63 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shutil
 import sys
 import threading
 import time
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from tokend_client.errors import BadRequestError, TokendError
+from tokend_client.errors import BadDocumentError, BadRequestError, NoSpaceError, TokendError
 
+from .known import look
 from .output import check_utf8, duration, plural, progress_bar, size
 
 if TYPE_CHECKING:
     from tokend_client import Client
 
 
+_RECORD_OPTIONS = (
+    "input_format",
+    "field",
+    "id_field",
+    "bad_documents",
+    "min_tokens",
+    "max_tokens",
+    "truncate_tokens",
+    "deduplicate",
+)
+
+
 def encode(arguments: argparse.Namespace) -> int:
     """Encodes files, through the daemon or in this process."""
+    if arguments.watch:
+        return _watch(arguments)
     inputs = _inputs(arguments)
+    if "-" not in inputs:
+        return _encode(arguments, inputs)
+    if inputs.count("-") > 1 or arguments.files_from == "-":
+        raise BadRequestError("stdin is named twice")
+    if arguments.no_wait:
+        raise BadRequestError("--no-wait does not go with stdin", "write it to a file first")
+    from . import stdin
+
+    # What interrupts a job so that it can go on.
+    resumable = (KeyboardInterrupt, NoSpaceError, BadDocumentError)
+    with stdin.as_file(arguments.output, resume=arguments.resume, is_kept_on=resumable) as path:
+        return _encode(arguments, [path if name == "-" else name for name in inputs])
+
+
+def _encode(arguments: argparse.Namespace, inputs: list[str]) -> int:
     native, foreign = _formats(arguments)
+    if arguments.dry_run:
+        from .dry_run import dry_run
+
+        return dry_run(arguments, inputs, _options(arguments), max(1, len(foreign)))
+    if arguments.update:
+        if foreign or native != "bin":
+            raise BadRequestError("--update goes with --format bin")
+        return _update(arguments, inputs)
     if not foreign:
         return _native(arguments, inputs, arguments.output, native or "bin")
     from . import convert
@@ -31,6 +71,11 @@ def encode(arguments: argparse.Namespace) -> int:
         _native(arguments, inputs, arguments.output, native)
         convert.make(arguments, os.path.abspath(arguments.output), places)
         return 0
+    known = look(arguments, inputs, _options(arguments))
+    if known and known.output and known.manifest and not {"skipped", "ids"} & set(known.manifest):
+        print(f"tokend: the same inputs are in {known.output}, which verified: made from it", file=sys.stderr)
+        convert.make(arguments, known.output, places)
+        return 0
     made = convert.hidden_set(arguments.output)
     _native(arguments, inputs, made, "bin", is_hidden=True)
     try:
@@ -38,6 +83,7 @@ def encode(arguments: argparse.Namespace) -> int:
     except BaseException:
         print(f"tokend: the tokens are kept in {made}, for `tokend convert`", file=sys.stderr)
         raise
+    convert.keep_account(made, arguments.output)
     convert.remove_set(made)
     return 0
 
@@ -46,12 +92,13 @@ def _formats(arguments: argparse.Namespace) -> tuple[str | None, list[str]]:
     """The format of ours, if one was asked for, and those of trainers; refuses options that do not go with them."""
     formats: list[str] = arguments.format or ["bin"]
     if not set(formats) - {"bin", "stream"} and len(set(formats)) == 1:
-        layout = (arguments.shard_tokens, arguments.row_tokens, arguments.val_fraction, arguments.shuffle)
-        if any(layout):
-            raise BadRequestError(
-                "--shard-tokens, --row-tokens, --val-fraction and --shuffle are of the formats that trainers read",
-                "name one with --format",
-            )
+        layout = ("shard_tokens", "shard_bytes", "shard_documents", "row_tokens", "val_fraction", "shuffle")
+        for name in layout:
+            if getattr(arguments, name):
+                raise BadRequestError(
+                    f"--{name.replace('_', '-')} is of the formats that trainers read",
+                    "name one with --format; what is followed while it grows has the order of its inputs",
+                )
         return formats[0], []
     from .convert import split
 
@@ -65,17 +112,13 @@ def _native(
     arguments: argparse.Namespace, inputs: list[str], output: str, format: str, *, is_hidden: bool = False
 ) -> int:
     """Encodes into a set of ours. A hidden one is replaced without asking, and is not reported."""
-    options = {
-        "separator": arguments.separator,
-        "eot": arguments.eot or "append",
-        "eot_token": arguments.eot_token,
-        "special": arguments.special,
-        "errors": arguments.errors,
-        "threads": arguments.threads,
-        "force": arguments.force or is_hidden,
-        "format": format,
-    }
+    options = _options(arguments) | {"force": arguments.force or is_hidden, "format": format}
     start = time.monotonic()
+    known = look(arguments, inputs, _options(arguments)) if format == "bin" and not is_hidden else None
+    linked = known.link(output) if known else None
+    if linked is not None:
+        report(linked, output, time.monotonic() - start, arguments.json)
+        return 0
     if arguments.local:
         if arguments.no_wait:
             raise BadRequestError("--no-wait needs a daemon; it does not go with --local")
@@ -101,9 +144,95 @@ def _native(
                 print(json.dumps({"job_id": job.job_id}) if arguments.json else job.job_id)
                 return 0
             manifest = _follow_own(client, job.job_id, output)
+    if known:
+        known.remember(output)
     if not is_hidden:
         report(manifest, output, time.monotonic() - start, arguments.json)
     return 0
+
+
+def _watch(arguments: argparse.Namespace) -> int:
+    """Keeps a stream up to date with directories, in this process, until it is interrupted."""
+    from .. import words
+    from ..tokenizer import Tokenizer
+    from ..watch import Round, Watch, watch
+
+    if arguments.inputs or arguments.files_from or arguments.format not in (None, ["stream"]):
+        raise BadRequestError("--watch takes directories and no other inputs, and makes a stream")
+    tokenizer = Tokenizer.load(arguments.tokenizer)
+    words.recall(tokenizer)
+    options = _options(arguments)
+    n_tokens = n_documents = 0
+
+    def encode_new(parts: list[str], place: str) -> dict[str, Any]:
+        return tokenizer.encode_files(parts, place, **options)
+
+    def say(found: Round) -> None:
+        nonlocal n_tokens, n_documents
+        if not found.n_files:
+            return
+        n_tokens, n_documents = n_tokens + found.n_tokens, n_documents + found.n_documents
+        if arguments.json:
+            print(json.dumps(asdict(found)), flush=True)
+        else:
+            what = f"{plural(found.n_documents, 'document')}, {plural(found.n_tokens, 'token')}"
+            print(f"{arguments.output}: {what} from {plural(found.n_files, 'file')}", file=sys.stderr)
+
+    folders = [os.path.abspath(folder) for folder in arguments.watch]
+    watched = Watch(tokenizer, folders, os.path.abspath(arguments.output), options, encode_new)
+    watch(watched, say, interval_s=arguments.interval, is_once=arguments.once, seal=arguments.seal)
+    words.keep(tokenizer)
+    return 0
+
+
+def _update(arguments: argparse.Namespace, inputs: list[str]) -> int:
+    """Encodes what is new in the inputs, in this process; all of it where that does not do."""
+    from tokend_client.inputs import expand
+
+    from .. import words
+    from ..tokenizer import Tokenizer
+    from ..update import NotPossible, hidden_folder, update
+
+    output = os.path.abspath(arguments.output)
+    options = _options(arguments)
+    if not os.path.lexists(f"{output}.json"):
+        if os.path.isdir(hidden_folder(output)):
+            # A killed update had taken the old set away.
+            arguments.force = True
+        done = _native(arguments, inputs, output, "bin")
+        shutil.rmtree(hidden_folder(output), ignore_errors=True)
+        return done
+    tokenizer = Tokenizer.load(arguments.tokenizer)
+    words.recall(tokenizer)
+    start = time.monotonic()
+
+    def encode_rest(parts: list[str], place: str) -> dict[str, Any]:
+        return tokenizer.encode_files(parts, place, **options)
+
+    try:
+        manifest, n_bytes = update(tokenizer, expand(inputs, output), output, options, encode_rest)
+    except NotPossible as reason:
+        print(f"tokend: all of it is encoded: {reason}", file=sys.stderr)
+        arguments.force = True
+        return _native(arguments, inputs, output, "bin")
+    words.keep(tokenizer)
+    report(manifest, output, time.monotonic() - start, arguments.json)
+    if not manifest["up_to_date"] and not arguments.json:
+        print(f"{size(n_bytes)} of that were new and encoded", file=sys.stderr)
+    return 0
+
+
+def _options(arguments: argparse.Namespace) -> dict[str, Any]:
+    """What decides the ids of given inputs, and the threads."""
+    return {
+        "separator": arguments.separator,
+        "eot": arguments.eot or "append",
+        "eot_token": arguments.eot_token,
+        "special": arguments.special,
+        "errors": arguments.errors,
+        "threads": arguments.threads,
+        **{name: getattr(arguments, name) for name in _RECORD_OPTIONS},
+    }
 
 
 def _inputs(arguments: argparse.Namespace) -> list[str]:
@@ -203,6 +332,30 @@ def report(manifest: dict[str, Any], output: str, seconds: float, as_json: bool)
     if manifest["up_to_date"]:
         print(f"{output} is up to date: {what}", file=sys.stderr)
         return
+    if "reused" in manifest:
+        print(f"{output}: {what}, shared with {manifest['reused']}: the same inputs, verified", file=sys.stderr)
+        return
     # The rate of a small job is that of starting it, which tells nobody anything.
     rate = f", {size(n_bytes / seconds)}/s" if n_bytes > 10_000_000 and seconds > 0 else ""
     print(f"{output}: {what} from {size(n_bytes)} in {duration(seconds)}{rate}", file=sys.stderr)
+    left_out = skipped(manifest)
+    if left_out:
+        listed = os.path.join(os.path.dirname(output), manifest["skipped"]["file"])
+        print(f"left out: {left_out}; listed in {listed}", file=sys.stderr)
+
+
+def account(manifest: dict[str, Any]) -> dict[str, int]:
+    """The accounts of all sources that are made of records, added up; empty if none is."""
+    total: dict[str, int] = {}
+    for source in manifest["sources"]:
+        for name, number in source.get("records", {}).items():
+            total[name] = total.get(name, 0) + number
+    return total
+
+
+def skipped(manifest: dict[str, Any]) -> str:
+    """What was left out, in words; empty if nothing was."""
+    total = account(manifest)
+    kinds = (("n_bad", "bad"), ("n_filtered", "filtered"), ("n_duplicates", "duplicate"))
+    said = [f"{total[name]:,} {word}" for name, word in kinds if total.get(name)]
+    return f"{', '.join(said)} of {plural(total['n_in'], 'record')}" if said else ""

@@ -1,21 +1,30 @@
-"""`tokend inspect`."""
+"""`tokend inspect`: what a set holds, ours or another tool's; reads headers and indices, not every id."""
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
+from pathlib import Path
+from typing import Any
 
+import numpy as np
 from tokend_client import TokenStream
 from tokend_client.errors import TokendError
 
 from ..tokenizer import Tokenizer
+from .encode import account
 from .output import plural, size
+from .verify import check_width, is_native, read_note, vocabulary
 
 _HEAD_TOKENS = 40
 
 
 def inspect(arguments: argparse.Namespace) -> int:
     """Shows what a token set holds."""
+    path = Path(os.path.abspath(arguments.path))
+    if not is_native(path):
+        return _foreign(arguments, path)
     with TokenStream(arguments.path) as stream:
         if arguments.json:
             print(json.dumps(stream.manifest))
@@ -45,9 +54,27 @@ def _rows(stream: TokenStream) -> list[tuple[str, str]]:
         ("options", f"special={options['special']} errors={options['errors']} separator={options['separator']!r}"),
         ("sources", f"{plural(len(sources), 'file')}, {size(source_bytes)}"),
     ]
+    rows += _records(manifest)
     if stream.n_tokens and stream.state == "sealed":
         rows.append(("bytes/token", f"{source_bytes / stream.n_tokens:.2f}"))
     return rows + _tokenizer(stream, stream.tokenizer)
+
+
+def _records(manifest: dict[str, Any]) -> list[tuple[str, str]]:
+    """The account: what came in, and what of it is not in the output."""
+    total = account(manifest)
+    if not total:
+        return []
+    options = manifest["options"]["records"]
+    field = f"field={options['field']} special={options['special']} bad_documents={options['bad_documents']}"
+    names = ("min_tokens", "max_tokens", "truncate_tokens", "deduplicate", "id_field")
+    field += "".join(f" {name}={options[name]}" for name in names if options[name])
+    out = total["n_in"] - total["n_bad"] - total["n_filtered"] - total["n_duplicates"]
+    left_out = f"{total['n_bad']:,} bad + {total['n_filtered']:,} filtered + {total['n_duplicates']:,} duplicates"
+    rows = [("records", field), ("in", f"{total['n_in']:,} = {out:,} out + {left_out}")]
+    notes = (("n_truncated", "cut"), ("n_blank_lines", "blank lines"), ("n_byte_order_marks", "byte order marks"))
+    said = [f"{total[name]:,} {word}" for name, word in notes if total[name]]
+    return rows + ([("noted", ", ".join(said))] if said else [])
 
 
 def _tokenizer(stream: TokenStream, name: str) -> list[tuple[str, str]]:
@@ -60,3 +87,43 @@ def _tokenizer(stream: TokenStream, name: str) -> list[tuple[str, str]]:
     if reference == "tokenizers":
         reference += ", of the file without its post-processor"
     return [("ids like", reference), ("head", head)]
+
+
+def _foreign(arguments: argparse.Namespace, path: Path) -> int:
+    """Another tool's set, or one that was made for another tool."""
+    from ..foreign import read_set
+
+    note = read_note(path)
+    found = read_set(path, arguments.dtype or (note["dtype"] if note is not None else None))
+    vocab_size, eot_id, _ = vocabulary(arguments, note)
+    if found.kind in ("raw", "olmo") and note is None:
+        check_width(arguments, path, vocab_size, found.dtype)
+    if arguments.json:
+        counts = {"dtype": found.dtype, "n_tokens": found.n_tokens, "n_documents": found.n_documents}
+        print(
+            json.dumps({"format": found.kind, "path": str(path), **counts, "n_files": found.n_files, "made_by": note})
+        )
+        return 0
+    name = arguments.tokenizer or (note["tokenizer"]["name"] if note is not None else None)
+    rows = [
+        ("file", str(path)),
+        ("format", f"{found.kind}, {plural(found.n_files, 'file')}, {size(found.n_bytes)}"),
+        ("dtype", found.dtype),
+        ("tokens", f"{found.n_tokens:,}"),
+        ("documents", "not told" if found.n_documents is None else f"{found.n_documents:,}"),
+        ("made by", f"tokend {note['tokend_version']}" if note is not None else "another tool"),
+        ("tokenizer", name or "unknown: the format does not tell; pass --tokenizer to see text"),
+    ]
+    rows += [("end of text", str(eot_id))] if eot_id is not None else []
+    if found.spans and name is not None:
+        span = found.spans[0]
+        n_ids = min(_HEAD_TOKENS, span.n_ids)
+        head = np.fromfile(span.path, span.dtype, n_ids, offset=span.offset_bytes)
+        try:
+            rows.append(("head", repr(Tokenizer.load(name).decode(head))))
+        except TokendError as error:
+            rows.append(("head", f"({error.message})"))
+    rows += [("remark", remark) for remark in found.remarks]
+    for name, value in rows:
+        print(f"{name:12} {value}")
+    return 0

@@ -40,12 +40,27 @@ def build_parser() -> argparse.ArgumentParser:
     _tokenizer(text)
     _json(text)
     inspect = command("inspect", "inspect", "what a token set holds")
-    inspect.add_argument("path", help="OUT.bin or its manifest")
+    inspect.add_argument(
+        "path", help="a set of tokend's, or of Megatron, llm.c, datatrove, OLMo-core, litData, MDS; raw ids"
+    )
+    _foreign(inspect)
     _json(inspect)
     verify = command("verify", "verify", "read a token set again: checksums, lengths, ids, document ends")
-    verify.add_argument("path", help="OUT.bin, a stream's directory, the manifest of either, or what convert made")
+    verify.add_argument(
+        "path", help="OUT.bin, a stream's directory, the manifest of either, what convert made, or another tool's set"
+    )
+    _foreign(verify)
     _json(verify)
+    explain = command("explain", "explain", "the source text around a token")
+    explain.add_argument("path", help="OUT.bin, a stream's directory, or the manifest of either")
+    explain.add_argument("--token", type=_count, required=True, metavar="N", help="position of the token, from 0")
+    explain.add_argument("--context", type=_count, default=200, metavar="BYTES", help="text to show (default: 200)")
+    _json(explain)
     _json(command("tokenizers", "tokenizers", "the vocabularies that this machine has"))
+    gc = command("gc", "gc", "forget outputs that are gone; remove what dead runs left in directories")
+    gc.add_argument("folders", nargs="*", metavar="DIR", help="where half made files of dead runs are removed too")
+    gc.add_argument("--dry-run", action="store_true", help="say what would be removed")
+    _json(gc)
     for name, help in (("jobs", "the daemon's jobs"), ("status", "how the daemon is")):
         _client(command(name, "daemon", help))
     stop = command("stop", "daemon", "stop the daemon after its running jobs")
@@ -81,7 +96,7 @@ def _client(parser: argparse.ArgumentParser) -> None:
     _json(parser)
 
 
-def _tokenizer(parser: argparse.ArgumentParser, default: str | None = "gpt2") -> None:
+def _tokenizer(parser: argparse.ArgumentParser | argparse._ArgumentGroup, default: str | None = "gpt2") -> None:
     shown = f" (default: {default})" if default else ""
     parser.add_argument(
         "--tokenizer",
@@ -132,7 +147,13 @@ def _serve(parser: argparse.ArgumentParser) -> None:
 
 
 def _encode(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("inputs", nargs="*", metavar="INPUT", help="text files, in the order of the output")
+    parser.add_argument(
+        "inputs",
+        nargs="*",
+        metavar="INPUT",
+        help="files, in the order of the output: text or JSON lines (in gzip, zstd, bzip2 or xz too), parquet, arrow; "
+        "directories (every file in them); quoted patterns ('data/**/*.jsonl.zst'); - for stdin",
+    )
     parser.add_argument(
         "--files-from", metavar="FILE|-", help="read the input paths from FILE, one per line (or NUL-separated)"
     )
@@ -165,8 +186,8 @@ def _encode(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--special",
         choices=["raise", "text", "token"],
-        default="raise",
-        help="what a special token's text means (default: raise)",
+        help="what a special token's text in a document means (default: raise for text, text for JSON lines and "
+        "columns)",
     )
     parser.add_argument(
         "--errors",
@@ -176,6 +197,29 @@ def _encode(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--threads", type=_count, default=0, metavar="N", help="worker threads (default: one less than there are cores)"
+    )
+    parser.add_argument(
+        "--dry-run", action="store_true", help="make nothing: estimate tokens, time and disk from a sample"
+    )
+    parser.add_argument(
+        "--update",
+        action="store_true",
+        help="bring OUT up to date with inputs that have grown or are new, and encode only those; in this process",
+    )
+    group = parser.add_argument_group("of directories that are watched, in this process")
+    group.add_argument(
+        "--watch",
+        action="append",
+        metavar="DIR",
+        help="keep the stream OUT up to date with the files in DIR (repeatable)",
+    )
+    group.add_argument(
+        "--interval", type=float, default=2.0, metavar="SECONDS", help="time between two looks (default: 2)"
+    )
+    group.add_argument("--once", action="store_true", help="look once")
+    group.add_argument("--seal", action="store_true", help="look once more, and say that nothing more will come")
+    parser.add_argument(
+        "--no-reuse", action="store_true", help="encode again, even where the same inputs were encoded the same way"
     )
     parser.add_argument("--local", action="store_true", help="work in this process, without a daemon")
     parser.add_argument("--no-wait", action="store_true", help="print the job's id and return at once")
@@ -191,6 +235,7 @@ def _encode(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="of a stream: delete segments that no loader of the daemon will read again; it need not fit on the disk",
     )
+    _records(parser)
     _layout(parser)
     parser.set_defaults(eot_id=None)
     _client(parser)
@@ -220,9 +265,36 @@ def _convert(parser: argparse.ArgumentParser) -> None:
     _json(parser)
 
 
+def _records(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("of what is in the inputs")
+    group.add_argument(
+        "--input-format",
+        choices=["auto", "text", "jsonl"],
+        default="auto",
+        help="what files hold that are no parquet or arrow (default: auto, by first bytes, names and first lines)",
+    )
+    group.add_argument(
+        "--field", metavar="NAME", help="field or column of the text, with dots: meta.body (default: text)"
+    )
+    group.add_argument("--id-field", metavar="NAME", help="a field or column to keep in OUT.ids, a line per document")
+    group.add_argument(
+        "--bad-documents",
+        choices=["fail", "skip"],
+        default="fail",
+        help="what to do about lines, rows and texts that are no document: fail at the first, or leave them out and "
+        "list them in OUT.skipped.jsonl (default: fail)",
+    )
+    group.add_argument("--min-tokens", type=_count, default=0, metavar="N", help="leave out shorter documents")
+    group.add_argument("--max-tokens", type=_count, metavar="N", help="leave out longer documents")
+    group.add_argument("--truncate-tokens", type=_count, metavar="N", help="cut longer documents")
+    group.add_argument("--deduplicate", action="store_true", help="leave out documents whose text was there before")
+
+
 def _layout(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("of the formats that trainers read")
     group.add_argument("--shard-tokens", type=_count, metavar="N", help="most tokens of a file")
+    group.add_argument("--shard-bytes", type=_size, metavar="SIZE", help="most bytes of tokens of a file, e.g. 512M")
+    group.add_argument("--shard-documents", type=_count, metavar="N", help="most documents of a file")
     group.add_argument("--row-tokens", type=_count, metavar="N", help="mds: rows of N tokens (default: documents)")
     group.add_argument(
         "--val-fraction",
@@ -235,6 +307,14 @@ def _layout(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--seed", type=_count, default=0, metavar="N", help="of the shuffle and the split (default: 0)")
 
 
+def _foreign(parser: argparse.ArgumentParser) -> None:
+    """What files of other tools do not tell."""
+    group = parser.add_argument_group("of other tools' files, which do not tell")
+    _tokenizer(group, default=None)
+    group.add_argument("--dtype", choices=["uint16", "uint32"], help="of raw ids (default: told from the ids)")
+    group.add_argument("--eot-id", type=_count, metavar="ID", help="the end-of-text id (default: the tokenizer's)")
+
+
 def _decode(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("file", nargs="?", metavar="FILE", help="a token file (default: ids on stdin)")
     _tokenizer(parser, default=None)
@@ -243,6 +323,13 @@ def _decode(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--dtype", choices=["uint16", "uint32"], help="for a file without a manifest (default: the tokenizer's)"
     )
+
+
+def _size(text: str) -> int:
+    """Bytes, with an optional unit of 1,024."""
+    units = {"K": 10, "M": 20, "G": 30, "T": 40}
+    word = text.upper().removesuffix("B").removesuffix("I")
+    return _count(word[:-1]) << units[word[-1]] if word[-1:] in units else _count(word)
 
 
 def _count(text: str) -> int:

@@ -115,8 +115,6 @@ pub(crate) struct DocumentEncoder<'a, L> {
     pub(crate) ends: Vec<u64>,
     /// Whether a document has begun and not ended.
     pub(crate) open: bool,
-    /// Whether the next document is the first one of the output.
-    pub(crate) first: bool,
     /// Whether the present source has begun no document yet.
     pub(crate) untouched: bool,
 }
@@ -125,7 +123,7 @@ impl<'a, L: Lane> DocumentEncoder<'a, L> {
     /// Starts at the beginning of an output.
     pub(crate) fn new(encoder: Encoder<'a>, rules: &'a Rules<'a>) -> Self {
         let (ids, ends) = (Vec::new(), Vec::new());
-        Self { encoder, rules, ids, ends, open: false, first: true, untouched: true }
+        Self { encoder, rules, ids, ends, open: false, untouched: true }
     }
 
     /// Encodes a piece that starts `offset` bytes into its source; returns the bytes used, which is
@@ -162,10 +160,10 @@ impl<'a, L: Lane> DocumentEncoder<'a, L> {
             return;
         }
         (self.open, self.untouched) = (true, false);
-        if self.rules.eot == Eot::Prepend || (self.rules.eot == Eot::Both && self.first) {
+        // With `Both` the committer puts one before the first document of the output.
+        if self.rules.eot == Eot::Prepend {
             self.ids.push(L::from_id(self.rules.eot_id));
         }
-        self.first = false;
     }
 
     fn finish(&mut self) {

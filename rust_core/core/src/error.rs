@@ -42,6 +42,14 @@ pub enum Error {
     #[error("{}: not valid UTF-8 at byte {offset} (0x{byte:02x})", path.display())]
     InvalidUtf8 { path: PathBuf, offset: u64, byte: u8 },
 
+    /// A record that is no document; `place` says which, from the start of its input.
+    #[error("{}: {place}: {reason}", path.display())]
+    BadDocument { path: PathBuf, place: String, reason: String },
+
+    /// An input whose format is broken: compressed data, parquet or arrow. `offset` counts bytes of the file.
+    #[error("{}: {what} at byte {offset}", path.display())]
+    DamagedInput { path: PathBuf, offset: u64, what: String },
+
     /// A special token's text inside a document, under the policy `raise`.
     #[error("{}text contains the special token {token:?} at byte {offset}", at(path.as_deref()))]
     SpecialToken { path: Option<PathBuf>, token: String, offset: u64 },
@@ -122,7 +130,11 @@ impl Error {
         match self {
             Self::NotFound { .. } => "NOT_FOUND",
             Self::PathDenied { .. } => "PATH_DENIED",
-            Self::IsDirectory { .. } | Self::NotRegular { .. } | Self::InvalidUtf8 { .. } => "INPUT_INVALID",
+            Self::IsDirectory { .. }
+            | Self::NotRegular { .. }
+            | Self::InvalidUtf8 { .. }
+            | Self::DamagedInput { .. } => "INPUT_INVALID",
+            Self::BadDocument { .. } => "BAD_DOCUMENT",
             Self::Io { .. } => "IO_ERROR",
             Self::NoSpace { .. } => "NO_SPACE",
             Self::SpecialToken { .. } => "SPECIAL_TOKEN",
@@ -145,11 +157,13 @@ impl Error {
     pub fn hint(&self) -> Option<String> {
         Some(match self {
             Self::NotFound { .. } => "check the path; paths given to a daemon must exist on its machine".into(),
-            Self::IsDirectory { .. } => "list its files with --files-from, e.g. `find DIR -type f | tokend encode --files-from - -o OUT.bin`".into(),
-            Self::NotRegular { .. } => "copy the data to a regular file first".into(),
+            Self::IsDirectory { .. } => "list its files with --files-from, e.g. `find DIR -type f | tokend encode --files-from - -o OUT.bin`; the command and the client take a directory too".into(),
+            Self::NotRegular { .. } => "copy the data to a regular file first; what comes through a pipe is read with - as the input".into(),
             Self::PathDenied { .. } => "start the daemon with --root for that directory".into(),
             Self::NoSpace { .. } => "free space and go on with --resume, or write to another file system".into(),
             Self::InvalidUtf8 { .. } => "convert the file, or pass --errors replace to put U+FFFD for broken bytes".into(),
+            Self::BadDocument { .. } => "mend it, or leave such documents out with --bad-documents skip, which lists them in OUT.skipped.jsonl and goes on from here (with --local: and --resume)".into(),
+            Self::DamagedInput { .. } => "get the file again; it is incomplete or was damaged on its way".into(),
             Self::SpecialToken { .. } => "pass --special text to encode it as ordinary text, or --special token for its id".into(),
             Self::NoToken { .. } => "use a vocabulary that has all 256 bytes".into(),
             Self::InputChanged { .. } => "run again when nothing writes to the input".into(),
@@ -167,10 +181,11 @@ impl Error {
     }
 
     /// Whether a run that failed with this can be gone on from once its cause is gone: the disk was
-    /// full. Everything else says that inputs or disk are not to be relied on, or would fail again.
+    /// full, or bad documents are to be left out from now on. Everything else says that inputs or disk
+    /// are not to be relied on, or would fail again.
     #[must_use]
     pub fn is_resumable(&self) -> bool {
-        matches!(self, Self::NoSpace { .. })
+        matches!(self, Self::NoSpace { .. } | Self::BadDocument { .. })
     }
 
     /// Wraps an error of the operating system, giving the common kinds their own variants.

@@ -19,6 +19,16 @@ pub enum SpecialPolicy {
 }
 
 impl SpecialPolicy {
+    /// The option's value.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Raise => "raise",
+            Self::Text => "text",
+            Self::Token => "token",
+        }
+    }
+
     /// Reads the option's value: `raise`, `text` or `token`.
     pub fn parse(text: &str) -> Result<Self> {
         Ok(match text {

@@ -3,13 +3,13 @@
 use std::path::PathBuf;
 
 use pyo3::prelude::*;
-use tokend_core::export::{ExportSpec, Kind, check, export as export_set};
+use tokend_core::export::{ExportSpec, Kind, check, export as export_set, hash_prefixes as prefixes};
 use tokend_core::{Eot, Error};
 
 use crate::errors::CoreError;
 
 #[pyfunction]
-#[pyo3(signature = (input, output, format, *, eot=None, eot_id=None, shard_tokens=None, row_tokens=None, val_fraction=0.0, seed=0, shuffle=false, force=false))]
+#[pyo3(signature = (input, output, format, *, eot=None, eot_id=None, shard_tokens=None, shard_bytes=None, shard_documents=None, row_tokens=None, val_fraction=0.0, seed=0, shuffle=false, force=false, sibling=None))]
 #[expect(clippy::too_many_arguments, reason = "keyword arguments of the Python function")]
 pub(crate) fn export(
     py: Python<'_>,
@@ -19,12 +19,19 @@ pub(crate) fn export(
     eot: Option<&str>,
     eot_id: Option<u32>,
     shard_tokens: Option<u64>,
+    shard_bytes: Option<u64>,
+    shard_documents: Option<u64>,
     row_tokens: Option<u64>,
     val_fraction: f64,
     seed: u64,
     shuffle: bool,
     force: bool,
+    sibling: Option<(PathBuf, String)>,
 ) -> PyResult<String> {
+    let sibling = sibling
+        .map(|(place, kind)| Kind::parse(&kind).map(|kind| (place, kind)))
+        .transpose()
+        .map_err(CoreError::from)?;
     let spec = ExportSpec {
         input,
         output,
@@ -32,11 +39,14 @@ pub(crate) fn export(
         eot: eot.map(Eot::parse).transpose().map_err(CoreError::from)?,
         eot_id,
         shard_tokens,
+        shard_bytes,
+        shard_documents,
         row_tokens,
         val_fraction,
         seed,
         shuffle,
         force,
+        sibling,
     };
     let json = py
         .detach(|| {
@@ -49,20 +59,30 @@ pub(crate) fn export(
 
 /// Whether a set could be made at `output`, before there is anything to make it of.
 #[pyfunction]
-#[pyo3(signature = (output, format, *, shard_tokens, row_tokens, val_fraction, force))]
+#[pyo3(signature = (output, format, *, shard_tokens, shard_bytes, shard_documents, row_tokens, val_fraction, force))]
+#[expect(clippy::too_many_arguments, reason = "keyword arguments of the Python function")]
 pub(crate) fn check_export(
     py: Python<'_>,
     output: PathBuf,
     format: &str,
     shard_tokens: Option<u64>,
+    shard_bytes: Option<u64>,
+    shard_documents: Option<u64>,
     row_tokens: Option<u64>,
     val_fraction: f64,
     force: bool,
 ) -> PyResult<()> {
     let kind = Kind::parse(format).map_err(CoreError::from)?;
     let plain = ExportSpec::new(PathBuf::new(), output, kind);
-    let spec = ExportSpec { shard_tokens, row_tokens, val_fraction, force, ..plain };
+    let spec =
+        ExportSpec { shard_tokens, shard_bytes, shard_documents, row_tokens, val_fraction, force, ..plain };
     Ok(py.detach(|| check(&spec)).map_err(CoreError::from)?)
+}
+
+/// XXH3-64 of the first so many bytes of a file, for each of `lengths`, which go up.
+#[pyfunction]
+pub(crate) fn hash_prefixes(py: Python<'_>, path: PathBuf, lengths: Vec<u64>) -> PyResult<Vec<String>> {
+    Ok(py.detach(|| prefixes(&path, &lengths)).map_err(CoreError::from)?)
 }
 
 /// The formats that [`export`] makes.

@@ -6,6 +6,9 @@ use std::sync::atomic::Ordering;
 
 use pyo3::prelude::*;
 use tokend_core::input::access::Roots;
+use tokend_core::input::detect::InputFormat;
+use tokend_core::input::jsonl::FieldPath;
+use tokend_core::job::RecordOptions;
 use tokend_core::{Control, Eot, Error, Format, JobSpec};
 
 use crate::errors::CoreError;
@@ -40,6 +43,10 @@ impl JobControl {
         self.inner.set_ceiling(n_tokens);
     }
 
+    fn set_wanted(&self, n_tokens: u64) {
+        self.inner.set_wanted(n_tokens);
+    }
+
     fn retire(&self, before: u64) {
         self.inner.retire(before);
     }
@@ -53,10 +60,50 @@ impl JobControl {
             n_documents.load(Ordering::Relaxed),
         )
     }
+
+    fn n_skipped(&self) -> u64 {
+        self.inner.n_skipped.load(Ordering::Relaxed)
+    }
+}
+
+/// What inputs are, and how their records become documents: a dict with all of these.
+#[derive(FromPyObject)]
+#[pyo3(from_item_all)]
+pub(crate) struct Records {
+    input_format: String,
+    field: Option<String>,
+    id_field: Option<String>,
+    bad_documents: String,
+    min_tokens: u64,
+    max_tokens: Option<u64>,
+    truncate_tokens: Option<u64>,
+    deduplicate: bool,
+}
+
+fn record_options(records: Option<Records>) -> Result<RecordOptions, CoreError> {
+    let Some(records) = records else { return Ok(RecordOptions::default()) };
+    let path = |field: Option<String>| field.map(|field| FieldPath::parse(&field)).transpose();
+    Ok(RecordOptions {
+        input_format: InputFormat::parse(&records.input_format)?,
+        field: path(records.field)?,
+        id_field: path(records.id_field)?,
+        skip_bad: match &*records.bad_documents {
+            "fail" => false,
+            "skip" => true,
+            other => {
+                let what = format!("{other:?} is none of fail, skip");
+                return Err(Error::BadOption { option: "bad_documents", what }.into());
+            }
+        },
+        min_tokens: records.min_tokens,
+        max_tokens: records.max_tokens,
+        truncate_tokens: records.truncate_tokens,
+        deduplicate: records.deduplicate,
+    })
 }
 
 #[pyfunction]
-#[pyo3(signature = (tokenizer, inputs, output, *, separator, eot, eot_id, special, errors, threads, force, roots, control, format="bin", resume=false, partial_key=None, retire=false))]
+#[pyo3(signature = (tokenizer, inputs, output, *, separator, eot, eot_id, special, errors, threads, force, roots, control, format="bin", resume=false, partial_key=None, records=None, retire=false))]
 #[expect(clippy::too_many_arguments, reason = "keyword arguments of the Python function")]
 pub(crate) fn encode_files(
     py: Python<'_>,
@@ -66,7 +113,7 @@ pub(crate) fn encode_files(
     separator: Option<String>,
     eot: &str,
     eot_id: Option<u32>,
-    special: &str,
+    special: Option<&str>,
     errors: &str,
     threads: usize,
     force: bool,
@@ -75,6 +122,7 @@ pub(crate) fn encode_files(
     format: &str,
     resume: bool,
     partial_key: Option<String>,
+    records: Option<Records>,
     retire: bool,
 ) -> PyResult<String> {
     let replace_invalid = match errors {
@@ -91,7 +139,8 @@ pub(crate) fn encode_files(
         separator,
         eot: Eot::parse(eot).map_err(CoreError::from)?,
         eot_id,
-        special: special_policy(special)?,
+        special: special.map(special_policy).transpose()?,
+        records: record_options(records)?,
         replace_invalid,
         threads,
         force,
@@ -114,7 +163,7 @@ pub(crate) fn encode_files(
 }
 
 #[pyfunction]
-#[pyo3(signature = (inputs, output, *, force, roots, format="bin", resume=false, partial_key=None, retire=false))]
+#[pyo3(signature = (inputs, output, *, force, roots, format="bin", resume=false, partial_key=None, records=None, retire=false))]
 #[expect(clippy::too_many_arguments, reason = "keyword arguments of the Python function")]
 pub(crate) fn check_paths(
     py: Python<'_>,
@@ -125,11 +174,21 @@ pub(crate) fn check_paths(
     format: &str,
     resume: bool,
     partial_key: Option<String>,
+    records: Option<Records>,
     retire: bool,
 ) -> PyResult<u64> {
     let format = Format::parse(format).map_err(CoreError::from)?;
-    let roots = Roots::new(roots);
-    let spec = JobSpec { force, retire, format, resume, partial_key, roots, ..JobSpec::new(inputs, output) };
+    let (roots, records) = (Roots::new(roots), record_options(records)?);
+    let spec = JobSpec {
+        force,
+        retire,
+        format,
+        resume,
+        partial_key,
+        roots,
+        records,
+        ..JobSpec::new(inputs, output)
+    };
     Ok(py.detach(|| tokend_core::job::check(&spec)).map_err(CoreError::from)?)
 }
 

@@ -3,19 +3,18 @@
 //! * A document goes to the validation set if XXH3-64 of its own ids (without end-of-text ids), seeded
 //!   with the split's seed, lies below `fraction * 2^64`: the same text always lands on the same side,
 //!   whatever stands around it.
-//! * The order is that of the set, or a permutation of the documents drawn with a seed: Fisher-Yates
-//!   over their numbers (8 bytes of memory a document) with a counter-based generator, the same on
-//!   every machine.
+//! * The order is that of the set, or a permutation of the documents that follows from a seed alone
+//!   ([`Shuffle`]): it is computed, not held, so memory does not grow with the documents.
 //! * The end-of-text ids of a document are laid as the format wants them, whatever the set has.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use xxhash_rust::xxh3::{Xxh3, xxh3_64_with_seed};
 
 use super::native::NativeSet;
-use super::staging::{self, FileInfo, Staging};
+use super::staging::{self, FileInfo, Known, Staging};
 use super::{Ids, Kind, Plan, Split, Writer, writer};
 use crate::documents::Eot;
 use crate::error::{Error, Result};
@@ -35,6 +34,10 @@ pub struct ExportSpec {
     pub eot_id: Option<u32>,
     /// Most tokens of a shard; `None`: the format's own default.
     pub shard_tokens: Option<u64>,
+    /// Most bytes of ids of a shard; the smaller of both counts.
+    pub shard_bytes: Option<u64>,
+    /// Most documents of a shard.
+    pub shard_documents: Option<u64>,
     /// Tokens of a row (MDS only); `None`: a row is a document.
     pub row_tokens: Option<u64>,
     /// Part of the documents for validation; 0: no split.
@@ -45,6 +48,9 @@ pub struct ExportSpec {
     pub shuffle: bool,
     /// Replace an existing output.
     pub force: bool,
+    /// A set in another format that was just made of the same input: where its ids lie as in this one,
+    /// its files are taken.
+    pub sibling: Option<(PathBuf, Kind)>,
 }
 
 impl ExportSpec {
@@ -58,12 +64,25 @@ impl ExportSpec {
             eot: None,
             eot_id: None,
             shard_tokens: None,
+            shard_bytes: None,
+            shard_documents: None,
             row_tokens: None,
             val_fraction: 0.0,
             seed: 0,
             shuffle: false,
             force: false,
+            sibling: None,
         }
+    }
+
+    /// Tokens of a shard, as far as they are limited.
+    fn limit(&self, id_bytes: usize) -> Option<u64> {
+        let of_bytes = self.shard_bytes.map(|bytes| (bytes / id_bytes as u64).max(1));
+        [self.shard_tokens, of_bytes].into_iter().flatten().min()
+    }
+
+    fn is_sharded(&self) -> bool {
+        self.shard_tokens.is_some() || self.shard_bytes.is_some() || self.shard_documents.is_some()
     }
 }
 
@@ -113,28 +132,41 @@ pub fn export(spec: &ExportSpec) -> Result<Exported> {
     let staging = Staging::begin(&spec.output)?;
     let name = base_name(spec)?;
     let splits: &[Split] = if spec.val_fraction > 0.0 { &[Split::Train, Split::Val] } else { &[Split::All] };
-    let linked = spec.kind.is_raw() && splits == [Split::All] && !spec.shuffle && eot == set.ids.eot;
-    let link =
-        (linked && spec.shard_tokens.is_none()).then(|| set.single_file().map(Path::to_owned)).flatten();
+    let arrangement = json!({
+        "eot": eot.name(),
+        "eot_id": if eot == Eot::None { None } else { eot_id },
+        "shuffle_seed": spec.shuffle.then_some(spec.seed),
+        "val_fraction": spec.val_fraction,
+        "seed": spec.seed,
+    });
+    let links: Vec<Option<Known>> = if !spec.kind.is_raw() || spec.is_sharded() {
+        vec![None; splits.len()]
+    } else if splits == [Split::All] && !spec.shuffle && eot == set.ids.eot {
+        vec![set.single_file()]
+    } else {
+        of_sibling(spec, &arrangement, splits).unwrap_or_else(|| vec![None; splits.len()])
+    };
+    set.at_random = spec.shuffle;
     let (mut n_tokens, mut n_val_documents) = (0, 0);
     {
         let mut writers = Vec::new();
-        for &split in splits {
+        for (&split, link) in splits.iter().zip(&links) {
             let plan = Plan {
                 staging: &staging,
                 ids: &ids,
                 split,
                 name: &name,
-                shard_tokens: spec.shard_tokens.or(spec.kind.shard_tokens()).unwrap_or(u64::MAX),
+                shard_tokens: spec.limit(ids.id_bytes).or(spec.kind.shard_tokens()).unwrap_or(u64::MAX),
+                shard_documents: spec.shard_documents.unwrap_or(u64::MAX),
                 row_tokens: spec.row_tokens,
-                link: link.as_deref(),
+                link: link.as_ref(),
             };
             writers.push(writer(spec.kind, plan)?);
         }
-        let order = if spec.shuffle { Some(permutation(set.n_documents, spec.seed)) } else { None };
+        let order = spec.shuffle.then(|| Shuffle::new(set.n_documents, spec.seed));
         let threshold = (spec.val_fraction * 2_f64.powi(64)) as u64;
         for position in 0..set.n_documents {
-            let document = order.as_ref().map_or(position, |order| order[position as usize]);
+            let document = order.as_ref().map_or(position, |order| order.at(position));
             let own = own_ids(&mut set, document, position)?;
             let is_val = splits.len() > 1 && {
                 let mut hash = Xxh3::with_seed(spec.seed);
@@ -146,7 +178,8 @@ pub fn export(spec: &ExportSpec) -> Result<Exported> {
             };
             n_val_documents += u64::from(is_val);
             let writer = &mut writers[usize::from(is_val)];
-            n_tokens += one(&mut set, &ids, document, position, own, link.is_some(), &mut **writer)?;
+            let linked = links[usize::from(is_val)].is_some();
+            n_tokens += one(&mut set, &ids, document, position, own, linked, &mut **writer)?;
         }
         writers.iter_mut().try_for_each(|writer| writer.finish())?;
     }
@@ -161,20 +194,40 @@ pub fn export(spec: &ExportSpec) -> Result<Exported> {
         tokenizer: set.manifest["tokenizer"].clone(),
         options: set.manifest["options"].clone(),
         sources: set.manifest["sources"].clone(),
-        arrangement: json!({
-            "eot": eot.name(),
-            "eot_id": if eot == Eot::None { None } else { eot_id },
-            "shuffle_seed": spec.shuffle.then_some(spec.seed),
-            "val_fraction": spec.val_fraction,
-            "seed": spec.seed,
-            "row_tokens": spec.row_tokens,
-            "n_tokens_left_out": spec.row_tokens.filter(|_| spec.kind == Kind::Mds).map(|row| left_out(n_tokens, row)),
-        }),
+        arrangement: {
+            let mut whole = arrangement;
+            whole["row_tokens"] = spec.row_tokens.into();
+            whole["n_tokens_left_out"] = spec.row_tokens.map(|row| left_out(n_tokens, row)).into();
+            whole
+        },
         files: staging.files(),
         tokend_version: env!("CARGO_PKG_VERSION").to_owned(),
     };
     publish(spec, &staging, &name, &exported)?;
     Ok(exported)
+}
+
+/// The files of ids, one for each split, of a set that was made of the same input with the same arrangement.
+fn of_sibling(spec: &ExportSpec, arrangement: &Value, splits: &[Split]) -> Option<Vec<Option<Known>>> {
+    let (place, kind) = spec.sibling.as_ref()?;
+    let note = super::verify::note_of(place)?;
+    let made: Exported = serde_json::from_slice(&std::fs::read(&note).ok()?).ok()?;
+    let base = place.file_name()?.to_str()?;
+    let same = arrangement.as_object()?.iter().all(|(name, value)| made.arrangement[name] == *value);
+    let named = splits.iter().map(|&split| kind.data_name(split, base)).collect::<Option<Vec<_>>>()?;
+    // A set in shards has more files of ids than splits.
+    let shared = |file: &&FileInfo| named.contains(&file.file);
+    let one_each = made.files.iter().filter(shared).map(|file| file.size_bytes).sum::<u64>()
+        == made.n_tokens * if made.dtype == "uint16" { 2 } else { 4 };
+    if !same || !one_each || made.kind != kind.name() {
+        return None;
+    }
+    let known = |name: &String| {
+        let file = made.files.iter().find(|file| file.file == *name)?;
+        let path = note.parent()?.join(name);
+        Some(Known { path, size_bytes: file.size_bytes, xxh3: file.xxh3.clone() })
+    };
+    Some(named.iter().map(known).collect())
 }
 
 /// Ids that fill no row; with a split each set leaves some, which is why it is refused with rows.
@@ -198,8 +251,18 @@ pub fn check(spec: &ExportSpec) -> Result<()> {
     if spec.row_tokens.is_some() && spec.val_fraction > 0.0 {
         return bad("row_tokens", "rows of one length do not go with a split");
     }
-    if spec.shard_tokens == Some(0) {
-        return bad("shard_tokens", "it is 0");
+    let limits = [
+        ("shard_tokens", spec.shard_tokens),
+        ("shard_bytes", spec.shard_bytes),
+        ("shard_documents", spec.shard_documents),
+    ];
+    if let Some((option, _)) = limits.into_iter().find(|(_, limit)| *limit == Some(0)) {
+        return bad(option, "it is 0");
+    }
+    if let Some((option, _)) =
+        limits.into_iter().find(|(_, limit)| limit.is_some() && !spec.kind.has_shards())
+    {
+        return bad(option, "readers of nanogpt and megatron take one file");
     }
     if spec.kind == Kind::Megatron {
         return check_pair(spec);
@@ -289,16 +352,46 @@ fn one(
     Ok(n_ids)
 }
 
-/// The numbers `0..n` in an order that follows from `seed` alone.
-fn permutation(n: u64, seed: u64) -> Vec<u64> {
-    let mut order: Vec<u64> = (0..n).collect();
-    for at in (1..n).rev() {
-        // A 64-bit draw onto `0..=at` by its high product: a bias of at most n / 2^64.
-        let draw = xxh3_64_with_seed(&at.to_le_bytes(), seed);
-        let other = ((u128::from(draw) * u128::from(at + 1)) >> 64) as usize;
-        order.swap(at as usize, other);
+/// A permutation of `0..n` that follows from a seed alone, without memory.
+///
+/// A balanced Feistel network over the smallest even number of bits that holds `n`, whose rounds are
+/// XXH3-64 of the half and the round's number; what falls outside `0..n` goes through again.
+struct Shuffle {
+    n: u64,
+    seed: u64,
+    half_bits: u32,
+}
+
+impl Shuffle {
+    const ROUNDS: u64 = 8;
+
+    fn new(n: u64, seed: u64) -> Self {
+        let bits = 64 - n.saturating_sub(1).leading_zeros();
+        Self { n, seed, half_bits: bits.div_ceil(2).max(1) }
     }
-    order
+
+    /// The document at a position below `n`.
+    fn at(&self, position: u64) -> u64 {
+        let mut value = position;
+        loop {
+            value = self.round_trip(value);
+            if value < self.n {
+                return value;
+            }
+        }
+    }
+
+    fn round_trip(&self, value: u64) -> u64 {
+        let mask = (1_u64 << self.half_bits) - 1;
+        let (mut left, mut right) = (value >> self.half_bits, value & mask);
+        for round in 0..Self::ROUNDS {
+            let mut key = [0; 16];
+            key[..8].copy_from_slice(&right.to_le_bytes());
+            key[8..].copy_from_slice(&round.to_le_bytes());
+            (left, right) = (right, left ^ (xxh3_64_with_seed(&key, self.seed) & mask));
+        }
+        left << self.half_bits | right
+    }
 }
 
 fn publish(spec: &ExportSpec, staging: &Staging, name: &str, exported: &Exported) -> Result<()> {
@@ -314,22 +407,33 @@ fn publish(spec: &ExportSpec, staging: &Staging, name: &str, exported: &Exported
         let named = exported.files.iter().map(|file| file.file.clone());
         named.filter(|file| file.ends_with(suffix)).collect::<Vec<_>>()
     };
-    let names: Vec<String> = [ending(".bin"), vec![note], ending(".idx")].concat();
+    // The note first: it makes what a killed run left replaceable.
+    let names: Vec<String> = [vec![note], ending(".bin"), ending(".idx")].concat();
     staging.publish_files(&spec.output, &names, spec.force)
 }
 
 #[cfg(test)]
 mod tests {
-    use super::permutation;
+    use super::Shuffle;
 
     #[test]
-    fn permutations_follow_from_the_seed() {
-        let mut seen = permutation(1000, 7);
-        assert_eq!(seen, permutation(1000, 7));
-        assert_ne!(seen, permutation(1000, 8));
-        seen.sort_unstable();
-        assert!(seen.into_iter().eq(0..1000));
-        assert!(permutation(0, 1).is_empty());
-        assert_eq!(permutation(4, 0), [3, 2, 0, 1]);
+    fn shuffles_are_permutations_that_follow_from_the_seed() {
+        let order = |n: u64, seed: u64| {
+            let shuffle = Shuffle::new(n, seed);
+            (0..n).map(|position| shuffle.at(position)).collect::<Vec<_>>()
+        };
+        for n in (0..70).chain([1000, 4096, 4097]) {
+            let mut seen = order(n, 7);
+            assert_eq!(seen, order(n, 7));
+            seen.sort_unstable();
+            assert!(seen.into_iter().eq(0..n));
+        }
+        assert_ne!(order(1000, 7), order(1000, 8));
+        // Each document comes to each place: 24 orders of four, none of them rare.
+        let mut counts = std::collections::HashMap::new();
+        for seed in 0..2400 {
+            *counts.entry(order(4, seed)).or_insert(0) += 1;
+        }
+        assert!(counts.len() == 24 && counts.values().all(|count| (50..200).contains(count)), "{counts:?}");
     }
 }

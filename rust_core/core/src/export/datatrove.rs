@@ -19,13 +19,14 @@ pub(super) struct Datatrove<'a> {
     /// Ids (`None`: linked) and index of the shard under way.
     shard: Option<(Option<Staged>, Staged)>,
     n_ids: u64,
+    n_documents: u64,
     number: u32,
     pending: u64,
 }
 
 impl<'a> Datatrove<'a> {
     pub(super) fn new(plan: Plan<'a>) -> Result<Self> {
-        let mut made = Self { plan, shard: None, n_ids: 0, number: 0, pending: 0 };
+        let mut made = Self { plan, shard: None, n_ids: 0, n_documents: 0, number: 0, pending: 0 };
         made.open()?;
         Ok(made)
     }
@@ -44,7 +45,7 @@ impl<'a> Datatrove<'a> {
             None => Some(self.plan.staging.create(&name)?),
         };
         self.shard = Some((data, self.plan.staging.create(&format!("{name}.index"))?));
-        self.n_ids = 0;
+        (self.n_ids, self.n_documents) = (0, 0);
         Ok(())
     }
 
@@ -76,7 +77,7 @@ fn metric(count: u64) -> String {
 
 impl Writer for Datatrove<'_> {
     fn begin(&mut self, n_ids: u64, _origin: Origin<'_>) -> Result<()> {
-        if self.n_ids > 0 && self.n_ids + n_ids > self.plan.shard_tokens {
+        if self.plan.is_full(self.n_ids, self.n_documents, n_ids) {
             self.close()?;
             self.open()?;
         }
@@ -93,6 +94,7 @@ impl Writer for Datatrove<'_> {
 
     fn end(&mut self) -> Result<()> {
         self.n_ids += self.pending;
+        self.n_documents += 1;
         match &mut self.shard {
             Some((_, index)) => index.write(&self.n_ids.to_le_bytes()),
             None => Ok(()),

@@ -72,7 +72,8 @@ impl<'a> LitData<'a> {
 impl Writer for LitData<'_> {
     fn begin(&mut self, n_ids: u64, _origin: Origin<'_>) -> Result<()> {
         let waiting = self.item_start() as u64;
-        if waiting + n_ids * self.plan.ids.id_bytes as u64 > self.chunk_bytes as u64 {
+        let too_long = waiting + n_ids * self.plan.ids.id_bytes as u64 > self.chunk_bytes as u64;
+        if too_long || self.ends.len() as u64 >= self.plan.shard_documents {
             self.flush()?;
         }
         Ok(())

@@ -72,7 +72,10 @@ impl<'a> Llmc<'a> {
 
 impl Writer for Llmc<'_> {
     fn begin(&mut self, n_ids: u64, _origin: Origin<'_>) -> Result<()> {
-        if self.shard.as_ref().is_some_and(|(_, n, _)| *n > 0 && n + n_ids > self.capacity) {
+        let full = |n: u64, n_starts: usize| {
+            self.plan.is_full(n, n_starts as u64, n_ids) || (n > 0 && n + n_ids > self.capacity)
+        };
+        if self.shard.as_ref().is_some_and(|(_, n, starts)| full(*n, starts.len())) {
             self.close()?;
         }
         self.open()?;

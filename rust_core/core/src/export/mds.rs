@@ -106,7 +106,8 @@ impl Writer for Mds<'_> {
             );
             return Err(Error::BadOption { option: "format", what });
         }
-        if self.samples.len() as u64 + n_bytes > self.shard_bytes as u64 {
+        let too_long = self.samples.len() as u64 + n_bytes > self.shard_bytes as u64;
+        if too_long || self.ends.len() as u64 >= self.plan.shard_documents {
             self.flush()?;
         }
         self.samples.extend((5 + n_bytes as u32).to_le_bytes());

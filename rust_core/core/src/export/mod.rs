@@ -6,8 +6,8 @@
 //!
 //! Text is tokenized once, into ids and document ends ([`native`]); every foreign format is made from
 //! those, so one run fills as many formats as are asked for, and `convert` needs no tokenizer. Where a
-//! format's token file has the very bytes of ours, it becomes a second name of it (a hard link) and
-//! nothing is written twice.
+//! format's token file has the very bytes of ours, or of a format that the same run has just made, it
+//! shares them (a reflink, else a hard link) and nothing is written twice.
 //!
 //! * [`staging`]: how a set of files comes to be there whole or not at all;
 //! * [`native`]: reads ids and ends back;
@@ -37,7 +37,8 @@ pub use arrange::{ExportSpec, Exported, check, export};
 
 use crate::documents::Eot;
 use crate::error::{Error, Result};
-use staging::Staging;
+pub use staging::hash_prefixes;
+use staging::{Known, Staging};
 
 /// A foreign format.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -100,6 +101,24 @@ impl Kind {
     /// Whether the ids lie in the format's files exactly as in ours, from the first byte on.
     fn is_raw(self) -> bool {
         matches!(self, Self::NanoGpt | Self::Megatron | Self::Datatrove | Self::Olmo)
+    }
+
+    /// Whether its readers take several files.
+    #[must_use]
+    pub fn has_shards(self) -> bool {
+        !matches!(self, Self::NanoGpt | Self::Megatron)
+    }
+
+    /// The name of the file with all ids of a split, where the format has one that [`Kind::is_raw`].
+    fn data_name(self, split: Split, base: &str) -> Option<String> {
+        match self {
+            Self::NanoGpt if split == Split::Val => Some("val.bin".to_owned()),
+            Self::NanoGpt => Some("train.bin".to_owned()),
+            Self::Megatron => Some(format!("{}.bin", split.suffixed(base))),
+            Self::Datatrove => Some(format!("{}000_{base}.ds", split.folder())),
+            Self::Olmo => Some(format!("{}part-0-00000.npy", split.folder())),
+            Self::Llmc | Self::LitData | Self::Mds => None,
+        }
     }
 }
 
@@ -179,10 +198,19 @@ pub(crate) struct Plan<'a> {
     pub(crate) name: &'a str,
     /// Most tokens of a shard; a document that is longer than that is cut where the format allows it.
     pub(crate) shard_tokens: u64,
+    /// Most documents of a shard.
+    pub(crate) shard_documents: u64,
     /// Tokens of a row, for formats with rows of one length; `None`: a row is a document.
     pub(crate) row_tokens: Option<u64>,
     /// The file with all ids in the order of the set, if the format may take it as its own.
-    pub(crate) link: Option<&'a Path>,
+    pub(crate) link: Option<&'a Known>,
+}
+
+impl Plan<'_> {
+    /// Whether a shard with so many ids and documents ends before a document of `next` ids.
+    pub(crate) fn is_full(&self, n_ids: u64, n_documents: u64, next: u64) -> bool {
+        n_documents > 0 && (n_documents >= self.shard_documents || n_ids + next > self.shard_tokens)
+    }
 }
 
 fn writer<'a>(kind: Kind, plan: Plan<'a>) -> Result<Box<dyn Writer + 'a>> {

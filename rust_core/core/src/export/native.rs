@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
+use super::staging::Known;
 use super::{Ids, Origin};
 use crate::documents::Eot;
 use crate::error::{Error, Result};
@@ -38,12 +39,16 @@ pub(super) struct NativeSet {
     pub(crate) n_documents: u64,
     /// The manifest, as it stands in the file.
     pub(super) manifest: Value,
-    /// Path and number of documents of each source.
+    /// Path of each source, and the documents up to its end.
     sources: Vec<(PathBuf, u64)>,
+    /// Documents are asked for out of order: nothing is read ahead.
+    pub(crate) at_random: bool,
     /// Ends of documents `block_start` and on, with the one before them first.
     block: Vec<u64>,
     block_start: u64,
+    /// Ids from `held` on, of one segment.
     buffer: Vec<u8>,
+    held: std::ops::Range<u64>,
 }
 
 impl NativeSet {
@@ -129,13 +134,11 @@ impl NativeSet {
             eot_id: manifest["options"]["eot_id"].as_u64().and_then(|id| u32::try_from(id).ok()),
             eot: Eot::parse(&string(&manifest["options"]["eot"])?)?,
         };
-        let sources = manifest["sources"]
-            .as_array()
-            .into_iter()
-            .flatten()
-            .map(|source| {
-                let path = source["path"].as_str().unwrap_or_default();
-                (PathBuf::from(path), source["n_documents"].as_u64().unwrap_or(0))
+        let listed = manifest["sources"].as_array().into_iter().flatten();
+        let sources = listed
+            .scan(0, |n_documents, source| {
+                *n_documents += source["n_documents"].as_u64().unwrap_or(0);
+                Some((PathBuf::from(source["path"].as_str().unwrap_or_default()), *n_documents))
             })
             .collect();
         let (block, block_start) = (Vec::new(), 0);
@@ -148,23 +151,33 @@ impl NativeSet {
             sources,
             block,
             block_start,
+            at_random: false,
             buffer: Vec::new(),
+            held: 0..0,
         })
     }
 
     /// The one file that holds all ids and nothing else, if there is one; a stream's file may be longer
     /// than what is committed.
-    pub(crate) fn single_file(&self) -> Option<&Path> {
+    pub(crate) fn single_file(&self) -> Option<Known> {
         let [only] = &self.segments[..] else { return None };
-        let n_bytes = only.tokens.metadata().ok()?.len();
-        (n_bytes == self.n_tokens * self.ids.id_bytes as u64).then_some(&only.tokens_path)
+        let size_bytes = only.tokens.metadata().ok()?.len();
+        let listed = [&self.manifest["data"]["xxh3"], &self.manifest["segments"][0]["tokens_xxh3"]];
+        let xxh3 = listed.into_iter().find_map(Value::as_str)?.to_owned();
+        (size_bytes == self.n_tokens * self.ids.id_bytes as u64).then(|| Known {
+            path: only.tokens_path.clone(),
+            size_bytes,
+            xxh3,
+        })
     }
 
     /// Where a document's ids lie: their range in the whole set, end-of-text ids included.
     pub(crate) fn range(&mut self, document: u64) -> Result<std::ops::Range<u64>> {
         let held = self.block_start..self.block_start + self.block.len().saturating_sub(1) as u64;
         if !held.contains(&document) {
-            self.read_block(document - document % ENDS_BLOCK)?;
+            let (from, length) =
+                if self.at_random { (document, 1) } else { (document - document % ENDS_BLOCK, ENDS_BLOCK) };
+            self.read_block(from, length)?;
         }
         let at = (document - self.block_start) as usize;
         let (start, end) = (self.block[at], self.block[at + 1]);
@@ -177,14 +190,14 @@ impl NativeSet {
     }
 
     /// Reads the ends of a block of documents, which may lie in several segments.
-    fn read_block(&mut self, from: u64) -> Result<()> {
+    fn read_block(&mut self, from: u64, length: u64) -> Result<()> {
         self.block.clear();
         self.block_start = from;
         let first = from.saturating_sub(1);
         if from == 0 {
             self.block.push(0);
         }
-        let last = (from + ENDS_BLOCK).min(self.n_documents);
+        let last = (from + length).min(self.n_documents);
         let mut bytes = Vec::new();
         for segment in &self.segments {
             let low = first.max(segment.first_document);
@@ -204,7 +217,8 @@ impl NativeSet {
         Ok(())
     }
 
-    /// Gives the bytes of the ids `range` to `take`, piece by piece.
+    /// Gives the bytes of the ids `range` to `take`, piece by piece. Where documents come in order, what
+    /// follows is read with them.
     pub(crate) fn read(
         &mut self,
         range: std::ops::Range<u64>,
@@ -215,14 +229,21 @@ impl NativeSet {
             let mut at = range.start.max(segment.first_token);
             let end = range.end.min(segment.first_token + segment.n_tokens);
             while at < end {
-                let n_ids = (end - at).min(IDS_BYTES as u64 / width);
-                self.buffer.resize((n_ids * width) as usize, 0);
-                segment
-                    .tokens
-                    .read_exact_at(&mut self.buffer, (at - segment.first_token) * width)
-                    .map_err(|error| Error::io(&segment.tokens_path, "reading", error))?;
-                take(&self.buffer)?;
-                at += n_ids;
+                if !self.held.contains(&at) {
+                    let last = if self.at_random { end } else { segment.first_token + segment.n_tokens };
+                    let n_ids = (last - at).min(IDS_BYTES as u64 / width);
+                    self.buffer.resize((n_ids * width) as usize, 0);
+                    self.held = 0..0;
+                    segment
+                        .tokens
+                        .read_exact_at(&mut self.buffer, (at - segment.first_token) * width)
+                        .map_err(|error| Error::io(&segment.tokens_path, "reading", error))?;
+                    self.held = at..at + n_ids;
+                }
+                let stop = end.min(self.held.end);
+                let byte = |id: u64| ((id - self.held.start) * width) as usize;
+                take(&self.buffer[byte(at)..byte(stop)])?;
+                at = stop;
             }
         }
         Ok(())
@@ -230,14 +251,10 @@ impl NativeSet {
 
     /// Where a document came from.
     pub(crate) fn origin(&self, document: u64) -> Origin<'_> {
-        let mut before = 0;
-        for (path, n_documents) in &self.sources {
-            if document < before + n_documents {
-                return Origin { index: document, source: Some(path), number: document - before + 1 };
-            }
-            before += n_documents;
-        }
-        Origin { index: document, source: None, number: document + 1 }
+        let at = self.sources.partition_point(|(_, end)| *end <= document);
+        let before = at.checked_sub(1).map_or(0, |at| self.sources[at].1);
+        let source = self.sources.get(at).map(|(path, _)| &**path);
+        Origin { index: document, source, number: document - before + 1 }
     }
 }
 

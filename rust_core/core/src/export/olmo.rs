@@ -24,12 +24,13 @@ pub(super) struct Olmo<'a> {
     /// Ids (`None`: linked) and list of the shard under way.
     shard: Option<(Option<Staged>, GzEncoder<Vec<u8>>, Staged)>,
     n_ids: u64,
+    n_documents: u64,
     number: u32,
 }
 
 impl<'a> Olmo<'a> {
     pub(super) fn new(plan: Plan<'a>) -> Result<Self> {
-        let mut made = Self { plan, shard: None, n_ids: 0, number: 0 };
+        let mut made = Self { plan, shard: None, n_ids: 0, n_documents: 0, number: 0 };
         made.open()?;
         Ok(made)
     }
@@ -45,7 +46,7 @@ impl<'a> Olmo<'a> {
         };
         let list = self.plan.staging.create(&format!("{stem}.csv.gz"))?;
         self.shard = Some((data, GzEncoder::new(Vec::new(), Compression::fast()), list));
-        (self.n_ids, self.number) = (0, self.number + 1);
+        (self.n_ids, self.n_documents, self.number) = (0, 0, self.number + 1);
         Ok(())
     }
 
@@ -71,12 +72,13 @@ fn field(text: &str) -> String {
 
 impl Writer for Olmo<'_> {
     fn begin(&mut self, n_ids: u64, origin: Origin<'_>) -> Result<()> {
-        if self.n_ids > 0 && self.n_ids + n_ids > self.plan.shard_tokens {
+        if self.plan.is_full(self.n_ids, self.n_documents, n_ids) {
             self.close()?;
             self.open()?;
         }
         let (start, end) = (self.n_ids, self.n_ids + n_ids);
         self.n_ids = end;
+        self.n_documents += 1;
         let source = origin.source.map_or_else(String::new, |path| field(&path.to_string_lossy()));
         let Some((_, gzip, list)) = &mut self.shard else { return Ok(()) };
         writeln!(gzip, "{start},{end},{},{source},{}", origin.index, origin.number)

@@ -32,6 +32,14 @@ pub struct FileInfo {
     pub xxh3: String,
 }
 
+/// A finished file that may be taken into a set, with what its own set says of it.
+#[derive(Clone, Debug)]
+pub(crate) struct Known {
+    pub(crate) path: PathBuf,
+    pub(crate) size_bytes: u64,
+    pub(crate) xxh3: String,
+}
+
 /// A set that is being made in a hidden directory beside its final place.
 pub(crate) struct Staging {
     folder: PathBuf,
@@ -82,14 +90,22 @@ impl Staging {
         Ok(Staged { writer, path, name: name.to_owned(), n_bytes: 0, hash: Xxh3::new(), patched: false })
     }
 
-    /// Gives an existing file a second name in the set; copies where it cannot be linked.
-    pub(crate) fn link(&self, existing: &Path, name: &str) -> Result<()> {
+    /// Takes an existing file into the set: its bytes are shared where the file system can do that (XFS,
+    /// Btrfs), else it gets a second name, and where it can have none it is copied.
+    pub(crate) fn link(&self, existing: &Known, name: &str) -> Result<()> {
         let path = self.path(name)?;
-        if rustix::fs::linkat(CWD, existing, CWD, &path, AtFlags::empty()).is_err() {
-            fs::copy(existing, &path).map_err(|error| Error::io(&path, "copying", error))?;
+        if !share(&existing.path, &path)
+            && rustix::fs::linkat(CWD, &existing.path, CWD, &path, AtFlags::empty()).is_err()
+        {
+            fs::copy(&existing.path, &path).map_err(|error| Error::io(&path, "copying", error))?;
         }
-        let (size_bytes, xxh3) = hash_file(&path)?;
+        let size_bytes = fs::metadata(&path).map_err(|error| Error::io(&path, "stat", error))?.len();
+        if size_bytes != existing.size_bytes {
+            let what = format!("{size_bytes} bytes, not {} any more", existing.size_bytes);
+            return Err(Error::Damaged { path: existing.path.clone(), what });
+        }
         Self::sync_file(&path)?;
+        let xxh3 = existing.xxh3.clone();
         self.files.borrow_mut().push(FileInfo { file: name.to_owned(), size_bytes, xxh3 });
         Ok(())
     }
@@ -181,6 +197,16 @@ impl Staging {
         }
         sync_parent(output)
     }
+}
+
+/// Makes `to` a file of its own that shares the bytes of `from`; false where the file system cannot.
+fn share(from: &Path, to: &Path) -> bool {
+    let (Ok(source), Ok(made)) = (File::open(from), File::create_new(to)) else { return false };
+    if rustix::fs::ioctl_ficlone(&made, &source).is_ok() {
+        return true;
+    }
+    let _ = fs::remove_file(to);
+    false
 }
 
 impl Drop for Staging {
@@ -289,6 +315,30 @@ pub(crate) fn hash_file(path: &Path) -> Result<(u64, String)> {
         size_bytes += n as u64;
         hash.update(&buffer[..n]);
     }
+}
+
+/// XXH3-64 of the first so many bytes of a file, for each of `lengths`, which go up; as manifests have them.
+///
+/// # Errors
+/// [`Error::InputChanged`] for a file that is shorter, [`Error::NotFound`], [`Error::Io`].
+pub fn hash_prefixes(path: &Path, lengths: &[u64]) -> Result<Vec<String>> {
+    let mut file = File::open(path).map_err(|error| Error::io(path, "opening", error))?;
+    let (mut hash, mut at, mut buffer) = (Xxh3::new(), 0, vec![0; 1 << 20]);
+    let mut found = Vec::with_capacity(lengths.len());
+    for &length in lengths {
+        while at < length {
+            let most = buffer.len().min((length - at).try_into().unwrap_or(usize::MAX));
+            let n = file.read(&mut buffer[..most]).map_err(|error| Error::io(path, "reading", error))?;
+            if n == 0 {
+                let what = format!("it has {at} bytes, not {length} any more");
+                return Err(Error::InputChanged { path: path.to_owned(), what });
+            }
+            hash.update(&buffer[..n]);
+            at += n as u64;
+        }
+        found.push(hex(hash.digest()));
+    }
+    Ok(found)
 }
 
 fn hex(hash: u64) -> String {

@@ -64,6 +64,12 @@ pub(crate) fn chunk_end(
     Ok(size)
 }
 
+/// The last border within the first `limit` bytes of a text, of which as many more are known as have a
+/// say in it.
+pub(crate) fn last_in_text(text: &[u8], limit: usize, cuts: Cuts<'_>, rules: &Rules<'_>) -> Option<usize> {
+    (1..=limit).rev().find(|&at| cuts.permits(text, at) && !rules.bridges(text, at))
+}
+
 struct Search<'a> {
     source: &'a Opened,
     cuts: Cuts<'a>,

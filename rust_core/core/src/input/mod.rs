@@ -13,29 +13,44 @@
 //!
 //! * [`access`]: which paths may be opened;
 //! * [`border`]: where a big file may be cut;
+//! * [`detect`]: what an input is;
+//! * [`compressed`]: gzip, zstd, bzip2 and xz as plain bytes;
+//! * [`jsonl`]: the fields of a JSON line; [`columnar`]: the columns of a parquet or arrow file,
+//!   [`arrow_sizes`]: whose sizes are looked at first;
 //! * [`filesystem`]: where mapping is safe;
 //! * [`lease`]: being told before somebody writes;
 //! * [`sigbus`]: pages that vanish all the same.
 
 pub mod access;
+mod arrow_sizes;
 pub(crate) mod border;
+pub(crate) mod columnar;
+pub(crate) mod compressed;
+pub mod detect;
 mod filesystem;
+pub mod jsonl;
 pub(crate) mod lease;
 mod sigbus;
 
 use std::fs::{File, Metadata};
 use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
-use std::sync::{PoisonError, RwLock};
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use memmap2::Mmap;
 use xxhash_rust::xxh3::Xxh3;
 
 use crate::error::{Error, Result};
+use crate::job::Control;
+use compressed::Unpacked;
+use detect::{Compression, Content, InputFormat, Kind};
+use jsonl::FieldPath;
 
 /// Smaller files are read: a system call costs less than a mapping and its page faults.
 const MAP_MIN_BYTES: u64 = 64 * 1024;
+/// A longer first line is not looked at to find out what a file is.
+const FIRST_LINE_MAX_BYTES: usize = 64 << 20;
 /// File times move in ticks of the kernel's clock, 10 ms at most: a write within one tick of the last
 /// one does not show in the mtime.
 const TICK_NS: i128 = 10_000_000;
@@ -79,17 +94,50 @@ impl Identity {
 pub struct Source {
     pub path: PathBuf,
     pub identity: Identity,
+    pub kind: Kind,
 }
 
 impl Source {
-    /// Looks a path up.
+    /// Looks a path up; its bytes are taken for text as they are.
     ///
     /// # Errors
     /// [`Error::NotFound`], [`Error::IsDirectory`], [`Error::NotRegular`], [`Error::PathDenied`], or
     /// [`Error::Io`] where it cannot be read.
     pub fn find(path: &Path, roots: &access::Roots) -> Result<Self> {
         let file = roots.open_input(path)?;
-        Ok(Self { path: path.to_owned(), identity: inspect(&file, path)? })
+        Ok(Self { path: path.to_owned(), identity: inspect(&file, path)?, kind: Kind::default() })
+    }
+
+    /// Looks a path up and finds out what it holds; `field` is where a JSON line's text would be.
+    ///
+    /// # Errors
+    /// As [`Source::find`]; [`Error::DamagedInput`] for what cannot even be begun to be decompressed.
+    pub(crate) fn detect(
+        path: &Path,
+        roots: &access::Roots,
+        format: InputFormat,
+        field: &FieldPath,
+    ) -> Result<Self> {
+        let file = roots.open_input(path)?;
+        let identity = inspect(&file, path)?;
+        let mut head = [0; detect::HEAD_BYTES];
+        let len = head.len().min(identity.size_bytes as usize);
+        file.read_exact_at(&mut head[..len], 0).map_err(|error| Error::io(path, "reading", error))?;
+        let compression = detect::compression(&head[..len]);
+        let mut source = Self { path: path.to_owned(), identity, kind: Kind::default() };
+        if compression == Compression::None {
+            if detect::is_cut_off(path, identity.size_bytes) {
+                let what = "the compressed data ends too early,".to_owned();
+                return Err(Error::DamagedInput { path: path.to_owned(), offset: identity.size_bytes, what });
+            }
+            if let Some(content) = detect::content(path, &head[..len], format) {
+                source.kind.content = content;
+                return Ok(source);
+            }
+        }
+        let mut unpacked = Unpacked::new(Arc::new(source.open(roots)?), compression)?;
+        source.kind = Kind { compression, content: unpacked_content(path, &mut unpacked, format, field)? };
+        Ok(source)
     }
 
     /// Opens the source again, as the same file with the same content as when it was found.
@@ -102,6 +150,34 @@ impl Source {
         let identity = Identity { fresh: self.identity.fresh, ..identity };
         let mapping = Mapping::new(&file, identity.size_bytes);
         Ok(Opened { path: self.path.clone(), identity, file, mapping: RwLock::new(mapping) })
+    }
+}
+
+/// What a content is, of which as much is read as it takes to tell.
+fn unpacked_content(
+    path: &Path,
+    unpacked: &mut Unpacked,
+    format: InputFormat,
+    field: &FieldPath,
+) -> Result<Content> {
+    let mut bytes = Vec::new();
+    unpacked.read(detect::HEAD_BYTES, &mut bytes)?;
+    if let Some(content) = detect::content(path, &bytes, format) {
+        return Ok(content);
+    }
+    let (mut start, mut searched) = (0, 0);
+    loop {
+        while let Some(found) = memchr::memchr(b'\n', &bytes[searched..]) {
+            let line = &bytes[start..searched + found];
+            if !line.trim_ascii().is_empty() {
+                return Ok(detect::by_first_line(line, field));
+            }
+            (start, searched) = (searched + found + 1, searched + found + 1);
+        }
+        searched = bytes.len();
+        if bytes.len() > FIRST_LINE_MAX_BYTES || unpacked.read(1 << 16, &mut bytes)? == 0 {
+            return Ok(detect::by_first_line(&bytes[start..], field));
+        }
     }
 }
 
@@ -135,6 +211,15 @@ pub(crate) struct Opened {
 }
 
 impl Opened {
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Another handle on the file, for readers that find their own way in it.
+    pub(crate) fn file(&self) -> Result<File> {
+        self.file.try_clone().map_err(|error| Error::io(&self.path, "opening", error))
+    }
+
     pub(crate) fn size_bytes(&self) -> u64 {
         self.identity.size_bytes
     }
@@ -189,8 +274,8 @@ impl Opened {
 
     /// Checks, once all of the file has been read, that it is still what it was; `xxh3` is the hash
     /// of what was read. Reads the file again where its times cannot tell.
-    pub(crate) fn verify(&self, xxh3: u64) -> Result<()> {
-        if self.must_be_hashed_again()? && self.hash(self.size_bytes())?.digest() != xxh3 {
+    pub(crate) fn verify(&self, xxh3: u64, control: &Control) -> Result<()> {
+        if self.must_be_hashed_again()? && self.hash(self.size_bytes(), control)?.digest() != xxh3 {
             let what = "it was written to".to_owned();
             return Err(Error::InputChanged { path: self.path.clone(), what });
         }
@@ -211,12 +296,13 @@ impl Opened {
         Ok(now.ctime_ns != self.identity.ctime_ns || self.identity.fresh)
     }
 
-    /// The hash, still running, of the first bytes of the file.
-    pub(crate) fn hash(&self, len_bytes: u64) -> Result<Xxh3> {
+    /// The hash, still running, of the first bytes of the file, unless the job is cancelled meanwhile.
+    pub(crate) fn hash(&self, len_bytes: u64, control: &Control) -> Result<Xxh3> {
         let mut hash = Xxh3::new();
         let mut buffer = Vec::new();
         let mut at = 0;
         while at < len_bytes {
+            control.check()?;
             let end = (at + (1 << 20)).min(len_bytes);
             self.read(at, end, &mut buffer)?;
             hash.update(&buffer);

@@ -15,11 +15,16 @@ pub(super) struct Buffers<L> {
     pub(super) text: Vec<u8>,
     pub(super) ids: Vec<L>,
     pub(super) ends: Vec<u64>,
+    /// A text without its escapes.
+    pub(super) scratch: Vec<u8>,
 }
 
 impl<L> Buffers<L> {
     fn n_bytes(&self) -> usize {
-        self.text.capacity() + self.ids.capacity() * size_of::<L>() + self.ends.capacity() * size_of::<u64>()
+        self.text.capacity()
+            + self.scratch.capacity()
+            + self.ids.capacity() * size_of::<L>()
+            + self.ends.capacity() * size_of::<u64>()
     }
 }
 
@@ -51,6 +56,7 @@ impl<L: Default> Pool<L> {
         buffers.text.clear();
         buffers.ids.clear();
         buffers.ends.clear();
+        buffers.scratch.clear();
         let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
         if idle.len() < IDLE_MAX {
             idle.push(buffers);

@@ -13,16 +13,20 @@
 //! after a kill at most the blocks that were in the workers' hands are made again. After a power
 //! failure it is those since the last commit, for which files and log were synced, in that order.
 //!
-//! The log costs about 250 bytes for each MiB of input.
+//! The log costs about 250 bytes for each MiB of input, one line for each record that was left out, and
+//! 32 bytes for each document where duplicates are.
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read, Seek, SeekFrom, Write};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
+use rustc_hash::FxHashSet;
 use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::Xxh3;
 
 use super::Control;
+use super::records::{self, Counts, Skip};
 use crate::error::{Error, Result};
 use crate::input::Source;
 use crate::stream::manifest::{Options, TokenizerInfo};
@@ -40,6 +44,9 @@ pub(crate) struct Position {
     pub(crate) source: usize,
     /// Bytes of it that were read.
     pub(crate) offset_bytes: u64,
+    /// Bytes of its content, or rows, that are done, where those are not the bytes of the file.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) content: Option<u64>,
     /// What a streamed source holds between two steps.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) carry: Option<Carry>,
@@ -63,6 +70,9 @@ pub(crate) struct Share {
     pub(crate) n_tokens: u64,
     pub(crate) n_documents: u64,
     pub(crate) xxh3: u64,
+    /// The account, of a source of records.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) counts: Option<Counts>,
 }
 
 /// One block, as the log has it.
@@ -73,6 +83,12 @@ pub(crate) struct Record {
     pub(crate) shares: Vec<Share>,
     /// Where a job can go on behind this block; `None` where it cannot.
     pub(crate) next: Option<Position>,
+    /// Records that are not in the output.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) skips: Vec<Skip>,
+    /// Hashes of the block's texts, 32 digits each, where duplicates are left out.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub(crate) texts: String,
 }
 
 /// What is known of a source: finished if it lies before the position.
@@ -81,6 +97,7 @@ pub(crate) struct SourceTotals {
     pub(crate) xxh3: u64,
     pub(crate) n_tokens: u64,
     pub(crate) n_documents: u64,
+    pub(crate) counts: Counts,
 }
 
 /// The sum of all records up to some point.
@@ -109,6 +126,9 @@ impl Progress {
             source.n_tokens += share.n_tokens;
             source.n_documents += share.n_documents;
             source.xxh3 = share.xxh3;
+            if let Some(counts) = &share.counts {
+                source.counts.add(counts);
+            }
             self.n_tokens += share.n_tokens;
             self.n_documents += share.n_documents;
         }
@@ -121,6 +141,11 @@ impl Progress {
         if let Some(next) = &record.next {
             self.position.clone_from(next);
         }
+    }
+
+    /// Records that are not in the output.
+    pub(crate) fn n_skipped(&self) -> u64 {
+        self.sources.iter().map(|source| source.counts.n_skipped()).sum()
     }
 
     /// Index of the part under way.
@@ -183,7 +208,9 @@ impl Header {
         if then.tokenizer.fingerprint != self.tokenizer.fingerprint {
             return different("another tokenizer");
         }
-        if (&then.options, &then.output_format) != (&self.options, &self.output_format) {
+        if then.options.without_bad_documents() != self.options.without_bad_documents()
+            || then.output_format != self.output_format
+        {
             return different("other options");
         }
         let paths =
@@ -232,6 +259,21 @@ impl Log {
         (&self.file).write_all(&line).map_err(|error| Error::io(&self.path, "writing", error))
     }
 
+    /// What the records say was left out, in order, one at a time.
+    pub(crate) fn each_skip(&self, mut take: impl FnMut(Skip) -> Result<()>) -> Result<()> {
+        let failed = |error| Error::io(&self.path, "reading", error);
+        // Read beside the place at which records are added.
+        let mut lines = BufReader::with_capacity(READ_BYTES, At { file: &self.file, offset_bytes: 0 });
+        let mut line = Vec::new();
+        while lines.read_until(b'\n', &mut line).map_err(failed)? > 0 {
+            if let Ok(Record { skips, .. }) = serde_json::from_slice(&line) {
+                skips.into_iter().try_for_each(&mut take)?;
+            }
+            line.clear();
+        }
+        Ok(())
+    }
+
     /// Adds a record; not synced.
     pub(crate) fn append(&self, record: &Record) -> Result<()> {
         self.line(record)
@@ -249,16 +291,30 @@ impl Log {
     }
 }
 
+/// A file that is read without moving its cursor.
+struct At<'a> {
+    file: &'a File,
+    offset_bytes: u64,
+}
+
+impl Read for At<'_> {
+    fn read(&mut self, out: &mut [u8]) -> std::io::Result<usize> {
+        let n = self.file.read_at(out, self.offset_bytes)?;
+        self.offset_bytes += n as u64;
+        Ok(n)
+    }
+}
+
 /// The last line of a log whose job has begun to give its files their final names.
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Publishing {
-    /// Inodes of data and ends.
-    publishing: [u64; 2],
+    /// Inodes of data, ends and what else the set has, in the order of their names.
+    publishing: Vec<u64>,
 }
 
 /// Notes, durably, that the files with these inodes are about to get their final names.
-pub(crate) fn note_publishing(file: &File, path: &Path, inodes: [u64; 2]) -> Result<()> {
+pub(crate) fn note_publishing(file: &File, path: &Path, inodes: Vec<u64>) -> Result<()> {
     let log =
         Log { file: file.try_clone().map_err(|error| Error::io(path, "opening", error))?, path: path.into() };
     log.line(&Publishing { publishing: inodes })?;
@@ -266,7 +322,7 @@ pub(crate) fn note_publishing(file: &File, path: &Path, inodes: [u64; 2]) -> Res
 }
 
 /// The inodes of [`note_publishing`], if that is how the log ends.
-pub(crate) fn publishing(mut file: &File, path: &Path) -> Result<Option<[u64; 2]>> {
+pub(crate) fn publishing(mut file: &File, path: &Path) -> Result<Option<Vec<u64>>> {
     let failed = |error| Error::io(path, "reading", error);
     let mut tail = Vec::new();
     let len = file.metadata().map_err(failed)?.len();
@@ -283,6 +339,16 @@ pub(crate) struct Resumed {
     pub(crate) progress: Progress,
     /// The part under way, its hashes running.
     pub(crate) order: Order,
+    /// Hashes of the output's texts, where duplicates are left out.
+    pub(crate) texts: FxHashSet<u128>,
+}
+
+impl Resumed {
+    /// What a job starts from of which nothing is there.
+    pub(crate) fn nothing(log: Log, n_sources: usize) -> Self {
+        let progress = Progress::new(n_sources);
+        Self { log, progress, order: Order::default(), texts: FxHashSet::default() }
+    }
 }
 
 /// Finds out how far an interrupted job got; `None` if it did not get as far as a header.
@@ -313,6 +379,7 @@ pub(crate) fn replay(
     header.check(&then, &path)?;
 
     let mut progress = Progress::new(header.sources.len());
+    let mut texts = FxHashSet::default();
     let mut at = n as u64;
     let mut good = (at, Order::default());
     let begin = |index: usize| -> Result<PartReader> {
@@ -341,6 +408,7 @@ pub(crate) fn replay(
         if resumable {
             for record in waiting.drain(..) {
                 progress.apply(&record);
+                texts.extend(records::hashes(&record.texts));
             }
             good = (at, reader.order.clone());
         }
@@ -348,7 +416,7 @@ pub(crate) fn replay(
     let failed = |error| Error::io(&path, "writing", error);
     file.set_len(good.0).map_err(failed)?;
     (&file).seek(SeekFrom::End(0)).map_err(failed)?;
-    Ok(Ok(Resumed { log: Log { file, path }, progress, order: good.1 }))
+    Ok(Ok(Resumed { log: Log { file, path }, progress, order: good.1, texts }))
 }
 
 /// Reads a part's files from mark to mark.
@@ -384,15 +452,33 @@ impl PartReader {
             &mut order.tokens,
             order.n_tokens * self.id_bytes,
             mark.n_tokens * self.id_bytes,
-        )? && hash_on(&files.ends, &mut order.ends, order.n_documents * 8, mark.n_documents * 8)?;
+        )? && hash_on(&files.ends, &mut order.ends, order.n_documents * 8, mark.n_documents * 8)?
+            && self.sidecars(mark)?;
+        let order = &mut self.order;
         (order.n_tokens, order.n_documents) = (mark.n_tokens, mark.n_documents);
         Ok(read && order.mark() == *mark)
+    }
+
+    fn sidecars(&mut self, mark: &Mark) -> Result<bool> {
+        let Files::There(files) = &self.files else { return Ok(false) };
+        for (at, (n_bytes, hash)) in self.order.sidecars.iter_mut().enumerate() {
+            let to = mark.sidecars[at].map_or(*n_bytes, |tail| tail.n_bytes);
+            let read = match &files.sidecars[at] {
+                _ if to == *n_bytes => true,
+                Some(file) if to > *n_bytes => hash_on(file, hash, *n_bytes, to)?,
+                _ => false,
+            };
+            if !read {
+                return Ok(false);
+            }
+            *n_bytes = to;
+        }
+        Ok(true)
     }
 }
 
 /// Adds the bytes `from..to` of a file to a hash; false if it ends before.
 fn hash_on(file: &crate::stream::parts::Named, hash: &mut Xxh3, mut from: u64, to: u64) -> Result<bool> {
-    use std::os::unix::fs::FileExt;
     let mut buffer = vec![0; READ_BYTES.min((to - from) as usize)];
     while from < to {
         let len = buffer.len().min((to - from) as usize);

@@ -14,17 +14,19 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use rustc_hash::FxHashSet;
 use xxhash_rust::xxh3::Xxh3;
 
 use super::buffers::{Buffers, Pool};
 use super::checkpoint::{Log, Position, Progress, Record, Share};
+use super::records::Made;
 use super::sink::Sink;
 use super::{Control, setting};
 use crate::documents::DocumentEncoder;
 use crate::error::Result;
 use crate::input::Opened;
 use crate::lane::{Lane, as_bytes};
-use crate::stream::parts::Place;
+use crate::stream::parts::{self, Piece, Place};
 
 /// Finished blocks that may wait for their turn; a worker that would add one more waits itself.
 const PARKED_MAX: usize = 32;
@@ -47,6 +49,8 @@ pub(super) struct Block<L> {
     pub(super) next: Option<Position>,
     /// The source of the text, if this is its end.
     pub(super) ended: Option<Arc<Opened>>,
+    /// What else there is if these are records of the one source in `shares`.
+    pub(super) records: Option<Box<Made>>,
 }
 
 impl<L: Lane> Block<L> {
@@ -58,8 +62,8 @@ impl<L: Lane> Block<L> {
         n_bytes: u64,
     ) -> Self {
         let (ids, ends) = (std::mem::take(&mut documents.ids), std::mem::take(&mut documents.ends));
-        let made = Buffers { text, ids, ends };
-        Self { made, shares, is_to_be_hashed: false, n_bytes, next: None, ended: None }
+        let made = Buffers { text, ids, ends, scratch: Vec::new() };
+        Self { made, shares, is_to_be_hashed: false, n_bytes, next: None, ended: None, records: None }
     }
 }
 
@@ -84,6 +88,12 @@ struct State<L> {
     n_blocks: u64,
     source_hash: Xxh3,
     hashing: usize,
+    /// A source, and its lines that are done.
+    lines: (usize, u64),
+    /// An end-of-text id that goes before the first document of the output.
+    leading_id: Option<u32>,
+    /// Hashes of the texts that are in the output, where duplicates are left out.
+    texts: FxHashSet<u128>,
     parked: BTreeMap<u64, Block<L>>,
 }
 
@@ -108,25 +118,46 @@ struct Write<L> {
     place: Place,
     record: Record,
     ended: Option<Arc<Opened>>,
+    records: Option<Box<Made>>,
+}
+
+impl<L: Lane> Write<L> {
+    fn piece(&self) -> Piece<'_> {
+        piece(&self.made, self.records.as_deref())
+    }
+}
+
+fn piece<'a, L: Lane>(made: &'a Buffers<L>, records: Option<&'a Made>) -> Piece<'a> {
+    let (docs, ids) = records.map_or((&[][..], &[][..]), |records| (&*records.docs, &*records.ids));
+    Piece { ids: as_bytes(&made.ids), ends: &made.ends, sidecars: [parts::as_bytes(docs), ids] }
 }
 
 impl<'a, L: Lane> Committer<'a, L> {
-    /// Goes on from `progress`; `source_hash` is that of the bytes read of the source under way, and
-    /// blocks are of about `chunk_bytes` of text.
+    /// Goes on from `progress`; `source_hash` is that of the bytes read of the source under way, `texts`
+    /// are those of the output so far, and blocks are of about `chunk_bytes` of text. `leading_id` goes
+    /// before the first document of the output.
+    #[expect(clippy::too_many_arguments, reason = "what was found of an earlier run, piece by piece")]
     pub(super) fn new(
         sink: &'a dyn Sink,
         control: &'a Control,
         log: Log,
         progress: Progress,
         source_hash: Xxh3,
+        texts: FxHashSet<u128>,
+        leading_id: Option<u32>,
         chunk_bytes: u64,
     ) -> Self {
+        let source = progress.position.source;
+        let n_lines = progress.sources.get(source).map_or(0, |source| source.counts.n_lines());
         let state = State {
             next: 0,
             n_tokens: progress.n_tokens,
             n_blocks: 0,
             source_hash,
-            hashing: progress.position.source,
+            hashing: source,
+            lines: (source, n_lines),
+            leading_id,
+            texts,
             parked: BTreeMap::new(),
         };
         let write_back_at = progress.n_bytes + WRITE_BACK_BYTES;
@@ -216,6 +247,12 @@ impl<'a, L: Lane> Committer<'a, L> {
         !self.is_stopped()
     }
 
+    /// Lines of a source before the present turn, which is that of one of its lumps.
+    pub(super) fn n_lines_before(&self, source: usize) -> u64 {
+        let (counted, n_lines) = self.lock().lines;
+        if counted == source { n_lines } else { 0 }
+    }
+
     /// Commits a block of the present turn without ending it.
     pub(super) fn append(&self, block: Block<L>) -> Result<()> {
         let write = self.lock().take(block, self.sink)?;
@@ -230,15 +267,17 @@ impl<'a, L: Lane> Committer<'a, L> {
     }
 
     fn write(&self, writes: Vec<Write<L>>) -> Result<()> {
-        for Write { made, number, place, record, ended } in writes {
+        for write in writes {
             // Everything before in its source has been copied: blocks are taken in order.
-            if let (Some(source), Some(share)) = (ended, record.shares.last()) {
-                source.verify(share.xxh3)?;
+            if let (Some(source), Some(share)) = (&write.ended, write.record.shares.last()) {
+                source.verify(share.xxh3, self.control)?;
             }
-            self.sink.write(place, as_bytes(&made.ids), &made.ends)?;
+            self.sink.write(write.place, write.piece())?;
+            let Write { made, number, record, .. } = write;
             self.control.bytes_done.fetch_add(record.n_bytes, Ordering::Relaxed);
             self.control.n_tokens.fetch_add(made.ids.len() as u64, Ordering::Relaxed);
             self.control.n_documents.fetch_add(made.ends.len() as u64, Ordering::Relaxed);
+            self.control.n_skipped.fetch_add(record.skips.len() as u64, Ordering::Relaxed);
             self.pool.give(made);
             let mut written = self.lock_written();
             written.add(number, record)?;
@@ -259,14 +298,16 @@ impl<'a, L: Lane> Committer<'a, L> {
         // Workers may have written already when this thread begins; what an earlier run wrote it may not
         // have announced.
         let mut last = (Instant::now(), (self.began_bytes == 0).then_some(0), self.began_bytes);
-        let mut n_asked = 0;
+        let (mut n_asked, mut n_committed) = (0, 0);
         loop {
             let mut written = self.lock_written();
             if written.is_finished {
                 return Ok(());
             }
             let bytes = written.progress.n_bytes - last.2;
-            let due = bytes >= commit_bytes || last.0.elapsed() >= commit_time;
+            let wanted = self.control.wanted.load(Ordering::Relaxed);
+            let is_wanted = n_committed < wanted && wanted <= written.progress.n_tokens;
+            let due = is_wanted || bytes >= commit_bytes || last.0.elapsed() >= commit_time;
             // A position is announced only where a resumed job can reach it.
             if !due || Some(written.n_logged) == last.1 || !written.is_resumable {
                 if let (Some(&mark), true) = (written.progress.parts.last(), written.n_logged > n_asked) {
@@ -289,6 +330,7 @@ impl<'a, L: Lane> Committer<'a, L> {
             log.sync()?;
             self.sink.announce(&progress)?;
             last = (Instant::now(), Some(n_logged), progress.n_bytes);
+            n_committed = progress.n_tokens;
         }
     }
 
@@ -307,11 +349,16 @@ impl<'a, L: Lane> Committer<'a, L> {
 
 impl<L: Lane> State<L> {
     fn take(&mut self, block: Block<L>, sink: &dyn Sink) -> Result<Write<L>> {
-        let Block { mut made, mut shares, is_to_be_hashed, n_bytes, next, ended } = block;
+        let Block { mut made, mut shares, is_to_be_hashed, n_bytes, next, ended, mut records } = block;
+        let mut texts = String::new();
+        if let (Some(records), [share]) = (&mut records, shares.as_mut_slice()) {
+            texts = self.settle(records, share, &mut made);
+        }
+        self.lead(&mut made, &mut shares);
         for end in &mut made.ends {
             *end += self.n_tokens;
         }
-        let (place, mark) = sink.place(as_bytes(&made.ids), &made.ends)?;
+        let (place, mark) = sink.place(piece(&made, records.as_deref()))?;
         if let ([share], true) = (shares.as_mut_slice(), is_to_be_hashed) {
             if self.hashing != share.source {
                 self.hashing = share.source;
@@ -323,7 +370,45 @@ impl<L: Lane> State<L> {
         let number = self.n_blocks;
         self.n_blocks += 1;
         self.n_tokens += made.ids.len() as u64;
-        Ok(Write { made, number, place, record: Record { n_bytes, mark, shares, next }, ended })
+        let skips = records.as_mut().map(|records| std::mem::take(&mut records.skips)).unwrap_or_default();
+        let record = Record { n_bytes, mark, shares, next, skips, texts };
+        Ok(Write { made, number, place, record, ended, records })
+    }
+
+    /// Completes a block of records, now that its place is known: duplicates are left out, and lines are
+    /// counted from the start of the source. Returns the hashes of the texts that stay.
+    fn settle(&mut self, records: &mut Made, share: &mut Share, made: &mut Buffers<L>) -> String {
+        let mut texts = String::new();
+        if !records.texts.is_empty() {
+            let Buffers { ids, ends, .. } = made;
+            texts = records.leave_out_duplicates(share.source, &mut self.texts, ids, ends);
+        }
+        (share.n_tokens, share.n_documents) = (made.ids.len() as u64, made.ends.len() as u64);
+        share.counts = Some(records.counts);
+        if self.lines.0 != share.source {
+            self.lines = (share.source, 0);
+        }
+        for skip in &mut records.skips {
+            skip.line += self.lines.1;
+        }
+        self.lines.1 += records.counts.n_lines();
+        texts
+    }
+
+    /// Puts the leading end-of-text id before the first document of the output, if it begins here.
+    fn lead(&mut self, made: &mut Buffers<L>, shares: &mut [Share]) {
+        let Some(id) = self.leading_id else { return };
+        if self.n_tokens > 0 || (made.ids.is_empty() && made.ends.is_empty()) {
+            return;
+        }
+        made.ids.insert(0, L::from_id(id));
+        for end in &mut made.ends {
+            *end += 1;
+        }
+        let first = shares.iter_mut().find(|share| share.n_tokens > 0 || share.n_documents > 0);
+        if let Some(share) = first {
+            share.n_tokens += 1;
+        }
     }
 }
 

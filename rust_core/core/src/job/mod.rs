@@ -6,6 +6,8 @@
 //!
 //! * [`plan`]: hands out the work in the order of the input: batches of small files, pieces of big ones;
 //! * [`work`]: what a worker does with one of them;
+//! * [`lumps`], [`records`]: how inputs whose documents are lines, rows or looked at whole are cut and
+//!   encoded, and the account of what was left out;
 //! * [`gate`]: how many of them may work at a time;
 //! * [`buffers`]: what blocks are made in, lent again once they are written;
 //! * [`commit`]: puts results in order, hashes, gives them their places; the writes themselves overlap;
@@ -19,7 +21,9 @@ mod buffers;
 pub(crate) mod checkpoint;
 mod commit;
 mod gate;
+mod lumps;
 mod plan;
+pub(crate) mod records;
 pub(crate) mod sink;
 mod work;
 
@@ -28,6 +32,9 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use memchr::memmem;
+use rustc_hash::FxHashSet;
+
+pub use records::{Counts, RecordOptions};
 
 use crate::documents::{Eot, Rules};
 use crate::error::{Error, Result};
@@ -98,7 +105,11 @@ pub struct JobSpec {
     pub eot: Eot,
     /// The end-of-text id; needed unless `eot` is [`Eot::None`].
     pub eot_id: Option<u32>,
-    pub special: SpecialPolicy,
+    /// What a special token's text in a document means; `None`: an error in text, ordinary text in JSON
+    /// lines and columns.
+    pub special: Option<SpecialPolicy>,
+    /// What inputs are, and how records become documents.
+    pub records: RecordOptions,
     /// Put U+FFFD for bytes that are not UTF-8, as Python's decoder does, instead of failing.
     pub replace_invalid: bool,
     /// Worker threads; 0: one less than there are cores.
@@ -125,7 +136,8 @@ impl JobSpec {
             separator: None,
             eot: Eot::Append,
             eot_id: None,
-            special: SpecialPolicy::Raise,
+            special: None,
+            records: RecordOptions::default(),
             replace_invalid: false,
             threads: 0,
             force: false,
@@ -156,10 +168,13 @@ pub struct Control {
     suspended: AtomicBool,
     gate: gate::Gate,
     retire_before: AtomicU64,
+    wanted: AtomicU64,
     pub bytes_done: AtomicU64,
     pub bytes_total: AtomicU64,
     pub n_tokens: AtomicU64,
     pub n_documents: AtomicU64,
+    /// Records that were left out.
+    pub n_skipped: AtomicU64,
 }
 
 impl Control {
@@ -186,6 +201,12 @@ impl Control {
         self.gate.set_ceiling(n_tokens);
     }
 
+    /// Says that a reader waits for the first `n_tokens` of a stream: they are committed as soon as they are
+    /// written, not with the next commit that is due.
+    pub fn set_wanted(&self, n_tokens: u64) {
+        self.wanted.store(n_tokens, Ordering::Relaxed);
+    }
+
     /// Says that nobody will read tokens before this position of a stream again: the files of segments
     /// that end there go with one of the next commits.
     pub fn retire(&self, before: u64) {
@@ -197,7 +218,7 @@ impl Control {
         self.retire_before.load(Ordering::Relaxed)
     }
 
-    fn check(&self) -> Result<()> {
+    pub(crate) fn check(&self) -> Result<()> {
         if self.cancelled.load(Ordering::Relaxed) { Err(Error::Cancelled) } else { Ok(()) }
     }
 }
@@ -236,8 +257,13 @@ fn prepare(spec: &JobSpec) -> Result<(Vec<Source>, u64)> {
     if spec.retire && spec.format != Format::Stream {
         return Err(Error::BadOption { option: "retire", what: "it needs format stream".into() });
     }
-    let sources: Vec<_> =
-        spec.inputs.iter().map(|path| Source::find(path, &spec.roots)).collect::<Result<_>>()?;
+    let (format, field) = (spec.records.input_format, spec.records.text_field());
+    let sources: Vec<_> = spec
+        .inputs
+        .iter()
+        .map(|path| Source::detect(path, &spec.roots, format, &field))
+        .collect::<Result<_>>()?;
+    spec.records.check(&sources)?;
     let total = sources.iter().map(|source| source.identity.size_bytes).sum();
     match spec.format {
         Format::Bin => bin::check(spec, &sources)?,
@@ -283,24 +309,40 @@ pub fn encode_files(tokenizer: &Tokenizer, spec: &JobSpec, control: &Control) ->
 fn run<L: Lane>(tokenizer: &Tokenizer, spec: &JobSpec, control: &Control) -> Result<Outcome> {
     let (sources, total) = prepare(spec)?;
     control.bytes_total.store(total, Ordering::Relaxed);
-    let (tokenizer_info, options) = (TokenizerInfo::of::<L>(tokenizer.vocab()), Options::of(spec));
-    let target =
-        Target { spec, sources: &sources, tokenizer: tokenizer_info, options, id_bytes: L::BYTES as u64 };
+    let (tokenizer_info, options) = (TokenizerInfo::of::<L>(tokenizer.vocab()), Options::of(spec, &sources));
+    let target = Target {
+        spec,
+        sources: &sources,
+        tokenizer: tokenizer_info,
+        options,
+        id_bytes: L::BYTES as u64,
+        control,
+    };
     if let Some(manifest) = up_to_date(&target)? {
         return Ok(Outcome { manifest, up_to_date: true });
     }
     let rules = rules(tokenizer, spec)?;
-    let Begun { sink, log, progress } = match spec.format {
+    let Begun { sink, log, progress, texts } = match spec.format {
         Format::Bin => bin::begin(&target, control)?,
         Format::Stream => growing::begin(&target, control)?,
     };
-    let made = make::<L>(tokenizer, &target, &rules, control, &*sink, log, progress)
-        .and_then(|progress| sink.publish(&progress));
+    let is_kept = |error: &Error| {
+        let suspended = matches!(error, Error::Cancelled) && control.suspended.load(Ordering::Relaxed);
+        suspended || error.is_resumable()
+    };
+    let source_hash = read_so_far(&target, &progress).inspect_err(|error| {
+        // Nothing was done yet: with the input as it was the job can be resumed still.
+        sink.abandon(error, is_kept(error) || matches!(error, Error::InputChanged { .. }));
+    })?;
+    let made = log.handle().and_then(|kept| {
+        let progress =
+            make::<L>(tokenizer, &target, &rules, control, &*sink, log, progress, source_hash, texts)?;
+        sink.publish(&progress, &kept)
+    });
     match made {
         Ok(manifest) => Ok(Outcome { manifest, up_to_date: false }),
         Err(error) => {
-            let suspended = matches!(error, Error::Cancelled) && control.suspended.load(Ordering::Relaxed);
-            sink.abandon(&error, suspended || error.is_resumable());
+            sink.abandon(&error, is_kept(&error));
             Err(error)
         }
     }
@@ -317,6 +359,8 @@ fn up_to_date(target: &Target<'_>) -> Result<Option<Report>> {
         Format::Bin => Manifest::up_to_date(target).map(|found| found.map(Report::Set)),
         Format::Stream => growing::up_to_date(target).map(|found| found.map(Report::Stream)),
     };
+    // A hash that was cut short says nothing.
+    target.control.check()?;
     match found {
         Ok(Some(report)) => {
             if spec.format == Format::Bin {
@@ -342,12 +386,18 @@ fn rules<'a>(tokenizer: &'a Tokenizer, spec: &'a JobSpec) -> Result<Rules<'a>> {
         separator: spec.separator.as_deref().map(memmem::Finder::new),
         eot: spec.eot,
         eot_id,
-        special: spec.special,
+        special: spec.special.unwrap_or(SpecialPolicy::Raise),
         finder: tokenizer.finder(),
     })
 }
 
+/// The rules of whole documents.
+fn record_rules<'a>(rules: &Rules<'a>, special: SpecialPolicy) -> Rules<'a> {
+    Rules { separator: None, special, ..*rules }
+}
+
 /// Does the work behind `progress` and writes it to the sink; returns the whole of it.
+#[expect(clippy::too_many_arguments, reason = "a job and what was begun of it")]
 fn make<L: Lane>(
     tokenizer: &Tokenizer,
     target: &Target<'_>,
@@ -356,20 +406,40 @@ fn make<L: Lane>(
     sink: &dyn sink::Sink,
     log: checkpoint::Log,
     progress: checkpoint::Progress,
+    source_hash: xxhash_rust::xxh3::Xxh3,
+    texts: FxHashSet<u128>,
 ) -> Result<checkpoint::Progress> {
     let Target { spec, sources, .. } = *target;
     control.bytes_done.store(progress.n_bytes, Ordering::Relaxed);
     control.n_tokens.store(progress.n_tokens, Ordering::Relaxed);
     control.n_documents.store(progress.n_documents, Ordering::Relaxed);
-    let start = progress.position.clone();
-    let source_hash = read_so_far(target, &progress)?;
+    control.n_skipped.store(progress.n_skipped(), Ordering::Relaxed);
     let leases = Leases::default();
     let chunk_bytes = setting("TOKEND_CHUNK_BYTES", CHUNK_BYTES);
-    let planner =
-        plan::Planner::new(sources, &spec.roots, &leases, tokenizer.cuts(), rules, chunk_bytes, start);
-    let committer = commit::Committer::<L>::new(sink, control, log, progress, source_hash, chunk_bytes);
+    let planner = plan::Planner::new(sources, spec, &leases, tokenizer.cuts(), rules, chunk_bytes, &progress);
+    let leading_id = (rules.eot == Eot::Both).then_some(rules.eot_id);
+    let committer = commit::Committer::<L>::new(
+        sink,
+        control,
+        log,
+        progress,
+        source_hash,
+        texts,
+        leading_id,
+        chunk_bytes,
+    );
+    let field_rules = record_rules(rules, spec.special.unwrap_or(SpecialPolicy::Text));
+    let text_rules = record_rules(rules, rules.special);
     let threads = if spec.threads == 0 { default_threads() } else { spec.threads };
-    let shared = work::Shared { tokenizer, spec, rules, sources, control };
+    let shared = work::Shared {
+        tokenizer,
+        spec,
+        rules,
+        field_rules: &field_rules,
+        text_rules: &text_rules,
+        sources,
+        control,
+    };
     // Of several failures the one that stands first in the input is reported, whatever came first.
     let failure: Mutex<Option<(u64, Error)>> = Mutex::new(None);
     let guarded = |work: &dyn Fn() -> Result<(), (u64, Error)>| {
@@ -414,7 +484,7 @@ fn read_so_far(target: &Target<'_>, progress: &checkpoint::Progress) -> Result<x
     let (Some(source), 1..) = (target.sources.get(position.source), position.offset_bytes) else {
         return Ok(xxhash_rust::xxh3::Xxh3::new());
     };
-    let hash = source.open(&target.spec.roots)?.hash(position.offset_bytes)?;
+    let hash = source.open(&target.spec.roots)?.hash(position.offset_bytes, target.control)?;
     if hash.digest() != progress.sources[position.source].xxh3 {
         let what = "since the interrupted run: it was written to".to_owned();
         return Err(Error::InputChanged { path: source.path.clone(), what });

@@ -1,20 +1,29 @@
 //! Handing out the work, in the order of the input.
 //!
-//! Small sources go out in batches, so that a hundred thousand of them cost no more than their
-//! bytes; big ones in pieces that end at exact borders. With a split pattern whose borders are not
+//! Small sources of plain text go out in batches, so that a hundred thousand of them cost no more than
+//! their bytes; big ones in pieces that end at exact borders. With a split pattern whose borders are not
 //! known (any but GPT-2's, for now), a big source is one piece of work that its worker streams.
+//!
+//! Records go out in lumps of whole ones. What must be read from start to end (compressed files, columns)
+//! is read here, under the lock, a chunk ahead of the worker that gets it.
 
 use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use super::checkpoint::Position;
+use super::JobSpec;
+use super::checkpoint::{Position, Progress};
+use super::lumps::{self, Ends, LumpReader};
 use crate::documents::Rules;
 use crate::error::{Error, Result};
-use crate::input::access::Roots;
 use crate::input::border::{self, Cuts};
+use crate::input::columnar::{Batch, Columns, Rows};
+use crate::input::compressed::Unpacked;
+use crate::input::detect::{Compression, Content, Kind};
 use crate::input::lease::Leases;
 use crate::input::{Opened, Source};
 
+/// Pieces of work that a source of unknown content may be.
+const CHUNKS_UNKNOWN: u64 = 1 << 16;
 /// Most small sources in one batch: bounds the time between two looks at the off switch.
 const BATCH_SOURCES: usize = 512;
 
@@ -30,12 +39,44 @@ pub(super) enum Work {
     /// A piece of one source.
     Piece { index: usize, source: Arc<Opened>, range: Range<u64> },
     /// One source, from a position in it on, in bounded steps.
-    Stream { source: Arc<Opened>, from: Position },
+    Stream { source: Arc<Opened>, from: Position, n_bytes_done: u64 },
+    /// Part of a source that is not plain text, or whose documents are looked at whole.
+    Lump(Lump),
+}
+
+/// Records of one source, or a piece of its text.
+pub(super) struct Lump {
+    pub(super) index: usize,
+    pub(super) source: Arc<Opened>,
+    pub(super) what: What,
+    /// Where the input stands behind it.
+    pub(super) next: Position,
+    /// Bytes of the file that were read for it.
+    pub(super) n_bytes: u64,
+    /// Hash of the file as far as it was read, where that is not the text itself.
+    pub(super) xxh3: Option<u64>,
+}
+
+pub(super) enum What {
+    /// Bytes of the file.
+    Range(Range<u64>),
+    /// Bytes of its content, which start at `offset` there.
+    Unpacked { bytes: Vec<u8>, offset: u64, is_last: bool },
+    /// Rows of its columns.
+    Rows(Batch),
+    /// Nothing: the end of a file that was not read from start to end.
+    End,
+}
+
+/// A source that is read in order.
+enum Reader {
+    Lumps(Box<LumpReader>),
+    Rows(Box<Rows>),
 }
 
 pub(super) struct Planner<'a> {
     sources: &'a [Source],
-    roots: &'a Roots,
+    spec: &'a JobSpec,
     leases: &'a Leases,
     cuts: Option<Cuts<'a>>,
     rules: &'a Rules<'a>,
@@ -49,26 +90,45 @@ struct Cursor {
     position: Position,
     /// The source at the position, if it is being cut.
     open: Option<Arc<Opened>>,
+    /// What reads it, if it is read in order, and how many bytes of the file its lumps have been.
+    reader: Option<(Reader, u64)>,
+    /// A source that an interrupted run had begun, and how many bytes of it were done.
+    begun: (usize, u64),
+}
+
+impl Cursor {
+    /// Bytes of the source at the position that are done.
+    fn given(&self) -> u64 {
+        if self.begun.0 == self.position.source { self.begun.1 } else { 0 }
+    }
 }
 
 impl<'a> Planner<'a> {
-    /// Plans what lies behind `start`.
+    /// Plans what lies behind `progress`.
     pub(super) fn new(
         sources: &'a [Source],
-        roots: &'a Roots,
+        spec: &'a JobSpec,
         leases: &'a Leases,
         cuts: Option<Cuts<'a>>,
         rules: &'a Rules<'a>,
         chunk_bytes: u64,
-        start: Position,
+        progress: &Progress,
     ) -> Self {
-        let cursor = Mutex::new(Cursor { sequence: 0, position: start, open: None });
-        Self { sources, roots, leases, cuts, rules, chunk_bytes, cursor }
+        let position = progress.position.clone();
+        let before = sources.iter().take(position.source).map(|source| source.identity.size_bytes).sum();
+        let begun = (position.source, progress.n_bytes.saturating_sub(before));
+        let cursor = Mutex::new(Cursor { sequence: 0, position, open: None, reader: None, begun });
+        Self { sources, spec, leases, cuts, rules, chunk_bytes, cursor }
     }
 
     /// An upper bound of the pieces of work, so that no threads are started for nothing.
     pub(super) fn n_chunks_at_most(&self) -> usize {
-        let chunks = |source: &Source| source.identity.size_bytes.div_ceil(self.chunk_bytes).max(1);
+        let chunks = |source: &Source| {
+            if source.kind.compression != Compression::None || source.kind.content.is_columnar() {
+                return CHUNKS_UNKNOWN;
+            }
+            source.identity.size_bytes.div_ceil(self.chunk_bytes).max(1)
+        };
         usize::try_from(self.sources.iter().map(chunks).sum::<u64>()).unwrap_or(usize::MAX)
     }
 
@@ -85,6 +145,9 @@ impl<'a> Planner<'a> {
     fn work(&self, cursor: &mut Cursor) -> Result<Option<Work>> {
         let index = cursor.position.source;
         let Some(source) = self.sources.get(index) else { return Ok(None) };
+        if !source.kind.is_plain_text() || self.spec.records.are_of(source) {
+            return self.lump(cursor, source).map(Some);
+        }
         if source.identity.size_bytes <= self.chunk_bytes && cursor.position.offset_bytes == 0 {
             let end = self.batch_end(index);
             cursor.position.source = end;
@@ -96,7 +159,9 @@ impl<'a> Planner<'a> {
         };
         let Some(cuts) = self.cuts else {
             let next = Position { source: index + 1, ..Position::default() };
-            return Ok(Some(Work::Stream { source, from: std::mem::replace(&mut cursor.position, next) }));
+            let n_bytes_done = cursor.given();
+            let from = std::mem::replace(&mut cursor.position, next);
+            return Ok(Some(Work::Stream { source, from, n_bytes_done }));
         };
         let start = cursor.position.offset_bytes;
         let end = border::chunk_end(&source, cuts, self.rules, start, self.chunk_bytes)?;
@@ -109,6 +174,110 @@ impl<'a> Planner<'a> {
         Ok(Some(Work::Piece { index, source, range: start..end }))
     }
 
+    /// The next part of a source that is not plain text or that is made of records.
+    fn lump(&self, cursor: &mut Cursor, source: &Source) -> Result<Work> {
+        let index = cursor.position.source;
+        let behind = Position { source: index + 1, ..Position::default() };
+        let opened = match cursor.open.take() {
+            Some(opened) => opened,
+            None => self.open(index)?,
+        };
+        let ends = match (source.kind.content, self.cuts) {
+            (Content::JsonLines, _) => Some(Ends::Lines),
+            _ if self.spec.records.are_of(source) => Some(Ends::Texts(self.rules.separator.as_ref())),
+            (_, Some(cuts)) => Some(Ends::Flow(cuts, self.rules)),
+            (_, None) => None,
+        };
+        let Some(ends) = ends else {
+            let n_bytes_done = cursor.given();
+            let from = std::mem::replace(&mut cursor.position, behind);
+            return Ok(Work::Stream { source: opened, from, n_bytes_done });
+        };
+        let lump = if source.kind.compression == Compression::None && !source.kind.content.is_columnar() {
+            let start = cursor.position.offset_bytes;
+            let end = lumps::range_end(&opened, ends, start, self.chunk_bytes)?;
+            let next = if end == opened.size_bytes() {
+                behind
+            } else {
+                Position { source: index, offset_bytes: end, ..Position::default() }
+            };
+            let what = What::Range(start..end);
+            Lump { index, source: Arc::clone(&opened), what, next, n_bytes: end - start, xxh3: None }
+        } else {
+            self.in_order(cursor, source, &opened, ends, behind)?
+        };
+        if lump.next.source == index {
+            cursor.open = Some(opened);
+        }
+        cursor.position = lump.next.clone();
+        Ok(Work::Lump(lump))
+    }
+
+    /// The next part of a source that is read from start to end.
+    fn in_order(
+        &self,
+        cursor: &mut Cursor,
+        source: &Source,
+        opened: &Arc<Opened>,
+        ends: Ends<'_>,
+        behind: Position,
+    ) -> Result<Lump> {
+        let index = cursor.position.source;
+        let (mut reader, given) = match cursor.reader.take() {
+            Some(reader) => reader,
+            None => (self.reader(source, opened, &cursor.position)?, cursor.given()),
+        };
+        let at = |offset_bytes, content| Position {
+            source: index,
+            offset_bytes,
+            content: Some(content),
+            carry: None,
+        };
+        let (what, next, read, xxh3) = match &mut reader {
+            Reader::Lumps(reader) => {
+                let lumps::UnpackedLump { bytes, offset, is_last } = reader.next(ends, self.chunk_bytes)?;
+                let (taken, xxh3) = reader.content().taken();
+                let next = if is_last { behind } else { at(taken, offset + bytes.len() as u64) };
+                let read = reader.content().n_file_bytes();
+                (What::Unpacked { bytes, offset, is_last }, next, read, xxh3)
+            }
+            Reader::Rows(rows) => match rows.next()? {
+                Some(batch) => {
+                    let next = at(0, batch.first_row + batch.n_rows);
+                    (What::Rows(batch), next, rows.n_file_bytes(), 0)
+                }
+                None => (What::End, behind, 0, 0),
+            },
+        };
+        // After a resume a reader may have come less far than it had for the lump before.
+        let read = if next.source > index { opened.size_bytes() } else { read.max(given) };
+        if next.source == index {
+            cursor.reader = Some((reader, read));
+        }
+        let n_bytes = read.saturating_sub(given);
+        Ok(Lump { index, source: Arc::clone(opened), what, next, n_bytes, xxh3: Some(xxh3) })
+    }
+
+    fn reader(&self, source: &Source, opened: &Arc<Opened>, from: &Position) -> Result<Reader> {
+        let Kind { compression, content } = source.kind;
+        let done = from.content.unwrap_or(0);
+        if !content.is_columnar() {
+            let content = Unpacked::new(Arc::clone(opened), compression)?;
+            return Ok(Reader::Lumps(Box::new(LumpReader::new(content, done)?)));
+        }
+        if let Some(name) = compression.name() {
+            let what = format!(
+                "{} is a parquet or arrow file within {name}; decompress it first",
+                source.path.display()
+            );
+            return Err(Error::BadOption { option: "inputs", what });
+        }
+        let records = &self.spec.records;
+        let columns = Columns { text: records.text_field(), id: records.id_field.clone() };
+        let rows = Rows::open(opened.file()?, &source.path, content, columns, done, self.chunk_bytes)?;
+        Ok(Reader::Rows(Box::new(rows)))
+    }
+
     /// The end of the batch of small sources that begins with `index`.
     fn batch_end(&self, index: usize) -> usize {
         let mut bytes = 0;
@@ -116,6 +285,7 @@ impl<'a> Planner<'a> {
         while let Some(source) = self.sources.get(end)
             && end - index < BATCH_SOURCES
             && bytes + source.identity.size_bytes <= self.chunk_bytes
+            && source.kind.is_plain_text()
         {
             bytes += source.identity.size_bytes;
             end += 1;
@@ -124,7 +294,7 @@ impl<'a> Planner<'a> {
     }
 
     fn open(&self, index: usize) -> Result<Arc<Opened>> {
-        let source = Arc::new(self.sources[index].open(self.roots)?);
+        let source = Arc::new(self.sources[index].open(&self.spec.roots)?);
         self.leases.take(&source);
         Ok(source)
     }

@@ -12,22 +12,24 @@
 //! A format that writes its files at given places, with lengths or headers that follow from counts,
 //! is made from [`Parts`](crate::stream::parts::Parts), as both of our own are.
 
-use super::JobSpec;
+use rustc_hash::FxHashSet;
+
 use super::checkpoint::{Header, Log, Progress};
+use super::{Control, JobSpec};
 use crate::error::{Error, Result};
 use crate::input::Source;
 use crate::stream::manifest::{Options, Report, TokenizerInfo};
-use crate::stream::parts::{Mark, Place};
+use crate::stream::parts::{Mark, Piece, Place, Sidecar};
 
 /// An output under way.
 pub(crate) trait Sink: Send + Sync {
     /// Gives the next block its place, in the order of the output, one call at a time: no writes here,
     /// others wait. The mark says how far the present part of the output goes with this block; an
     /// interrupted job is resumed behind the last mark whose bytes are found on disk.
-    fn place(&self, ids: &[u8], ends: &[u64]) -> Result<(Place, Mark)>;
+    fn place(&self, piece: Piece<'_>) -> Result<(Place, Mark)>;
 
     /// Writes a block at its place; any thread, in any order, side by side.
-    fn write(&self, place: Place, ids: &[u8], ends: &[u64]) -> Result<()>;
+    fn write(&self, place: Place, piece: Piece<'_>) -> Result<()>;
 
     /// Asks the kernel to begin to write what goes up to `mark`, all of which it was given: called
     /// often, so that [`Sink::sync`] has little to wait for. Fails silently.
@@ -40,8 +42,9 @@ pub(crate) trait Sink: Send + Sync {
     /// nothing here.
     fn announce(&self, progress: &Progress) -> Result<()>;
 
-    /// Syncs and publishes the finished output under its name. After an error nothing is published.
-    fn publish(&self, progress: &Progress) -> Result<Report>;
+    /// Syncs and publishes the finished output under its name, with the list of what was left out, which
+    /// `log` has. After an error nothing is published.
+    fn publish(&self, progress: &Progress, log: &Log) -> Result<Report>;
 
     /// Ends a job that failed. With `keep`, what is there stays for a resumed run; else a format that
     /// is published as a whole leaves nothing. What goes wrong here is not reported: `error` is what
@@ -56,9 +59,19 @@ pub(crate) struct Target<'a> {
     pub(crate) tokenizer: TokenizerInfo,
     pub(crate) options: Options,
     pub(crate) id_bytes: u64,
+    /// Whether to go on.
+    pub(crate) control: &'a Control,
 }
 
 impl Target<'_> {
+    /// Which sidecars the output has.
+    pub(crate) fn has(&self, sidecar: Sidecar) -> bool {
+        self.options.records.as_ref().is_some_and(|records| match sidecar {
+            Sidecar::Docs => true,
+            Sidecar::Ids => records.id_field.is_some(),
+        })
+    }
+
     /// What a resumed job must have in common with the interrupted one.
     pub(crate) fn header(&self) -> Header {
         Header::new(self.spec.format.name(), &self.tokenizer, &self.options, self.sources)
@@ -70,4 +83,6 @@ pub(crate) struct Begun<'a> {
     pub(crate) sink: Box<dyn Sink + 'a>,
     pub(crate) log: Log,
     pub(crate) progress: Progress,
+    /// Hashes of the texts that are in the output, where duplicates are left out.
+    pub(crate) texts: FxHashSet<u128>,
 }

@@ -5,10 +5,13 @@ use std::borrow::Cow;
 use super::buffers::Buffers;
 use super::checkpoint::{Carry, Position, Share};
 use super::commit::{Block, Committer};
-use super::plan::{Planner, Task, Work};
+use super::plan::{Lump, Planner, Task, What, Work};
+use super::records::{Made, Recorder, Skip, Stop};
 use super::{Control, JobSpec, in_source};
 use crate::documents::{DocumentEncoder, Rules, TextEnd};
 use crate::error::{Error, Result};
+use crate::input::compressed::Unpacked;
+use crate::input::detect::{Compression, Content};
 use crate::input::{Opened, Source};
 use crate::lane::Lane;
 use crate::tokenizer::Tokenizer;
@@ -26,6 +29,10 @@ pub(super) struct Shared<'a> {
     pub(super) tokenizer: &'a Tokenizer,
     pub(super) spec: &'a JobSpec,
     pub(super) rules: &'a Rules<'a>,
+    /// Rules of records that have fields; their texts are whole documents already.
+    pub(super) field_rules: &'a Rules<'a>,
+    /// Rules of records that are texts.
+    pub(super) text_rules: &'a Rules<'a>,
     pub(super) sources: &'a [Source],
     pub(super) control: &'a Control,
 }
@@ -58,21 +65,32 @@ impl Shared<'_> {
                     .map_err(|error| or_changed(&source, error))?;
                 committer.commit(sequence, block)
             }
-            Work::Stream { source, from } => {
-                self.stream(sequence, &source, from, committer).map_err(|error| or_changed(&source, error))
+            Work::Stream { source, from, n_bytes_done } => self
+                .stream(sequence, &source, from, n_bytes_done, committer)
+                .map_err(|error| or_changed(&source, error)),
+            Work::Lump(lump) => {
+                let source = Arc::clone(&lump.source);
+                self.lump(sequence, lump, committer).map_err(|error| or_changed(&source, error))
             }
         }
     }
 
     fn documents<L: Lane, T>(&self, run: impl FnOnce(&mut DocumentEncoder<'_, L>) -> Result<T>) -> Result<T> {
-        self.tokenizer.with_encoder(|encoder| run(&mut DocumentEncoder::new(encoder.reborrow(), self.rules)))
+        self.with_rules(self.rules, run)
+    }
+
+    fn with_rules<L: Lane, T>(
+        &self,
+        rules: &Rules<'_>,
+        run: impl FnOnce(&mut DocumentEncoder<'_, L>) -> Result<T>,
+    ) -> Result<T> {
+        self.tokenizer.with_encoder(|encoder| run(&mut DocumentEncoder::new(encoder.reborrow(), rules)))
     }
 
     fn batch<L: Lane>(&self, range: Range<usize>, buffers: Buffers<L>) -> Result<Block<L>> {
         let mut shares = Vec::with_capacity(range.len());
         self.documents(|documents| {
             let mut bytes = refill(documents, buffers);
-            documents.first = range.start == 0;
             let mut n_bytes = 0;
             for index in range.clone() {
                 self.control.check()?;
@@ -80,7 +98,7 @@ impl Shared<'_> {
                 let source = self.sources[index].open(&self.spec.roots)?;
                 source.read(0, source.size_bytes(), &mut bytes)?;
                 let xxh3 = xxh3_64(&bytes);
-                source.verify(xxh3)?;
+                source.verify(xxh3, self.control)?;
                 let (n_ids, n_ends) = (documents.ids.len(), documents.ends.len());
                 let text = self.text(&bytes, path, 0)?;
                 documents.push(&text, 0, TextEnd::Source).map_err(|error| in_source(error, path))?;
@@ -90,6 +108,7 @@ impl Shared<'_> {
                     n_tokens: (documents.ids.len() - n_ids) as u64,
                     n_documents: (documents.ends.len() - n_ends) as u64,
                     xxh3,
+                    counts: None,
                 });
             }
             let next = Some(Position { source: range.end, ..Position::default() });
@@ -104,28 +123,139 @@ impl Shared<'_> {
         range: Range<u64>,
         buffers: Buffers<L>,
     ) -> Result<Block<L>> {
-        let path = &self.sources[index].path;
         self.documents(|documents| {
             let mut bytes = refill(documents, buffers);
             source.read(range.start, range.end, &mut bytes)?;
-            documents.first = index == 0 && range.start == 0;
-            // Pieces are never cut beside a separator, so a document is always under way at a cut.
-            documents.open = range.start > 0;
-            documents.untouched = range.start == 0;
             let last = range.end == source.size_bytes();
-            let end = if last { TextEnd::Source } else { TextEnd::Border };
-            // Most text has fewer ids; growing from nothing would copy them ten times over.
-            documents.ids.reserve(bytes.len() / 3);
-            {
-                let text = self.text(&bytes, path, range.start)?;
-                documents.push(&text, range.start, end).map_err(|error| in_source(error, path))?;
-            }
+            self.flow(documents, &bytes, range.start, last, &self.sources[index].path)?;
             let next = if last {
                 Position { source: index + 1, ..Position::default() }
             } else {
-                Position { source: index, offset_bytes: range.end, carry: None }
+                Position { source: index, offset_bytes: range.end, ..Position::default() }
             };
             Ok(part_of(source, index, documents, bytes, Some(next)))
+        })
+    }
+
+    /// A piece of text that starts `offset` bytes into its source's content.
+    fn flow<L: Lane>(
+        &self,
+        documents: &mut DocumentEncoder<'_, L>,
+        bytes: &[u8],
+        offset: u64,
+        last: bool,
+        path: &Path,
+    ) -> Result<()> {
+        // Pieces are never cut beside a separator, so a document is always under way at a cut.
+        documents.open = offset > 0;
+        documents.untouched = offset == 0;
+        let end = if last { TextEnd::Source } else { TextEnd::Border };
+        // Most text has fewer ids; growing from nothing would copy them ten times over.
+        documents.ids.reserve(bytes.len() / 3);
+        let text = self.text(bytes, path, offset)?;
+        documents.push(&text, offset, end).map(drop).map_err(|error| in_source(error, path))
+    }
+
+    /// A lump: a piece of text that was compressed, or records. A bad document that fails the job does so
+    /// when all before the lump is written, which is where the job can go on.
+    fn lump<L: Lane>(&self, sequence: u64, lump: Lump, committer: &Committer<'_, L>) -> Result<()> {
+        let index = lump.index;
+        match self.encode(lump, committer.buffers()) {
+            Ok(block) => committer.commit(sequence, block),
+            Err(Stop::Error(error)) => Err(error),
+            Err(Stop::Bad(skip)) if committer.await_turn(sequence) => {
+                Err(self.bad_document(skip, committer.n_lines_before(index)))
+            }
+            // Something else failed first.
+            Err(Stop::Bad(_)) => Ok(()),
+        }
+    }
+
+    fn bad_document(&self, skip: Skip, n_lines_before: u64) -> Error {
+        let Source { path, kind, .. } = &self.sources[skip.source];
+        let number = n_lines_before + skip.line;
+        let place = match (kind.content, skip.offset_bytes) {
+            (Content::JsonLines, Some(at)) => format!("line {number}, byte {at}"),
+            (Content::Text, Some(at)) => format!("document {number}, byte {at}"),
+            _ => format!("row {number}"),
+        };
+        let place =
+            if kind.compression == Compression::None { place } else { format!("{place} (decompressed)") };
+        Error::BadDocument { path: path.clone(), place, reason: skip.reason }
+    }
+
+    fn encode<L: Lane>(&self, lump: Lump, mut buffers: Buffers<L>) -> Result<Block<L>, Stop> {
+        let Lump { index, source, what, next, n_bytes, xxh3 } = lump;
+        let Source { path, kind, .. } = &self.sources[index];
+        let options = &self.spec.records;
+        let is_flow = !options.are_of(&self.sources[index]);
+        let rules = match kind.content {
+            Content::Text if is_flow => self.rules,
+            Content::Text => self.text_rules,
+            _ => self.field_rules,
+        };
+        let mut stopped = None;
+        let block = self.with_rules(rules, |documents| {
+            let scratch = std::mem::take(&mut buffers.scratch);
+            let mut text = refill(documents, buffers);
+            let mut xxh3 = xxh3;
+            let mut recorder = Recorder {
+                options,
+                documents,
+                source: index,
+                replace_invalid: self.spec.replace_invalid,
+                made: Made::default(),
+                scratch,
+            };
+            let bytes = |recorder: &mut Recorder<'_, '_, L>, bytes: &[u8], offset| {
+                recorder.documents.ids.reserve(bytes.len() / 3);
+                match kind.content {
+                    Content::JsonLines => recorder.lines(bytes, offset),
+                    _ => recorder.texts(bytes, offset, self.rules.separator.as_ref()),
+                }
+            };
+            let read = match &what {
+                What::Range(range) => {
+                    source.read(range.start, range.end, &mut text)?;
+                    bytes(&mut recorder, &text, range.start)
+                }
+                What::Unpacked { bytes, offset, is_last } if is_flow => {
+                    self.flow(recorder.documents, bytes, *offset, *is_last, path).map_err(Stop::Error)
+                }
+                What::Unpacked { bytes: unpacked, offset, .. } => bytes(&mut recorder, unpacked, *offset),
+                What::Rows(batch) => recorder.rows(batch.values(), batch.first_row),
+                What::End => {
+                    // The file was not read from start to end, so it is hashed on its own.
+                    xxh3 = Some(source.hash(source.size_bytes(), self.control)?.digest());
+                    Ok(())
+                }
+            };
+            let Recorder { made, scratch, .. } = recorder;
+            match read {
+                Ok(()) => {}
+                Err(Stop::Error(error)) => return Err(in_source(error, path)),
+                Err(Stop::Bad(skip)) => {
+                    stopped = Some(skip);
+                    return Ok(None);
+                }
+            }
+            let share = Share {
+                source: index,
+                n_tokens: documents.ids.len() as u64,
+                n_documents: documents.ends.len() as u64,
+                xxh3: xxh3.unwrap_or_default(),
+                counts: (!is_flow).then_some(made.counts),
+            };
+            let ended = (next.source > index).then(|| Arc::clone(&source));
+            let mut block = Block::new(documents, text, vec![share], n_bytes);
+            block.made.scratch = scratch;
+            let is_to_be_hashed = xxh3.is_none();
+            let records = (!is_flow).then(|| Box::new(made));
+            Ok(Some(Block { next: Some(next), ended, is_to_be_hashed, records, ..block }))
+        })?;
+        block.ok_or_else(|| match stopped {
+            Some(skip) => Stop::Bad(skip),
+            None => Stop::Error(Error::Internal { what: "a lump was lost".to_owned() }),
         })
     }
 
@@ -135,47 +265,60 @@ impl Shared<'_> {
         sequence: u64,
         source: &Arc<Opened>,
         from: Position,
+        mut n_bytes_done: u64,
         committer: &Committer<'_, L>,
     ) -> Result<()> {
         let index = from.source;
-        let path = &self.sources[index].path;
+        let Source { path, kind, .. } = &self.sources[index];
         if !committer.await_turn(sequence) {
             return Ok(());
         }
+        let mut unpacked = match kind.compression {
+            Compression::None => None,
+            compression => Some(Unpacked::new(Arc::clone(source), compression)?),
+        };
         self.documents(|documents| {
-            let mut start = from.offset_bytes;
+            let mut start = from.content.unwrap_or(from.offset_bytes);
+            if let Some(unpacked) = &mut unpacked {
+                unpacked.skip_to(start)?;
+            }
             let (mut waiting, mut offset) = (String::new(), 0);
             if let Some(carry) = from.carry {
                 (documents.open, documents.untouched) = (carry.is_open, carry.is_untouched);
                 (waiting, offset) = (carry.text, carry.text_offset_bytes);
             }
-            documents.first = index == 0 && documents.untouched;
+            let mut cut_off = Vec::new();
             loop {
                 self.control.gate.pause_point(&self.control.n_tokens);
                 self.control.check()?;
                 // The pretoken at the end of the waiting text may be a long one: see `StreamEncoder`.
                 let step = STREAM_BYTES.max(waiting.len() as u64);
-                let mut end = (start + step).min(source.size_bytes());
                 let mut bytes = refill(documents, committer.buffers());
-                source.read(start, end, &mut bytes)?;
-                let last = end == source.size_bytes();
+                let last = if let Some(unpacked) = &mut unpacked {
+                    bytes.append(&mut cut_off);
+                    unpacked.read(step as usize, &mut bytes)? < step as usize
+                } else {
+                    let end = (start + step).min(source.size_bytes());
+                    source.read(start, end, &mut bytes)?;
+                    end == source.size_bytes()
+                };
                 if !last {
-                    bytes.truncate(whole_characters(&bytes));
-                    end = start + bytes.len() as u64;
+                    cut_off = bytes.split_off(whole_characters(&bytes));
                 }
                 waiting.push_str(&self.text(&bytes, path, start)?);
+                start += bytes.len() as u64;
                 let text_end = if last { TextEnd::Source } else { TextEnd::More };
                 let used =
                     documents.push(&waiting, offset, text_end).map_err(|error| in_source(error, path))?;
                 waiting.drain(..used);
                 offset += used as u64;
-                start = end;
                 let next = if last {
                     Some(Position { source: index + 1, ..Position::default() })
                 } else {
                     (waiting.len() <= CARRY_MAX_BYTES).then(|| Position {
                         source: index,
-                        offset_bytes: end,
+                        offset_bytes: unpacked.as_ref().map_or(start, |unpacked| unpacked.taken().0),
+                        content: unpacked.as_ref().map(|_| start),
                         carry: Some(Carry {
                             text: waiting.clone(),
                             text_offset_bytes: offset,
@@ -184,7 +327,16 @@ impl Shared<'_> {
                         }),
                     })
                 };
-                committer.append(part_of(source, index, documents, bytes, next))?;
+                let mut block = part_of(source, index, documents, bytes, next);
+                if let Some(unpacked) = &unpacked {
+                    // The checksum is that of the file as it is on disk.
+                    block.is_to_be_hashed = false;
+                    block.shares[0].xxh3 = unpacked.taken().1;
+                    let read = if last { source.size_bytes() } else { unpacked.n_file_bytes() };
+                    block.n_bytes = read.saturating_sub(n_bytes_done);
+                    n_bytes_done += block.n_bytes;
+                }
+                committer.append(block)?;
                 if last {
                     return committer.pass_on();
                 }
@@ -209,7 +361,7 @@ impl Shared<'_> {
 
 /// Lets `documents` fill these buffers; returns the one for the text.
 fn refill<L>(documents: &mut DocumentEncoder<'_, L>, buffers: Buffers<L>) -> Vec<u8> {
-    let Buffers { text, ids, ends } = buffers;
+    let Buffers { text, ids, ends, .. } = buffers;
     (documents.ids, documents.ends) = (ids, ends);
     text
 }
@@ -228,6 +380,7 @@ fn part_of<L: Lane>(
         n_documents: documents.ends.len() as u64,
         // Known once the block is in its place.
         xxh3: 0,
+        counts: None,
     };
     let ended = next.as_ref().filter(|next| next.source > index).map(|_| Arc::clone(source));
     let n_bytes = text.len() as u64;
@@ -237,9 +390,11 @@ fn part_of<L: Lane>(
 /// An error about a source's content, unless the source was changed under us: then that is the error.
 fn or_changed(source: &Opened, error: Error) -> Error {
     match error {
-        Error::InvalidUtf8 { .. } | Error::SpecialToken { .. } | Error::NoToken { .. } => {
-            source.check().err().unwrap_or(error)
-        }
+        Error::InvalidUtf8 { .. }
+        | Error::SpecialToken { .. }
+        | Error::NoToken { .. }
+        | Error::BadDocument { .. }
+        | Error::DamagedInput { .. } => source.check().err().unwrap_or(error),
         other => other,
     }
 }

@@ -1,7 +1,8 @@
 //! The set `OUT.bin` as a sink: how it comes to be on disk whole, or not at all.
 //!
 //! ```text
-//! create .OUT.bin.KEY.partial, .OUT.bin.ends.KEY.partial, .OUT.bin.checkpoint.KEY.partial
+//! create .OUT.bin.KEY.partial, .OUT.bin.ends.KEY.partial, .OUT.bin.checkpoint.KEY.partial; of records
+//!        also .OUT.bin.docs.KEY.partial, .OUT.bin.ids.KEY.partial, .OUT.bin.skipped.jsonl.KEY.partial
 //! write ─► fsync data, ends, manifest ─► note in the checkpoint that publishing begins
 //!       ─► rename data, ends ─► fsync directory ─► rename manifest ─► fsync directory ─► remove checkpoint
 //! ```
@@ -14,7 +15,7 @@
 //! dropped what it could not write, and the files are given up.
 //!
 //! A kill between the renames leaves data under its final name without a manifest, which is a set that
-//! is not there. The note in the checkpoint holds the inodes of the two files; by it they are known as
+//! is not there. The note in the checkpoint holds the inodes of the files; by it they are known as
 //! ours and get their partial names back ([`undo`]) when the job is taken up again or discarded.
 
 use std::ffi::{OsStr, OsString};
@@ -24,24 +25,33 @@ use std::sync::Arc;
 
 use super::folder::{Claim, Folder, partial, suffixed};
 use super::manifest::{Manifest, Report, with_suffix};
-use super::parts::{Mark, Named, Order, Part, Parts, Place};
+use super::parts::{Mark, Named, Part, Parts, Piece, Place, Sidecar};
+use super::skipped;
 use crate::error::{Error, Result};
 use crate::input::Source;
-use crate::job::checkpoint::{self, Log, Progress};
+use crate::job::checkpoint::{self, Log, Progress, Resumed};
 use crate::job::sink::{Begun, Sink, Target};
 use crate::job::{Control, JobSpec};
 
+/// What each file of a set is called, behind the name of its data; the manifest is the last.
+const SUFFIXES: [&str; 6] = ["", ".ends", ".docs", ".ids", ".skipped.jsonl", ".json"];
+const DATA: usize = 0;
+const ENDS: usize = 1;
+const SKIPPED: usize = 4;
+const MANIFEST: usize = 5;
+/// Where the sidecars stand among the files of a set.
+const SIDECARS: [usize; 2] = [2, 3];
+
 /// The names of a set that is being made.
 struct Names {
-    /// Final names of data, ends and manifest.
-    finals: [OsString; 3],
-    partials: [OsString; 3],
+    finals: [OsString; 6],
+    partials: [OsString; 6],
     checkpoint: OsString,
 }
 
 impl Names {
     fn new(name: &OsStr, key: &str) -> Self {
-        let finals = ["", ".ends", ".json"].map(|suffix| suffixed(name, suffix));
+        let finals = SUFFIXES.map(|suffix| suffixed(name, suffix));
         let partials = finals.clone().map(|name| partial(&name, key));
         Self { finals, partials, checkpoint: partial(&suffixed(name, ".checkpoint"), key) }
     }
@@ -52,15 +62,15 @@ pub(crate) fn check(spec: &JobSpec, sources: &[Source]) -> Result<()> {
     let (folder, name) = Folder::of(&spec.roots, &spec.output)?;
     let names = Names::new(&name, spec.key()?);
     let ours = published_inodes(&folder, &names)?;
-    let data = folder.stat(&names.finals[0])?;
-    for (at, suffix) in ["", ".ends", ".json"].into_iter().enumerate() {
+    let data = folder.stat(&names.finals[DATA])?;
+    for (at, suffix) in SUFFIXES.into_iter().enumerate() {
         let path = with_suffix(&spec.output, suffix);
         let Some((device, inode)) = folder.stat(&names.finals[at])? else { continue };
         let is_input = |source: &Source| (source.identity.device, source.identity.inode) == (device, inode);
         if spec.inputs.contains(&path) || sources.iter().any(is_input) {
             return Err(Error::OutputIsInput { path });
         }
-        let is_ours = ours.is_some_and(|inodes| inodes.get(at) == Some(&inode));
+        let is_ours = ours.as_ref().is_some_and(|inodes| inodes.contains(&inode));
         // A complete set may turn out to be up to date; anything else is in the way.
         if !spec.force
             && !is_ours
@@ -72,9 +82,9 @@ pub(crate) fn check(spec: &JobSpec, sources: &[Source]) -> Result<()> {
     Ok(())
 }
 
-/// The inodes of data and ends, if the job `KEY` was stopped while it gave them their final names.
-fn published_inodes(folder: &Folder, names: &Names) -> Result<Option<[u64; 2]>> {
-    if folder.stat(&names.finals[2])?.is_some() {
+/// The inodes of the files but for the manifest, if the job `KEY` was stopped while it gave them their final names.
+fn published_inodes(folder: &Folder, names: &Names) -> Result<Option<Vec<u64>>> {
+    if folder.stat(&names.finals[MANIFEST])?.is_some() {
         return Ok(None);
     }
     match folder.reopen(&names.checkpoint)? {
@@ -86,8 +96,8 @@ fn published_inodes(folder: &Folder, names: &Names) -> Result<Option<[u64; 2]>> 
 /// Takes back final names that a killed run had given without coming to the manifest.
 fn undo(folder: &Folder, names: &Names) -> Result<()> {
     let Some(inodes) = published_inodes(folder, names)? else { return Ok(()) };
-    for (at, inode) in inodes.into_iter().enumerate() {
-        if folder.stat(&names.finals[at])?.is_some_and(|found| found.1 == inode) {
+    for at in 0..MANIFEST {
+        if folder.stat(&names.finals[at])?.is_some_and(|found| inodes.contains(&found.1)) {
             folder.rename(&names.finals[at], &names.partials[at], true)?;
         }
     }
@@ -98,10 +108,11 @@ fn undo(folder: &Folder, names: &Names) -> Result<()> {
 pub(crate) fn discard(spec: &JobSpec) -> Result<bool> {
     let (folder, name) = Folder::of(&spec.roots, &spec.output)?;
     let names = Names::new(&name, spec.key()?);
-    if folder.stat(&names.checkpoint)?.is_none() {
-        return Ok(false);
-    }
     let folder = Arc::new(folder);
+    if folder.stat(&names.checkpoint)?.is_none() {
+        // Killed before the first partial file or after the last: no more than the lock file is left.
+        return Claim::clear(&folder, &name);
+    }
     let _lock = folder.open_locked(&names.checkpoint)?;
     // Another job may be making the output; what this one left is in nobody's way. If none is, a lock
     // file that was left goes too.
@@ -125,7 +136,8 @@ struct BinSink<'a> {
     target: &'a Target<'a>,
     folder: Arc<Folder>,
     names: Names,
-    files: [File; 2],
+    /// Data, ends and sidecars, with their places among the files of a set.
+    files: Vec<(usize, File)>,
     parts: Parts,
     /// Keeps whoever would discard it out.
     checkpoint: File,
@@ -144,9 +156,10 @@ pub(crate) fn begin<'a>(target: &'a Target<'a>, control: &Control) -> Result<Beg
     let handle = |file: &File| file.try_clone().map_err(|error| Error::io(&path, "opening", error));
     let checkpoint = handle(&file)?;
     let open = |index: usize| -> Result<Option<Part>> {
-        let tokens = folder.reopen(&names.partials[0])?;
-        let ends = folder.reopen(&names.partials[1])?;
-        Ok(tokens.zip(ends).filter(|_| index == 0).map(|(tokens, ends)| part(&folder, &names, tokens, ends)))
+        if index > 0 {
+            return Ok(None);
+        }
+        part(target, &folder, &names, |name| folder.reopen(name))
     };
     if target.spec.resume {
         let found =
@@ -157,75 +170,97 @@ pub(crate) fn begin<'a>(target: &'a Target<'a>, control: &Control) -> Result<Beg
             };
             cut(&part.tokens, resumed.order.n_tokens * target.id_bytes)?;
             cut(&part.ends, resumed.order.n_documents * 8)?;
-            return BinSink::begun(
-                target,
-                claim,
-                names,
-                checkpoint,
-                part,
-                resumed.order,
-                resumed.log,
-                resumed.progress,
-            );
+            for (sidecar, (n_bytes, _)) in part.sidecars.iter().zip(&resumed.order.sidecars) {
+                sidecar.as_ref().map_or(Ok(()), |sidecar| cut(sidecar, *n_bytes))?;
+            }
+            return BinSink::begun(target, claim, names, checkpoint, part, resumed);
         }
     }
     let begin = || {
         names.partials.iter().try_for_each(|name| folder.remove(name).map(|_| ()))?;
         let log = Log::create(handle(&checkpoint)?, path.clone(), &target.header())?;
-        let (tokens, ends) = (folder.create(&names.partials[0])?, folder.create(&names.partials[1])?);
-        Ok((log, part(&folder, &names, tokens, ends)))
+        let part = part(target, &folder, &names, |name| folder.create(name).map(Some))?;
+        part.map(|part| (log, part)).ok_or(Error::Internal { what: "a new file is not there".to_owned() })
     };
     let (log, part) = begin().inspect_err(|_| {
         let _ = remove(&folder, &names);
     })?;
-    let progress = Progress::new(target.sources.len());
-    BinSink::begun(target, claim, names, checkpoint, part, Order::default(), log, progress)
+    BinSink::begun(target, claim, names, checkpoint, part, Resumed::nothing(log, target.sources.len()))
 }
 
-fn part(folder: &Folder, names: &Names, tokens: File, ends: File) -> Part {
-    Part {
-        tokens: Named { file: tokens, path: folder.path(&names.finals[0]) },
-        ends: Named { file: ends, path: folder.path(&names.finals[1]) },
+/// The part of a set, with the files that `open` gives; `None` if one is not there.
+fn part(
+    target: &Target<'_>,
+    folder: &Folder,
+    names: &Names,
+    open: impl Fn(&OsStr) -> Result<Option<File>>,
+) -> Result<Option<Part>> {
+    let file = |at: usize| -> Result<Option<Named>> {
+        let opened = open(&names.partials[at])?;
+        Ok(opened.map(|file| Named { file, path: folder.path(&names.finals[at]) }))
+    };
+    let (Some(tokens), Some(ends)) = (file(DATA)?, file(ENDS)?) else { return Ok(None) };
+    let mut sidecars = [None, None];
+    for (at, sidecar) in Sidecar::ALL.into_iter().enumerate() {
+        if target.has(sidecar) {
+            sidecars[at] = file(SIDECARS[at])?;
+            if sidecars[at].is_none() {
+                return Ok(None);
+            }
+        }
     }
+    Ok(Some(Part { tokens, ends, sidecars }))
 }
 
 impl<'a> BinSink<'a> {
-    #[expect(clippy::too_many_arguments, reason = "puts together what was found or made")]
     fn begun(
         target: &'a Target<'a>,
         claim: Claim,
         names: Names,
         checkpoint: File,
         part: Part,
-        order: Order,
-        log: Log,
-        progress: Progress,
+        resumed: Resumed,
     ) -> Result<Begun<'a>> {
-        let handle =
-            |named: &Named| named.file.try_clone().map_err(|error| Error::io(&named.path, "opening", error));
-        let files = [handle(&part.tokens)?, handle(&part.ends)?];
+        let Resumed { log, progress, order, texts } = resumed;
+        let handle = |at: usize, named: &Named| {
+            named
+                .file
+                .try_clone()
+                .map(|file| (at, file))
+                .map_err(|error| Error::io(&named.path, "opening", error))
+        };
+        let mut files = vec![handle(DATA, &part.tokens)?, handle(ENDS, &part.ends)?];
+        for (at, sidecar) in SIDECARS.into_iter().zip(&part.sidecars) {
+            files.extend(sidecar.as_ref().map(|named| handle(at, named)).transpose()?);
+        }
         let one = Box::new(|_| Err(Error::Internal { what: "a set has one part".to_owned() }));
         let parts = Parts::new(target.id_bytes, u64::MAX, one, order, Arc::new(part));
         let folder = Arc::clone(claim.folder());
         let sink = Box::new(Self { target, folder, names, files, parts, checkpoint, _claim: claim });
-        Ok(Begun { sink, log, progress })
+        Ok(Begun { sink, log, progress, texts })
     }
 
-    /// Gives the files their final names, the manifest last.
-    fn rename_all(&self) -> Result<()> {
+    /// Gives the files of a set that are `there` their final names, the manifest last.
+    fn rename_all(&self, there: &[usize]) -> Result<()> {
         let Names { finals, partials, .. } = &self.names;
         let force = self.target.spec.force;
-        if force && self.folder.remove(&finals[2])? {
+        if force && self.folder.remove(&finals[MANIFEST])? {
             self.folder.sync()?;
         }
         let result = (|| {
-            self.folder.rename(&partials[0], &finals[0], force)?;
-            self.folder.rename(&partials[1], &finals[1], force)?;
+            for at in 0..MANIFEST {
+                if there.contains(&at) {
+                    self.folder.rename(&partials[at], &finals[at], force)?;
+                } else if force {
+                    // What a set had that is being replaced.
+                    self.folder.remove(&finals[at])?;
+                }
+            }
             self.folder.sync()?;
-            self.folder.rename(&partials[2], &finals[2], force)?;
+            self.folder.rename(&partials[MANIFEST], &finals[MANIFEST], force)?;
             // A set whose names may not last is not there, so that a job that fails has made nothing.
             self.folder.sync().inspect_err(|_| {
-                let _ = self.folder.remove(&finals[2]);
+                let _ = self.folder.remove(&finals[MANIFEST]);
             })
         })();
         if result.is_err() {
@@ -236,12 +271,12 @@ impl<'a> BinSink<'a> {
 }
 
 impl Sink for BinSink<'_> {
-    fn place(&self, ids: &[u8], ends: &[u64]) -> Result<(Place, Mark)> {
-        self.parts.place(ids, ends)
+    fn place(&self, piece: Piece<'_>) -> Result<(Place, Mark)> {
+        self.parts.place(piece)
     }
 
-    fn write(&self, place: Place, ids: &[u8], ends: &[u64]) -> Result<()> {
-        self.parts.write(place, ids, ends)
+    fn write(&self, place: Place, piece: Piece<'_>) -> Result<()> {
+        self.parts.write(place, piece)
     }
 
     fn start_write_back(&self, mark: &Mark) {
@@ -256,23 +291,37 @@ impl Sink for BinSink<'_> {
         Ok(())
     }
 
-    fn publish(&self, progress: &Progress) -> Result<Report> {
-        let manifest = Manifest::new(self.target, progress, &self.names.finals[0].to_string_lossy());
-        let path = self.folder.path(&self.names.finals[2]);
-        self.folder.remove(&self.names.partials[2])?;
-        let json = self.folder.create(&self.names.partials[2])?;
+    fn publish(&self, progress: &Progress, log: &Log) -> Result<Report> {
+        let create = |at: usize| {
+            self.folder.remove(&self.names.partials[at])?;
+            self.folder.create(&self.names.partials[at])
+        };
+        let inode = |file: &File| {
+            let failed = |error| Error::io(&self.target.spec.output, "stat", error);
+            file.metadata().map(|metadata| metadata.ino()).map_err(failed)
+        };
+        let mut there: Vec<_> = self.files.iter().map(|(at, _)| *at).collect();
+        let mut inodes = self.files.iter().map(|(_, file)| inode(file)).collect::<Result<Vec<_>>>()?;
+        let mut skipped = None;
+        if progress.n_skipped() > 0 {
+            let file = create(SKIPPED)?;
+            let path = self.folder.path(&self.names.finals[SKIPPED]);
+            skipped = Some(skipped::write(self.target, log, &file, &path)?);
+            there.push(SKIPPED);
+            inodes.push(inode(&file)?);
+        }
+        let manifest =
+            Manifest::new(self.target, progress, &self.names.finals[DATA].to_string_lossy(), skipped);
+        let path = self.folder.path(&self.names.finals[MANIFEST]);
+        let json = create(MANIFEST)?;
         json.write_all_at((manifest.to_json()? + "\n").as_bytes(), 0)
             .map_err(|error| Error::io(&path, "writing", error))?;
-        for file in self.files.iter().chain([&json]) {
+        for file in self.files.iter().map(|(_, file)| file).chain([&json]) {
             file.sync_all().map_err(|error| Error::io(&self.target.spec.output, "fsync", error))?;
         }
-        let inode = |file: &File| {
-            file.metadata().map(|metadata| metadata.ino()).map_err(|error| Error::io(&path, "stat", error))
-        };
-        let inodes = [inode(&self.files[0])?, inode(&self.files[1])?];
         let checkpoint = self.folder.path(&self.names.checkpoint);
         checkpoint::note_publishing(&self.checkpoint, &checkpoint, inodes)?;
-        self.rename_all()?;
+        self.rename_all(&there)?;
         // The set is there; a checkpoint that stays is removed by the next run.
         let _ = self.folder.remove(&self.names.checkpoint);
         Ok(Report::Set(manifest))

@@ -201,13 +201,30 @@ impl Claim {
     /// # Errors
     /// [`Error::OutputBusy`] while another job has it.
     pub(crate) fn take(folder: &Arc<Folder>, name: &OsStr) -> Result<Self> {
-        let mut lock_name = OsString::from(".");
-        lock_name.push(suffixed(name, ".lock"));
+        let lock_name = Self::file_name(name);
         let file = folder.open_locked(&lock_name).map_err(|error| match error {
             Error::OutputBusy { .. } => Error::OutputBusy { path: folder.path(name) },
             other => other,
         })?;
         Ok(Self { folder: Arc::clone(folder), name: lock_name, _file: file })
+    }
+
+    /// Removes the lock file that a killed job left; false if there is none, or if a job has it.
+    pub(crate) fn clear(folder: &Arc<Folder>, name: &OsStr) -> Result<bool> {
+        if folder.stat(&Self::file_name(name))?.is_none() {
+            return Ok(false);
+        }
+        match Self::take(folder, name) {
+            Ok(_) => Ok(true),
+            Err(Error::OutputBusy { .. }) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn file_name(name: &OsStr) -> OsString {
+        let mut lock_name = OsString::from(".");
+        lock_name.push(suffixed(name, ".lock"));
+        lock_name
     }
 
     /// The folder that the output lies in.

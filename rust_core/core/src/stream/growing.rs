@@ -10,15 +10,15 @@
 //! in the manifest; what was committed stays. The directory is locked (`flock`) while it is written.
 
 use std::ffi::{OsStr, OsString};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use super::folder::{Folder, partial};
-use super::manifest::{Report, hash_file, is_plain_name, same_sources};
-use super::native::{Failure, MANIFEST, State, StreamManifest, segment_names};
-use super::parts::{Mark, Named, Order, Part, Parts, Place};
-use super::retirement;
+use super::folder::{Folder, partial, suffixed};
+use super::manifest::{FileInfo, Report, hash_file, hex, is_plain_name, same_sources};
+use super::native::{Failure, MANIFEST, State, StreamManifest, segment_names, sidecar_names};
+use super::parts::{Mark, Named, Order, Part, Parts, Piece, Place, Sidecar};
+use super::{retirement, skipped};
 use crate::error::{Error, Result};
 use crate::input::Source;
 use crate::input::access::Roots;
@@ -28,6 +28,9 @@ use crate::job::{Control, JobSpec, setting};
 
 /// Ids of a segment, in bytes, before it is closed.
 const SEGMENT_BYTES: u64 = 256 << 20;
+
+/// What the list of what was left out is called, behind the stream's name.
+const SKIPPED: &str = ".skipped.jsonl";
 
 /// What stands where a stream is to be made.
 enum There {
@@ -54,7 +57,7 @@ fn look(spec: &JobSpec) -> Result<There> {
     }
     let names = folder.names()?;
     let key = spec.key()?;
-    let first = segment_names(0).map(OsString::from);
+    let first = segment_names(0).into_iter().chain(sidecar_names(0)).map(OsString::from).collect::<Vec<_>>();
     let ours = [temporary(key), checkpoint_name(key)];
     let fresh = names.contains(&ours[1]);
     let known = |name: &OsString| ours.contains(name) || (fresh && first.contains(name));
@@ -85,7 +88,14 @@ pub(crate) fn check(spec: &JobSpec, sources: &[Source]) -> Result<()> {
         }
     }
     match look(spec)? {
-        There::Nothing | There::Empty => Ok(()),
+        There::Nothing | There::Empty => {
+            let (parent, name) = Folder::of(&spec.roots, &spec.output)?;
+            let list = suffixed(&name, SKIPPED);
+            if parent.stat(&list)?.is_some() && !spec.force {
+                return Err(Error::OutputExists { path: parent.path(&list) });
+            }
+            Ok(())
+        }
         There::Stream(manifest) => {
             let key = spec.key()?;
             // A complete stream may turn out to be up to date.
@@ -113,7 +123,7 @@ pub(crate) fn up_to_date(target: &Target<'_>) -> Result<Option<StreamManifest>> 
         if !is_plain_name(name) {
             return Err(Error::PathDenied { path });
         }
-        hash_file(&target.spec.roots.open_output(&path)?, &path)
+        hash_file(&target.spec.roots.open_output(&path)?, &path, target.control)
     };
     let sources = manifest
         .sources
@@ -128,6 +138,10 @@ pub(crate) fn up_to_date(target: &Target<'_>) -> Result<Option<StreamManifest>> 
             }
             hash(&segment.tokens).is_ok_and(|xxh3| xxh3 == segment.tokens_xxh3)
                 && hash(&segment.ends).is_ok_and(|xxh3| xxh3 == segment.ends_xxh3)
+                && [&segment.docs, &segment.ids]
+                    .into_iter()
+                    .flatten()
+                    .all(|sidecar| hash(&sidecar.file).is_ok_and(|xxh3| xxh3 == sidecar.xxh3))
         })
         && same_sources(target, sources)?;
     if same { Ok(Some(manifest)) } else { Err(Error::OutputExists { path: output.clone() }) }
@@ -145,6 +159,7 @@ pub(crate) fn discard(spec: &JobSpec) -> Result<bool> {
     folder.lock()?;
     retire(&folder)?;
     let (parent, name) = Folder::of(&spec.roots, &spec.output)?;
+    parent.remove(&partial(&suffixed(&name, SKIPPED), key))?;
     parent.remove_directory(&name)?;
     parent.sync()?;
     Ok(true)
@@ -162,8 +177,11 @@ fn retire(folder: &Folder) -> Result<()> {
             number.is_some_and(|number| number.len() >= 5 && number.bytes().all(|byte| byte.is_ascii_digit()))
         };
         let private = text.starts_with(".checkpoint.") || text.starts_with(".manifest.json.");
-        if numbered("tokens-", ".bin") || numbered("ends-", ".u64") || (private && text.ends_with(".partial"))
-        {
+        let ours = numbered("tokens-", ".bin")
+            || numbered("ends-", ".u64")
+            || numbered("docs-", ".u64")
+            || numbered("ids-", ".jsonl");
+        if ours || (private && text.ends_with(".partial")) {
             folder.remove(&name)?;
         }
     }
@@ -206,21 +224,22 @@ pub(crate) fn begin<'a>(target: &'a Target<'a>, control: &'a Control) -> Result<
         let path = folder.path(&checkpoint_name(key));
         folder.remove(&checkpoint_name(key))?;
         let log = Log::create(folder.create(&checkpoint_name(key))?, path, &target.header())?;
-        let part = make_part(&folder, 0)?;
+        let part = make_part(&folder, 0, sidecars(target))?;
         let mut bytes = [0; 16];
         rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty())
             .map_err(|errno| Error::io(&spec.output, "getrandom", errno.into()))?;
         let stream_id = format!("{:032x}", u128::from_le_bytes(bytes));
-        let progress = Progress::new(target.sources.len());
-        let manifest = StreamManifest::growing(target, &progress, &stream_id, 0, key);
+        let fresh = Resumed::nothing(log, target.sources.len());
+        let manifest = StreamManifest::growing(target, &fresh.progress, &stream_id, 0, key);
         folder.replace(OsStr::new(MANIFEST), &temporary(key), manifest.to_json()?.as_bytes())?;
-        Ok((log, part, manifest, progress))
+        Ok((part, manifest, fresh))
     };
-    let (log, part, manifest, progress) = begin().inspect_err(|_| {
+    let (part, manifest, fresh) = begin().inspect_err(|_| {
         let _ = retire(&folder).and_then(|()| parent.remove_directory(&name));
     })?;
-    let sink = Box::new(Growing::new(target, control, &folder, key, Order::default(), part, manifest));
-    Ok(Begun { sink, log, progress })
+    let Resumed { log, progress, order, texts } = fresh;
+    let sink = Box::new(Growing::new(target, control, &folder, key, order, part, manifest));
+    Ok(Begun { sink, log, progress, texts })
 }
 
 /// Goes on with a stream behind the last record of its checkpoint that its files bear out.
@@ -236,18 +255,14 @@ fn take_up<'a>(
     let Some(file) = folder.reopen(&name)? else {
         return Err(damaged("its checkpoint is missing".to_owned()));
     };
-    let open = |index| {
-        let [tokens, ends] = segment_names(index).map(OsString::from);
-        let files = folder.reopen(&tokens)?.zip(folder.reopen(&ends)?);
-        Ok(files.map(|files| named(folder, [tokens, ends], files)))
-    };
+    let open = |index| part(folder, index, sidecars(target), |name| folder.reopen(name));
     let header = target.header();
     let n_retired = retirement::n_retired(&manifest.segments);
     // A run that was killed may not have come to removing all of them.
     retirement::remove_files(folder, 0..n_retired)?;
     let found =
         checkpoint::replay(file, folder.path(&name), &header, target.id_bytes, control, n_retired, open)?;
-    let Ok(Resumed { log, progress, order }) = found else {
+    let Ok(Resumed { log, progress, order, texts }) = found else {
         return Err(damaged("its checkpoint has no header".to_owned()));
     };
     if progress.n_tokens < manifest.n_tokens || progress.n_documents < manifest.n_documents {
@@ -265,25 +280,46 @@ fn take_up<'a>(
         folder.replace(OsStr::new(MANIFEST), &temporary(key), manifest.to_json()?.as_bytes())?;
     }
     let sink = Box::new(Growing::new(target, control, folder, key, order, part, manifest));
-    Ok(Begun { sink, log, progress })
+    Ok(Begun { sink, log, progress, texts })
 }
 
-fn make_part(folder: &Folder, index: usize) -> Result<Part> {
-    let names = segment_names(index).map(OsString::from);
-    // What an interrupted run wrote here was never committed.
-    for name in &names {
+/// Which sidecars the stream has.
+fn sidecars(target: &Target<'_>) -> [bool; 2] {
+    Sidecar::ALL.map(|sidecar| target.has(sidecar))
+}
+
+fn make_part(folder: &Folder, index: usize, sidecars: [bool; 2]) -> Result<Part> {
+    let part = part(folder, index, sidecars, |name| {
+        // What an interrupted run wrote here was never committed.
         folder.remove(name)?;
-    }
-    let files = (folder.create(&names[0])?, folder.create(&names[1])?);
-    Ok(named(folder, names, files))
+        folder.create(name).map(Some)
+    })?;
+    part.ok_or(Error::Internal { what: "a new file is not there".to_owned() })
 }
 
-fn named(folder: &Folder, names: [OsString; 2], files: (std::fs::File, std::fs::File)) -> Part {
-    let path = |name: &OsString| -> PathBuf { folder.path(name) };
-    Part {
-        tokens: Named { file: files.0, path: path(&names[0]) },
-        ends: Named { file: files.1, path: path(&names[1]) },
+/// A segment, with the files that `open` gives; `None` if one is not there.
+fn part(
+    folder: &Folder,
+    index: usize,
+    sidecars: [bool; 2],
+    open: impl Fn(&OsStr) -> Result<Option<std::fs::File>>,
+) -> Result<Option<Part>> {
+    let named = |name: &String| -> Result<Option<Named>> {
+        let name = OsStr::new(name);
+        Ok(open(name)?.map(|file| Named { file, path: folder.path(name) }))
+    };
+    let [tokens, ends] = segment_names(index);
+    let (Some(tokens), Some(ends)) = (named(&tokens)?, named(&ends)?) else { return Ok(None) };
+    let mut files = [None, None];
+    for (at, name) in sidecar_names(index).iter().enumerate() {
+        if sidecars[at] {
+            files[at] = named(name)?;
+            if files[at].is_none() {
+                return Ok(None);
+            }
+        }
     }
+    Ok(Some(Part { tokens, ends, sidecars: files }))
 }
 
 impl<'a> Growing<'a> {
@@ -297,8 +333,8 @@ impl<'a> Growing<'a> {
         manifest: StreamManifest,
     ) -> Self {
         let segment_bytes = setting("TOKEND_SEGMENT_BYTES", SEGMENT_BYTES);
-        let maker = Arc::clone(folder);
-        let make = Box::new(move |index| make_part(&maker, index));
+        let (maker, sidecars) = (Arc::clone(folder), sidecars(target));
+        let make = Box::new(move |index| make_part(&maker, index, sidecars));
         Self {
             target,
             control,
@@ -324,18 +360,39 @@ impl<'a> Growing<'a> {
         Ok(next)
     }
 
+    /// Writes the list of what was left out beside the directory, if anything was.
+    fn list_skipped(&self, progress: &Progress, log: &Log) -> Result<Option<FileInfo>> {
+        let (parent, name) = Folder::of(&self.target.spec.roots, &self.target.spec.output)?;
+        let name = suffixed(&name, SKIPPED);
+        if progress.n_skipped() == 0 {
+            // One that a stream had which this one replaces.
+            parent.remove(&name)?;
+            return Ok(None);
+        }
+        let temporary = partial(&name, self.key);
+        parent.remove(&temporary)?;
+        let tail = skipped::write(self.target, log, &parent.create(&temporary)?, &parent.path(&name))
+            .and_then(|tail| parent.rename(&temporary, &name, true).map(|()| tail))
+            .inspect_err(|_| {
+                let _ = parent.remove(&temporary);
+            })?;
+        parent.sync()?;
+        let file = name.to_string_lossy().into_owned();
+        Ok(Some(FileInfo { file, size_bytes: tail.n_bytes, xxh3: hex(tail.xxh3) }))
+    }
+
     fn at(&self, progress: &Progress) -> StreamManifest {
         StreamManifest::growing(self.target, progress, &self.stream_id, 0, self.key)
     }
 }
 
 impl Sink for Growing<'_> {
-    fn place(&self, ids: &[u8], ends: &[u64]) -> Result<(Place, Mark)> {
-        self.parts.place(ids, ends)
+    fn place(&self, piece: Piece<'_>) -> Result<(Place, Mark)> {
+        self.parts.place(piece)
     }
 
-    fn write(&self, place: Place, ids: &[u8], ends: &[u64]) -> Result<()> {
-        self.parts.write(place, ids, ends)
+    fn write(&self, place: Place, piece: Piece<'_>) -> Result<()> {
+        self.parts.write(place, piece)
     }
 
     fn start_write_back(&self, mark: &Mark) {
@@ -355,10 +412,15 @@ impl Sink for Growing<'_> {
         self.replace(|_| self.at(progress)).map(|_| ())
     }
 
-    fn publish(&self, progress: &Progress) -> Result<Report> {
+    fn publish(&self, progress: &Progress, log: &Log) -> Result<Report> {
         self.sync(progress)?;
-        let sealed =
-            self.replace(|_| StreamManifest { state: State::Sealed, resume: None, ..self.at(progress) })?;
+        let skipped = self.list_skipped(progress, log)?;
+        let sealed = self.replace(|_| StreamManifest {
+            state: State::Sealed,
+            skipped,
+            resume: None,
+            ..self.at(progress)
+        })?;
         // The stream is complete; a checkpoint that stays harms nobody.
         let _ = self.folder.remove(&checkpoint_name(self.key));
         Ok(Report::Stream(sealed))

@@ -4,8 +4,13 @@
 //! OUT.bin        n_tokens ids, little-endian, uint16 or uint32 (`dtype`), nothing else
 //! OUT.bin.ends   n_documents uint64, little-endian: tokens up to the end of each document, its
 //!                end-of-text id included
+//! OUT.bin.docs   where each document of a record source (JSON lines, a column ...) comes from
+//! OUT.bin.ids    the documents' ids, where they are kept
+//! OUT.bin.skipped.jsonl  records that were left out, if there are any
 //! OUT.bin.json   this manifest; published last, so a set without it is not there
 //! ```
+//!
+//! The layouts of `.docs`, `.ids` and `.skipped.jsonl` stand in `job::records`.
 //!
 //! The manifest holds no times and no host names: the same input gives the same bytes. Checksums
 //! are XXH3-64 of whole files, as 16 hexadecimal digits.
@@ -18,12 +23,16 @@ use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::Xxh3;
 
 use super::native::StreamManifest;
+use super::parts::{Sidecar, Tail};
 use crate::documents::Eot;
 use crate::error::{Error, Result};
+use crate::input::Source;
 use crate::input::access::Roots;
-use crate::job::JobSpec;
-use crate::job::checkpoint::Progress;
+use crate::input::detect::InputFormat;
+use crate::input::jsonl::FieldPath;
+use crate::job::checkpoint::{Progress, SourceTotals};
 use crate::job::sink::Target;
+use crate::job::{Control, Counts, JobSpec};
 use crate::lane::Lane;
 use crate::special::SpecialPolicy;
 use crate::vocab::Vocabulary;
@@ -44,6 +53,12 @@ pub struct Manifest {
     pub sources: Vec<SourceInfo>,
     pub data: FileInfo,
     pub ends: FileInfo,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub docs: Option<FileInfo>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ids: Option<FileInfo>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub skipped: Option<FileInfo>,
     pub tokend_version: String,
 }
 
@@ -64,8 +79,27 @@ pub struct Options {
     pub separator: Option<String>,
     pub eot: String,
     pub eot_id: Option<u32>,
+    /// Of text that is not taken apart into records.
     pub special: String,
     pub errors: String,
+    /// How records became documents; absent where there are none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub records: Option<RecordInfo>,
+}
+
+/// What decides which documents the records of an input become.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RecordInfo {
+    pub input_format: InputFormat,
+    pub field: String,
+    pub id_field: Option<String>,
+    /// Of JSON lines and columns.
+    pub special: String,
+    pub bad_documents: String,
+    pub min_tokens: u64,
+    pub max_tokens: Option<u64>,
+    pub truncate_tokens: Option<u64>,
+    pub deduplicate: bool,
 }
 
 /// One input.
@@ -76,6 +110,12 @@ pub struct SourceInfo {
     pub xxh3: String,
     pub n_tokens: u64,
     pub n_documents: u64,
+    /// What the file is: `"jsonl"`, `"text+gzip"`, `"parquet"` ...; absent for plain text.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub format: Option<String>,
+    /// The account of its records; absent for text that is not taken apart.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub records: Option<Counts>,
 }
 
 /// One file of the set, named relative to the manifest.
@@ -107,40 +147,70 @@ impl TokenizerInfo {
 }
 
 impl Options {
-    pub(crate) fn of(spec: &JobSpec) -> Self {
-        let eot = match spec.eot {
-            Eot::Append => "append",
-            Eot::Prepend => "prepend",
-            Eot::Both => "both",
-            Eot::None => "none",
-        };
-        let special = match spec.special {
-            SpecialPolicy::Raise => "raise",
-            SpecialPolicy::Text => "text",
-            SpecialPolicy::Token => "token",
-        };
+    pub(crate) fn of(spec: &JobSpec, sources: &[Source]) -> Self {
+        let records = &spec.records;
+        let name = |field: &FieldPath| field.name().to_owned();
         Self {
             separator: spec.separator.clone(),
-            eot: eot.to_owned(),
+            eot: spec.eot.name().to_owned(),
             eot_id: spec.eot_id.filter(|_| spec.eot != Eot::None),
-            special: special.to_owned(),
+            special: spec.special.unwrap_or(SpecialPolicy::Raise).name().to_owned(),
             errors: if spec.replace_invalid { "replace" } else { "strict" }.to_owned(),
+            records: sources.iter().any(|source| records.are_of(source)).then(|| RecordInfo {
+                input_format: records.input_format,
+                field: name(&records.text_field()),
+                id_field: records.id_field.as_ref().map(name),
+                special: spec.special.unwrap_or(SpecialPolicy::Text).name().to_owned(),
+                bad_documents: if records.skip_bad { "skip" } else { "fail" }.to_owned(),
+                min_tokens: records.min_tokens,
+                max_tokens: records.max_tokens,
+                truncate_tokens: records.truncate_tokens,
+                deduplicate: records.deduplicate,
+            }),
         }
+    }
+
+    /// The options but for what is done about bad documents: as long as there was none it is all the same.
+    pub(crate) fn without_bad_documents(&self) -> Self {
+        let records =
+            self.records.clone().map(|records| RecordInfo { bad_documents: String::new(), ..records });
+        Self { records, ..self.clone() }
     }
 }
 
+/// What a manifest says of a source beside counts and checksum: what it is, and the account of its records.
+pub(crate) fn kind_and_account(
+    target: &Target<'_>,
+    source: &Source,
+    totals: &SourceTotals,
+) -> (Option<String>, Option<Counts>) {
+    let format = (!source.kind.is_plain_text()).then(|| source.kind.name());
+    (format, target.spec.records.are_of(source).then_some(totals.counts))
+}
+
 impl Manifest {
-    /// The manifest of a finished set whose data file is called `name`.
-    pub(crate) fn new(target: &Target<'_>, progress: &Progress, name: &str) -> Self {
-        let sources = target.sources.iter().zip(&progress.sources).map(|(source, totals)| SourceInfo {
-            path: source.path.clone(),
-            size_bytes: source.identity.size_bytes,
-            xxh3: hex(totals.xxh3),
-            n_tokens: totals.n_tokens,
-            n_documents: totals.n_documents,
+    /// The manifest of a finished set whose data file is called `name`; `skipped` is the list of what was
+    /// left out, if anything was.
+    pub(crate) fn new(target: &Target<'_>, progress: &Progress, name: &str, skipped: Option<Tail>) -> Self {
+        let sources = target.sources.iter().zip(&progress.sources).map(|(source, totals)| {
+            let (format, records) = kind_and_account(target, source, totals);
+            SourceInfo {
+                path: source.path.clone(),
+                size_bytes: source.identity.size_bytes,
+                xxh3: hex(totals.xxh3),
+                n_tokens: totals.n_tokens,
+                n_documents: totals.n_documents,
+                format,
+                records,
+            }
         });
         let mark = progress.parts.last().copied().unwrap_or_default();
         let file = |file: String, size_bytes, hash| FileInfo { file, size_bytes, xxh3: hex(hash) };
+        let tail = |suffix: &str, tail: Tail| file(format!("{name}{suffix}"), tail.n_bytes, tail.xxh3);
+        let sidecar = |at: usize, suffix: &str| {
+            let has = target.has(Sidecar::ALL[at]);
+            has.then(|| tail(suffix, mark.sidecars[at].unwrap_or_default()))
+        };
         Self {
             format: FORMAT.to_owned(),
             version: VERSION,
@@ -152,8 +222,18 @@ impl Manifest {
             sources: sources.collect(),
             data: file(name.to_owned(), progress.n_tokens * target.id_bytes, mark.tokens_xxh3),
             ends: file(format!("{name}.ends"), progress.n_documents * 8, mark.ends_xxh3),
+            docs: sidecar(0, ".docs"),
+            ids: sidecar(1, ".ids"),
+            skipped: skipped.map(|skipped| tail(".skipped.jsonl", skipped)),
             tokend_version: env!("CARGO_PKG_VERSION").to_owned(),
         }
+    }
+
+    /// Its files but for the manifest.
+    pub(crate) fn files(&self) -> impl Iterator<Item = &FileInfo> {
+        [Some(&self.data), Some(&self.ends), self.docs.as_ref(), self.ids.as_ref(), self.skipped.as_ref()]
+            .into_iter()
+            .flatten()
     }
 
     /// The manifest as JSON, a line per field.
@@ -170,13 +250,12 @@ impl Manifest {
         let directory = spec.output.parent().unwrap_or(Path::new("/"));
         let same = manifest.tokenizer.fingerprint == target.tokenizer.fingerprint
             && manifest.options == target.options
-            && [&manifest.data, &manifest.ends].iter().all(|file| {
+            && manifest.files().all(|file| {
                 let path = directory.join(&file.file);
                 is_plain_name(&file.file)
-                    && spec
-                        .roots
-                        .open_output(&path)
-                        .is_ok_and(|opened| hash_file(&opened, &path).is_ok_and(|xxh3| xxh3 == file.xxh3))
+                    && spec.roots.open_output(&path).is_ok_and(|opened| {
+                        hash_file(&opened, &path, target.control).is_ok_and(|xxh3| xxh3 == file.xxh3)
+                    })
             })
             && same_sources(target, sources)?;
         if same { Ok(Some(manifest)) } else { Err(Error::OutputExists { path: spec.output.clone() }) }
@@ -218,7 +297,7 @@ pub(crate) fn same_sources<'m>(
         return Ok(false);
     }
     for ((path, _, xxh3), _) in then.zip(now()) {
-        if hash_file(&target.spec.roots.open_input(path)?, path)? != xxh3 {
+        if hash_file(&target.spec.roots.open_input(path)?, path, target.control)? != xxh3 {
             return Ok(false);
         }
     }
@@ -241,10 +320,12 @@ pub(crate) fn hex(hash: u64) -> String {
     format!("{hash:016x}")
 }
 
-pub(crate) fn hash_file(mut file: &File, path: &Path) -> Result<String> {
+/// The hash of a file, unless the job is cancelled meanwhile.
+pub(crate) fn hash_file(mut file: &File, path: &Path, control: &Control) -> Result<String> {
     let mut hash = Xxh3::new();
     let mut buffer = vec![0; 1 << 20];
     loop {
+        control.check()?;
         let n = file.read(&mut buffer).map_err(|error| Error::io(path, "reading", error))?;
         if n == 0 {
             return Ok(hex(hash.digest()));

@@ -5,8 +5,12 @@
 //! OUT/tokens-00000.bin     ids of segment 0, little-endian, uint16 or uint32 (`dtype`), nothing else
 //! OUT/ends-00000.u64       uint64, little-endian: for each document that ends within segment 0, the
 //!                          tokens of the WHOLE stream up to its end, its end-of-text id included
+//! OUT/docs-00000.u64       where each document of a record source (JSON lines, a column ...) that ends
+//!                          within segment 0 comes from; only if there are such sources
+//! OUT/ids-00000.jsonl      their ids, where they are kept; the layouts of both stand in `job::records`
 //! OUT/tokens-00001.bin     segment 1, and so on; numbers have at least five digits
 //! OUT/.*.partial           the writer's own: checkpoint, and the manifest's next version
+//! OUT.skipped.jsonl        beside the directory, once the stream is sealed: records that were left out
 //! ```
 //!
 //! # What a reader may rely on
@@ -34,11 +38,14 @@
 //! commit           counts the manifests of this stream, from 0
 //! n_tokens, n_documents   the committed watermark
 //! tokenizer        {name, fingerprint, vocab_size, eot_id}
-//! options          {separator, eot, eot_id, special, errors}
+//! options          {separator, eot, eot_id, special, errors}, and `records` of a job that has records
 //! sources          [{path, size_bytes, xxh3, n_tokens, n_documents}], the last three null until the
-//!                  source is finished
-//! segments         [{tokens, ends, first_token, n_tokens, n_documents, tokens_xxh3, ends_xxh3}], and
-//!                  "retired": true in those whose files are gone
+//!                  source is finished; `format` if it is no plain text, `records` (the account) if it is
+//!                  made of records
+//! segments         [{tokens, ends, first_token, n_tokens, n_documents, tokens_xxh3, ends_xxh3}], `docs`
+//!                  and `ids` ({file, size_bytes, xxh3}) where there are such files, and "retired": true in
+//!                  those whose files are gone
+//! skipped          {file, size_bytes, xxh3} of OUT.skipped.jsonl, if there is one
 //! error            null, or {code, message, hint} of a stream that failed
 //! resume           the writer's own; null once there is nothing to resume
 //! tokend_version
@@ -47,8 +54,10 @@
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 
-use super::manifest::{Options, TokenizerInfo, hex};
+use super::manifest::{FileInfo, Options, TokenizerInfo, hex, kind_and_account};
+use super::parts::Sidecar;
 use crate::error::{Error, Result};
+use crate::job::Counts;
 use crate::job::checkpoint::Progress;
 use crate::job::sink::Target;
 
@@ -72,6 +81,8 @@ pub struct StreamManifest {
     pub options: Options,
     pub sources: Vec<StreamSource>,
     pub segments: Vec<Segment>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub skipped: Option<FileInfo>,
     pub error: Option<Failure>,
     pub resume: Option<Resume>,
     pub tokend_version: String,
@@ -94,6 +105,11 @@ pub struct StreamSource {
     pub xxh3: Option<String>,
     pub n_tokens: Option<u64>,
     pub n_documents: Option<u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub format: Option<String>,
+    /// As far as it is read.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub records: Option<Counts>,
 }
 
 /// The committed part of one segment.
@@ -106,6 +122,10 @@ pub struct Segment {
     pub n_documents: u64,
     pub tokens_xxh3: String,
     pub ends_xxh3: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub docs: Option<FileInfo>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ids: Option<FileInfo>,
     /// Its files are gone, see [`retirement`](super::retirement).
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub retired: bool,
@@ -123,6 +143,11 @@ pub struct Failure {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Resume {
     pub partial_key: String,
+}
+
+/// The file names of a segment's sidecars: places, ids of documents.
+pub(crate) fn sidecar_names(index: usize) -> [String; 2] {
+    [format!("docs-{index:05}.u64"), format!("ids-{index:05}.jsonl")]
 }
 
 /// The file names of a segment: ids, ends.
@@ -143,17 +168,28 @@ impl StreamManifest {
         let sources =
             target.sources.iter().zip(&progress.sources).enumerate().map(|(at, (source, totals))| {
                 let known = at < finished;
+                let (format, records) = kind_and_account(target, source, totals);
                 StreamSource {
                     path: source.path.clone(),
                     size_bytes: source.identity.size_bytes,
                     xxh3: known.then(|| hex(totals.xxh3)),
                     n_tokens: known.then_some(totals.n_tokens),
                     n_documents: known.then_some(totals.n_documents),
+                    format,
+                    records,
                 }
             });
         let mut first_token = 0;
         let segments = progress.parts.iter().enumerate().map(|(index, mark)| {
             let [tokens, ends] = segment_names(index);
+            let sidecar = |at: usize| {
+                let tail = mark.sidecars[at].unwrap_or_default();
+                target.has(Sidecar::ALL[at]).then(|| FileInfo {
+                    file: sidecar_names(index)[at].clone(),
+                    size_bytes: tail.n_bytes,
+                    xxh3: hex(tail.xxh3),
+                })
+            };
             let segment = Segment {
                 tokens,
                 ends,
@@ -162,6 +198,8 @@ impl StreamManifest {
                 n_documents: mark.n_documents,
                 tokens_xxh3: hex(mark.tokens_xxh3),
                 ends_xxh3: hex(mark.ends_xxh3),
+                docs: sidecar(0),
+                ids: sidecar(1),
                 retired: false,
             };
             first_token += mark.n_tokens;
@@ -180,6 +218,7 @@ impl StreamManifest {
             options: target.options.clone(),
             sources: sources.collect(),
             segments: segments.collect(),
+            skipped: None,
             error: None,
             resume: Some(Resume { partial_key: key.to_owned() }),
             tokend_version: env!("CARGO_PKG_VERSION").to_owned(),

@@ -1,6 +1,7 @@
 //! Ids and document ends, written side by side at their places and hashed in order.
 //!
-//! An output is one part or several in a row; a part is a file of ids and a file of ends. Blocks come
+//! An output is one part or several in a row; a part is a file of ids, a file of ends, and those of the
+//! [`Sidecar`]s that the job has. Blocks come
 //! in order to [`Parts::place`], which gives each its place and runs the hashes (memory speed, one at
 //! a time), and then to [`Parts::write`], on any thread and in any order. A block never lies in two
 //! parts: a part is closed by the first block that fills it, wherever commits fall, so that the same
@@ -14,17 +15,41 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use serde::{Deserialize, Serialize};
-use xxhash_rust::xxh3::Xxh3;
+use xxhash_rust::xxh3::{Xxh3, xxh3_64};
 
 use crate::error::{Error, Result};
 
 /// Ids that are worth a request to write them, in bytes; a multiple of any page.
 const WRITE_BACK_BYTES: u64 = 1 << 20;
 
-/// A file of ids and its file of document ends.
+/// What stands beside ids and ends for the documents of records (see `job::records`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Sidecar {
+    /// Where each document stands in its source.
+    Docs,
+    /// Each document's id.
+    Ids,
+}
+
+impl Sidecar {
+    /// All of them, in the order of the arrays that have one entry for each.
+    pub(crate) const ALL: [Self; 2] = [Self::Docs, Self::Ids];
+}
+
+/// A file of ids, its file of document ends, and the sidecars of the job.
 pub(crate) struct Part {
     pub(crate) tokens: Named,
     pub(crate) ends: Named,
+    pub(crate) sidecars: [Option<Named>; 2],
+}
+
+/// What a block puts into the files of a part.
+#[derive(Clone, Copy)]
+pub(crate) struct Piece<'a> {
+    pub(crate) ids: &'a [u8],
+    /// Cumulative over the whole output.
+    pub(crate) ends: &'a [u64],
+    pub(crate) sidecars: [&'a [u8]; 2],
 }
 
 /// A file and the path that messages name it by.
@@ -55,7 +80,8 @@ impl Named {
 impl Part {
     pub(crate) fn sync(&self) -> Result<()> {
         self.tokens.sync()?;
-        self.ends.sync()
+        self.ends.sync()?;
+        self.sidecars.iter().flatten().try_for_each(Named::sync)
     }
 }
 
@@ -66,6 +92,21 @@ pub(crate) struct Place {
     /// Within the part.
     pub(crate) first_token: u64,
     pub(crate) first_document: u64,
+    /// Bytes of each sidecar before it.
+    sidecars: [u64; 2],
+}
+
+/// How far a sidecar goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Tail {
+    pub(crate) n_bytes: u64,
+    pub(crate) xxh3: u64,
+}
+
+impl Default for Tail {
+    fn default() -> Self {
+        Self { n_bytes: 0, xxh3: xxh3_64(&[]) }
+    }
 }
 
 /// How far a part goes, and the hashes of its files up to there.
@@ -76,6 +117,13 @@ pub(crate) struct Mark {
     pub(crate) n_documents: u64,
     pub(crate) tokens_xxh3: u64,
     pub(crate) ends_xxh3: u64,
+    /// `None` where there is nothing in it.
+    #[serde(default, skip_serializing_if = "are_empty")]
+    pub(crate) sidecars: [Option<Tail>; 2],
+}
+
+fn are_empty(sidecars: &[Option<Tail>; 2]) -> bool {
+    sidecars.iter().all(Option::is_none)
 }
 
 /// The part under way, as far as blocks were placed.
@@ -86,6 +134,8 @@ pub(crate) struct Order {
     pub(crate) n_documents: u64,
     pub(crate) tokens: Xxh3,
     pub(crate) ends: Xxh3,
+    /// Length in bytes and hash of each sidecar.
+    pub(crate) sidecars: [(u64, Xxh3); 2],
 }
 
 impl Order {
@@ -101,6 +151,10 @@ impl Order {
             n_documents: self.n_documents,
             tokens_xxh3: self.tokens.digest(),
             ends_xxh3: self.ends.digest(),
+            sidecars: [0, 1].map(|at| {
+                let (n_bytes, hash) = &self.sidecars[at];
+                (*n_bytes > 0).then(|| Tail { n_bytes: *n_bytes, xxh3: hash.digest() })
+            }),
         }
     }
 }
@@ -109,7 +163,7 @@ impl Order {
 type Make = Box<dyn Fn(usize) -> Result<Part> + Send + Sync>;
 
 /// The bytes of ends as they stand in the file, on the little-endian machines that we run on.
-fn as_bytes(ends: &[u64]) -> &[u8] {
+pub(crate) fn as_bytes(ends: &[u64]) -> &[u8] {
     // SAFETY: u64 has no padding and every byte of it is initialised; the length in bytes is that of
     // the slice and u8 has no alignment.
     unsafe { std::slice::from_raw_parts(ends.as_ptr().cast::<u8>(), size_of_val(ends)) }
@@ -139,15 +193,24 @@ impl Parts {
     }
 
     /// Gives the next block its place; the mark is how far the output goes with it.
-    pub(crate) fn place(&self, ids: &[u8], ends: &[u64]) -> Result<(Place, Mark)> {
+    pub(crate) fn place(&self, piece: Piece<'_>) -> Result<(Place, Mark)> {
+        let Piece { ids, ends, sidecars } = piece;
         let mut order = self.order.lock().unwrap_or_else(PoisonError::into_inner);
         if order.n_tokens * self.id_bytes >= self.part_bytes && !(ids.is_empty() && ends.is_empty()) {
             let part = (self.make)(order.part + 1)?;
             *order = Order::start(order.part + 1);
             self.lock_open().insert(order.part, Arc::new(part));
         }
-        let place =
-            Place { part: order.part, first_token: order.n_tokens, first_document: order.n_documents };
+        let place = Place {
+            part: order.part,
+            first_token: order.n_tokens,
+            first_document: order.n_documents,
+            sidecars: [0, 1].map(|at| order.sidecars[at].0),
+        };
+        for (bytes, (n_bytes, hash)) in sidecars.iter().zip(&mut order.sidecars) {
+            *n_bytes += bytes.len() as u64;
+            hash.update(bytes);
+        }
         order.tokens.update(ids);
         order.ends.update(as_bytes(ends));
         order.n_tokens += ids.len() as u64 / self.id_bytes;
@@ -156,12 +219,18 @@ impl Parts {
     }
 
     /// Writes a block at its place.
-    pub(crate) fn write(&self, place: Place, ids: &[u8], ends: &[u64]) -> Result<()> {
+    pub(crate) fn write(&self, place: Place, piece: Piece<'_>) -> Result<()> {
+        let Piece { ids, ends, sidecars } = piece;
         let part = self.lock_open().get(&place.part).map(Arc::clone);
         let Some(part) = part else {
             return Err(Error::Internal { what: format!("part {} was closed too early", place.part) });
         };
         part.tokens.write(ids, place.first_token * self.id_bytes)?;
+        for (at, bytes) in sidecars.iter().enumerate() {
+            if let (Some(file), false) = (&part.sidecars[at], bytes.is_empty()) {
+                file.write(bytes, place.sidecars[at])?;
+            }
+        }
         if ends.is_empty() {
             return Ok(());
         }
@@ -206,22 +275,28 @@ mod tests {
     fn writing_is_asked_for_once_and_in_whole_pages() {
         let part = || -> Result<Part> {
             let file = |_| Named { file: tempfile::tempfile().expect("a file"), path: PathBuf::from("part") };
-            Ok(Part { tokens: file(0), ends: file(1) })
+            Ok(Part { tokens: file(0), ends: file(1), sidecars: [Some(file(2)), None] })
         };
         let first = Arc::new(part().expect("a part"));
         let parts = Parts::new(2, 3 << 20, Box::new(move |_| part()), Order::default(), first);
         let asked = || *parts.asked.lock().expect("the place");
         let ids = vec![7; 3 << 19];
         let mut expected = [(0, 1 << 20), (0, 3 << 20), (1, 1 << 20)].into_iter();
+        let piece = Piece { ids: &ids, ends: &[5, 6], sidecars: [b"abc", b""] };
         for _ in 0..3 {
-            let (place, mark) = parts.place(&ids, &[5, 6]).expect("a place");
-            parts.write(place, &ids, &[5, 6]).expect("written");
+            let (place, mark) = parts.place(piece).expect("a place");
+            parts.write(place, piece).expect("written");
             parts.start_write_back(&mark);
             assert_eq!(Some(asked()), expected.next());
             parts.start_write_back(&mark);
             parts.start_write_back(&Mark { n_tokens: 1, ..mark });
             assert_eq!(asked().1, mark.n_tokens * 2 / WRITE_BACK_BYTES * WRITE_BACK_BYTES, "never backwards");
         }
+        let mark = parts.order.lock().expect("the order").mark();
+        assert_eq!(
+            mark.sidecars,
+            [Some(Tail { n_bytes: 3, xxh3: xxhash_rust::xxh3::xxh3_64(b"abc") }), None]
+        );
         parts.sync(1).expect("synced");
     }
 

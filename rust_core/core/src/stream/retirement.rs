@@ -1,7 +1,7 @@
 //! Segments that nobody will read again: their files go, their entries in the manifest stay.
 //!
 //! ```text
-//! mark in the manifest, replaced and synced as at any commit ─► remove tokens-NNNNN.bin, ends-NNNNN.u64
+//! mark in the manifest, replaced and synced as at any commit ─► remove tokens-NNNNN.bin, ends-NNNNN.u64 ...
 //! ```
 //!
 //! In this order, so that a manifest never names as readable what is gone. A kill between the two leaves
@@ -15,7 +15,7 @@ use std::path::Path;
 
 use super::folder::{Folder, partial};
 use super::growing::read_manifest;
-use super::native::{MANIFEST, Segment, segment_names};
+use super::native::{MANIFEST, Segment, segment_names, sidecar_names};
 use crate::error::{Error, Result};
 use crate::input::access::Roots;
 
@@ -42,7 +42,7 @@ pub(crate) fn mark(segments: &mut [Segment], n_retired: usize, before: u64) -> u
 /// Removes the files of segments, those that are still there.
 pub(crate) fn remove_files(folder: &Folder, segments: Range<usize>) -> Result<()> {
     for index in segments {
-        for name in segment_names(index) {
+        for name in segment_names(index).into_iter().chain(sidecar_names(index)) {
             folder.remove(OsStr::new(&name))?;
         }
     }
@@ -89,6 +89,8 @@ mod tests {
                 n_documents: 0,
                 tokens_xxh3,
                 ends_xxh3,
+                docs: None,
+                ids: None,
                 retired: false,
             };
             first_token += n_tokens;

@@ -11,7 +11,7 @@ use serde::Serialize;
 use xxhash_rust::xxh3::Xxh3;
 
 use super::growing;
-use super::manifest::{Manifest, hex, is_plain_name, with_suffix};
+use super::manifest::{FileInfo, Manifest, hex, is_plain_name, with_suffix};
 use super::native::{MANIFEST, State, StreamManifest};
 use crate::error::{Error, Result};
 use crate::input::access::Roots;
@@ -88,6 +88,12 @@ fn set(roots: &Roots, path: &Path) -> Result<Verified> {
         manifest.n_tokens,
     )?;
     ends.complete(&json, manifest.n_tokens, manifest.n_documents)?;
+    let of_records = manifest.sources.iter().filter(|source| source.records.is_some());
+    let n_places = of_records.map(|source| source.n_documents).fold(0, u64::saturating_add);
+    for beside_them in manifest.files().skip(2) {
+        sidecar(&beside, beside_them, true)?;
+    }
+    places(&json, manifest.docs.as_ref().map(|docs| docs.size_bytes), n_places)?;
     sums(
         &json,
         (manifest.n_tokens, manifest.n_documents),
@@ -139,6 +145,9 @@ fn stream(roots: &Roots, folder: &Path) -> Result<Verified> {
         ids.check(&beside, &segment.tokens, token_bytes, sealed, &segment.tokens_xxh3, n_tokens)?;
         n_tokens += segment.n_tokens;
         ends.check(&beside, &segment.ends, end_bytes, sealed, &segment.ends_xxh3, n_tokens)?;
+        for beside_them in [&segment.docs, &segment.ids].into_iter().flatten() {
+            sidecar(&beside, beside_them, sealed)?;
+        }
         n_documents += segment.n_documents;
     }
     if (n_tokens, n_documents) != (manifest.n_tokens, manifest.n_documents) {
@@ -150,6 +159,9 @@ fn stream(roots: &Roots, folder: &Path) -> Result<Verified> {
             ),
         ));
     }
+    if let (Some(skipped), Some(folder)) = (&manifest.skipped, folder.parent()) {
+        sidecar(&Beside { roots, folder, manifest: &json }, skipped, true)?;
+    }
     if sealed {
         ends.complete(&json, n_tokens, n_documents)?;
         let known = |source: &super::native::StreamSource| {
@@ -158,6 +170,22 @@ fn stream(roots: &Roots, folder: &Path) -> Result<Verified> {
         sums(&json, (n_tokens, n_documents), manifest.sources.iter().map(known))?;
     }
     Ok(report(folder, manifest, n_tokens * id_bytes + n_documents * 8 - retired_bytes))
+}
+
+/// A file beside ids and ends: its bytes are those that the manifest tells of.
+fn sidecar(beside: &Beside<'_>, file: &FileInfo, whole: bool) -> Result<()> {
+    let path = beside.path(&file.file)?;
+    read(beside.roots, &path, file.size_bytes, whole, &file.xxh3, |_| Ok(()))
+}
+
+/// There is a place for each document of a record source.
+fn places(json: &Path, size_bytes: Option<u64>, n_places: u64) -> Result<()> {
+    match size_bytes {
+        Some(size_bytes) if Some(size_bytes) != n_places.checked_mul(16) => {
+            Err(damaged(json, &format!("{size_bytes} bytes are not the places of {n_places} documents")))
+        }
+        _ => Ok(()),
+    }
 }
 
 fn report(folder: &Path, manifest: StreamManifest, n_bytes: u64) -> Verified {

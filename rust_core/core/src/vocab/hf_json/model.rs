@@ -77,7 +77,7 @@ impl Model {
         let mut names: FxHashMap<u32, &str> = FxHashMap::default();
         for (text, &id) in &self.vocab {
             if let Some(other) = names.insert(id, text) {
-                let (a, b) = if other < text { (other, &**text) } else { (&**text, other) };
+                let (a, b) = if *other < **text { (other, &**text) } else { (&**text, other) };
                 return Err(format!("{a:?} and {b:?} share id {id}"));
             }
             if text.is_empty() {

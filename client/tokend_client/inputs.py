@@ -1,0 +1,91 @@
+"""What the inputs of a job are: files, directories, patterns; made into a list of files where the job is asked for.
+
+A directory stands for every file in it and beneath it, in the order of their paths, but not for names
+that begin with a dot, nor for the output of the job itself. Links to directories are followed, each
+directory once. A path that is not there and has `*`, `?` or `[` in it is a pattern (`**` for any depth), and
+stands for what it matches, in the order of the paths; a directory that it matches stands for its files.
+Whatever else it is, a path stands for itself: whether there is such a file is told where it is opened.
+"""
+
+from __future__ import annotations
+
+import glob
+import os
+from collections.abc import Iterator, Sequence
+
+from .errors import BadRequestError, IoError, NotFoundError
+
+
+def expand(inputs: Sequence[str | os.PathLike[str]], output: str | os.PathLike[str]) -> list[str]:
+    """The absolute paths of the files that `inputs` stand for.
+
+    Raises `NotFoundError` for a directory without files and a pattern without matches. Blocks while it
+    reads directories.
+    """
+    if isinstance(inputs, (str, bytes, os.PathLike)):
+        raise BadRequestError(f"inputs is one path, not a list of them; pass [{os.fspath(inputs)!r}]")
+    out = os.path.abspath(output)
+    files: list[str] = []
+    for given in inputs:
+        path = os.path.abspath(given)
+        if os.path.isdir(path):
+            files += _files(path, out)
+        elif any(mark in path for mark in "*?[") and not os.path.lexists(path):
+            matched = [found for found in sorted(glob.glob(path, recursive=True)) if not _is_of(found, out)]
+            if not matched:
+                raise NotFoundError(f"{path}: nothing matches", "check the pattern; ** matches any depth")
+            # `**` goes through links to directories, round and round where they lead back.
+            once = set[str]()
+            for found in matched:
+                if "**" in path and os.path.realpath(found) in once:
+                    continue
+                once.add(os.path.realpath(found))
+                if not os.path.isdir(found):
+                    files.append(found)
+                elif "**" not in path:
+                    # With `**` their files are matched themselves, or are not meant.
+                    files += _files(found, out)
+            if not files:
+                raise NotFoundError(f"{path}: no file matches")
+        else:
+            files.append(path)
+    return files
+
+
+def _files(folder: str, output: str) -> list[str]:
+    files = sorted(_walk(folder, output, set()))
+    if not files:
+        raise NotFoundError(f"{folder}: the directory holds no files", "names that begin with a dot do not count")
+    return files
+
+
+def _walk(folder: str, output: str, seen: set[tuple[int, int]]) -> Iterator[str]:
+    try:
+        found = os.stat(folder)
+        with os.scandir(folder) as entries:
+            listed = sorted(entries, key=lambda entry: entry.name)
+    except OSError as error:
+        raise IoError(f"{folder}: cannot be listed: {error.strerror}") from None
+    if (found.st_dev, found.st_ino) in seen:
+        return
+    seen.add((found.st_dev, found.st_ino))
+    for entry in listed:
+        if entry.name.startswith(".") or _is_of(entry.path, output):
+            continue
+        if _is_directory(entry):
+            yield from _walk(entry.path, output, seen)
+        else:
+            yield entry.path
+
+
+def _is_directory(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:
+        # A link that leads nowhere in particular; what is wrong with it is told where it is opened.
+        return False
+
+
+def _is_of(path: str, output: str) -> bool:
+    """Whether a path is the output or made beside it (`OUT.json`, `OUT.llmc`)."""
+    return path == output or path.startswith((f"{output}.", f"{output}/"))

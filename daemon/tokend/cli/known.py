@@ -1,0 +1,69 @@
+"""What `tokend encode` does about inputs that it has encoded before."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+from tokend_client.errors import TokendError
+from tokend_client.inputs import expand
+
+MIN_BYTES = 8_000_000
+"""Less than that is encoded as quickly as it is looked up."""
+
+
+@dataclass
+class Known:
+    """A job, as other jobs like it are looked up."""
+
+    key: str
+    files: list[str]
+    output: str | None = None
+    """A verified set of the same inputs."""
+    manifest: dict[str, Any] | None = None
+
+    def remember(self, output: str) -> None:
+        """Notes that it was done."""
+        from ..reuse import remember
+
+        remember(self.key, os.path.abspath(output))
+
+    def link(self, output: str) -> dict[str, Any] | None:
+        """Gives the set that was found another name; None if none was, or if something stands there."""
+        from ..reuse import link
+
+        place = os.path.abspath(output)
+        taken = any(os.path.lexists(f"{place}{suffix}") for suffix in ("", ".json", ".ends"))
+        if self.output is None or self.manifest is None or taken:
+            return None
+        made = link(self.output, self.manifest, place, self.files)
+        self.remember(output)
+        return {**made, "up_to_date": False, "reused": self.output}
+
+
+def look(arguments: argparse.Namespace, inputs: list[str], options: dict[str, Any]) -> Known | None:
+    """Looks a job up; None for one that is too small or that asks not to be."""
+    if arguments.no_reuse or arguments.resume or arguments.no_wait or arguments.key is not None:
+        return None
+    try:
+        files = expand(inputs, arguments.output)
+        sizes = [os.stat(path).st_size for path in files]
+    except (OSError, TokendError):
+        # The job itself says what is wrong with them.
+        return None
+    if sum(sizes) < MIN_BYTES:
+        return None
+    from ..reuse import find, key_of
+
+    @cache
+    def fingerprint() -> str:
+        from ..tokenizer import Tokenizer
+
+        return Tokenizer.load(arguments.tokenizer).fingerprint
+
+    key = key_of(options, sizes)
+    found = find(key, files, fingerprint)
+    return Known(key, files, *found) if found else Known(key, files)

@@ -1,0 +1,290 @@
+"""Where a token came from: its document, its source, and the bytes of the source that it stands for.
+
+The source is found by the manifest, the document's place in it by `OUT.docs` (records: `job/records.rs`) or, in plain
+text, by counting separators. From there the tokens before this one, decoded, say how many bytes to go. That the
+source has the token's bytes at that place is checked, not assumed.
+"""
+
+from __future__ import annotations
+
+import bz2
+import gzip
+import json
+import lzma
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any, cast
+
+import numpy as np
+from tokend_client import TokenStream
+from tokend_client.errors import BadRequestError, StreamError
+
+from .tokenizer import Tokenizer
+
+_BLOCK_TOKENS = 1 << 20
+_BLOCK_BYTES = 1 << 22
+
+
+@dataclass
+class Explained:
+    """A token and its surroundings."""
+
+    token: int
+    id: int
+    bytes: str
+    """What the token decodes to, with U+FFFD where that is no UTF-8."""
+    document: int
+    n_documents: int
+    token_in_document: int
+    n_tokens_of_document: int
+    source: str
+    document_in_source: int
+    document_offset_bytes: int | None
+    """Where the document's record or text begins in the source's content; None: the source has rows, or is gone."""
+    row: int | None
+    """Of the source, where that has rows."""
+    offset_bytes: int | None
+    """Where the token's bytes begin: in the source's content, or for records in the document's text."""
+    is_exact: bool
+    """Whether the source was read and has the token's bytes there."""
+    before: str
+    text: str
+    after: str
+    remark: str | None
+
+
+def explain(
+    path: str | os.PathLike[str], token: int, *, context_bytes: int = 200, tokenizer: Tokenizer | None = None
+) -> Explained:
+    """Explains the token at position `token` of a set or stream of tokend's own.
+
+    `tokenizer` is the one that made it, loaded by its name if it is not given. Reads the document up to the token.
+    Raises `BadRequestError` for a position that is not there, and what loading the tokenizer raises.
+    """
+    with TokenStream(path) as stream:
+        if not stream.has_documents or "sources" not in stream.manifest:
+            raise StreamError(f"{path}: another tool's set, which does not name its sources")
+        if not 0 <= token < stream.n_tokens:
+            raise BadRequestError(f"token {token} is not within the {stream.n_tokens} of {path}")
+        tokenizer = tokenizer or Tokenizer.load(stream.tokenizer or "gpt2")
+        if tokenizer.fingerprint != stream.fingerprint:
+            raise StreamError(f"{path}: made by another tokenizer than {tokenizer.name} is now")
+        return _Search(stream, tokenizer, Path(path), context_bytes).explain(token)
+
+
+@dataclass
+class _Text:
+    """A document's text, or what of it is near the token."""
+
+    data: bytes
+    begin: int
+    """Where the document begins, in what its offsets count from."""
+    skipped: int
+    """Bytes between there and `data`."""
+
+
+class _Search:
+    def __init__(self, stream: TokenStream, tokenizer: Tokenizer, path: Path, context_bytes: int) -> None:
+        self.stream, self.tokenizer, self.path = stream, tokenizer, path
+        self.context_bytes = context_bytes
+        self.options: dict[str, Any] = stream.manifest["options"]
+
+    def explain(self, token: int) -> Explained:
+        origin = self.stream.explain(token)
+        if origin.document is None or origin.source is None or origin.document_in_source is None:
+            raise StreamError(f"{self.path}: token {token} is of a document that is not complete yet")
+        start, end = self.stream.document_bounds(origin.document)
+        id = int(self.stream[token])
+        own_start = start + self._leading(start, origin.document)
+        is_eot = id == self.options["eot_id"] and (token < own_start or token == end - 1)
+        n_before = sum(
+            len(self.tokenizer.decode_bytes(self.stream[at : min(token, at + _BLOCK_TOKENS)]))
+            for at in range(own_start, token, _BLOCK_TOKENS)
+        )
+        own = b"" if is_eot else self.tokenizer.decode_bytes([id])
+        nearest = self.stream[max(own_start, token - self.context_bytes) : max(own_start, token)]
+        following = self.stream[token + 1 : min(end, token + 1 + self.context_bytes)]
+        result = Explained(
+            token=token,
+            id=id,
+            bytes=self.tokenizer.decode([id]),
+            document=origin.document,
+            n_documents=self.stream.n_documents,
+            token_in_document=token - start,
+            n_tokens_of_document=end - start,
+            source=origin.source,
+            document_in_source=origin.document_in_source,
+            document_offset_bytes=None,
+            row=None,
+            offset_bytes=None,
+            is_exact=False,
+            before=_last(self.tokenizer.decode_bytes(nearest), self.context_bytes),
+            text=own.decode(errors="replace"),
+            after=_first(self.tokenizer.decode_bytes(following), self.context_bytes),
+            remark=None,
+        )
+        try:
+            self._in_source(result, n_before, own)
+        except (OSError, EOFError, lzma.LZMAError, ValueError) as error:
+            reason = error.message if isinstance(error, StreamError) else str(error)
+            result.remark = f"the source cannot be looked at, so this is what the tokens say: {reason}"
+        return result
+
+    def _leading(self, start: int, document: int) -> int:
+        """End-of-text ids before a document's own."""
+        eot = self.options["eot"]
+        has = eot == "prepend" or (eot == "both" and document == 0)
+        return 1 if has and int(self.stream[start]) == self.options["eot_id"] else 0
+
+    def _in_source(self, result: Explained, n_before: int, own: bytes) -> None:
+        of_records, source = self._source(result.document)
+        path, kind = Path(source["path"]), source.get("format") or "text"
+        # A piece of a file that is watched: more may have been written behind it.
+        size, piece = path.stat().st_size, source.get("offset_bytes")
+        if size < source["size_bytes"] or (piece is None and size != source["size_bytes"]):
+            raise StreamError(f"{path} has another size than when it was encoded")
+        content = kind.partition("+")[0]
+        if source.get("records") is None:
+            if kind != "text":
+                raise StreamError(f"{path} is {kind}, and its documents have no index")
+            separator = self.options["separator"]
+            begin = piece or 0
+            if separator is not None:
+                begin = _after_separator(path, begin, separator, result.document_in_source)
+            # Bytes that were not replaced are the tokens' own: what stands far before is not needed.
+            skip = max(0, n_before - self.context_bytes - 8) if self.options["errors"] == "strict" else 0
+            with path.open("rb") as file:
+                file.seek(begin + skip)
+                text = file.read(4 * (n_before - skip + self.context_bytes) + 65_536)
+            self._place(result, _Text(text, begin, skip), n_before, own)
+            result.document_offset_bytes = begin
+            return
+        place, n_bytes = self._record(of_records + result.document_in_source)
+        if content not in ("text", "jsonl"):
+            result.row, result.offset_bytes = place, n_before
+            result.remark = f"row {place} of a column; the text is what the tokens say"
+            return
+        result.document_offset_bytes = place
+        with _content(path, kind) as file:
+            file.seek(place)
+            record = file.read(n_bytes)
+        if content == "text":
+            self._place(result, _Text(record, place, 0), n_before, own)
+            return
+        text = _field(record, self.options["records"]["field"]).encode(errors="surrogatepass")
+        self._place(result, _Text(text, 0, 0), n_before, own)
+        line = f"the record is {n_bytes} bytes from byte {place} on"
+        result.remark = f"{line}; the token's place counts from the start of its text"
+
+    def _source(self, document: int) -> tuple[int, dict[str, Any]]:
+        """The source of a document, and how many documents of record sources stand before its own."""
+        first = of_records = 0
+        for source in self.stream.manifest["sources"]:
+            n_documents = source["n_documents"]
+            if n_documents is None or document < first + n_documents:
+                return of_records, source
+            first += n_documents
+            of_records += n_documents if source.get("records") is not None else 0
+        raise StreamError(f"the sources of {self.path} have fewer documents than it has")
+
+    def _record(self, at: int) -> tuple[int, int]:
+        """Offset and length of the record number `at`, from the files of places."""
+        manifest = self.stream.manifest
+        files = [manifest.get("docs")] if "segments" not in manifest else [s.get("docs") for s in manifest["segments"]]
+        folder = self.stream.path if "segments" in manifest else self.stream.path.parent
+        for entry in filter(None, files):
+            n_records = entry["size_bytes"] // 16
+            if at < n_records:
+                place = np.fromfile(folder / entry["file"], "<u8", 2, offset=16 * at)
+                if len(place) == 2:
+                    return int(place[0]), int(place[1])
+                break
+            at -= n_records
+        raise StreamError(f"{self.path}: the places of its documents are missing")
+
+    def _place(self, result: Explained, text: _Text, n_before: int, own: bytes) -> None:
+        """Finds the token's bytes in its document's text."""
+        at = n_before - text.skipped
+        if self.options["errors"] == "replace":
+            at = _before_replacement(text.data, n_before)
+        result.offset_bytes = text.begin + text.skipped + at
+        here = text.data[at:]
+        found = here[: len(own)]
+        result.is_exact = found == own or found.decode(errors="replace").encode() == own
+        if not result.is_exact:
+            result.remark = "the source has other bytes there: it was changed, or the tokenizer changes text"
+            return
+        separator = self.options["separator"]
+        rest = here[len(own) :]
+        if separator is not None:
+            rest = rest.partition(separator.encode())[0]
+        result.before = _last(text.data[:at], self.context_bytes)
+        result.after = _first(rest, self.context_bytes)
+
+
+def _before_replacement(text: bytes, n_before: int) -> int:
+    """How many bytes of broken UTF-8 become `n_before` bytes once each fault is U+FFFD."""
+    low, high = 0, len(text)
+    while low < high:
+        middle = (low + high) // 2
+        if len(text[:middle].decode(errors="replace").encode()) < n_before:
+            low = middle + 1
+        else:
+            high = middle
+    return low
+
+
+def _after_separator(path: Path, base: int, text: str, number: int) -> int:
+    """The offset behind the `number`-th separator from `base` on."""
+    separator = text.encode()
+    if number == 0:
+        return base
+    with path.open("rb") as file:
+        file.seek(base)
+        held = b""
+        while block := file.read(_BLOCK_BYTES):
+            data = held + block
+            at = 0
+            while (found := data.find(separator, at)) >= 0:
+                at = found + len(separator)
+                number -= 1
+                if number == 0:
+                    return base + at
+            keep = max(at, len(data) - len(separator) + 1)
+            base, held = base + keep, data[keep:]
+    raise StreamError(f"{path} has fewer documents than when it was encoded")
+
+
+@contextmanager
+def _content(path: Path, kind: str) -> Iterator[IO[bytes]]:
+    """A source's content, decompressed."""
+    compression = kind.partition("+")[2]
+    openers: dict[str, Any] = {"": open, "gzip": gzip.open, "bzip2": bz2.open, "xz": lzma.open}
+    if compression not in openers:
+        raise StreamError(f"{path} is compressed with {compression}; decompress it to look at the text")
+    with cast("IO[bytes]", openers[compression](path, "rb")) as file:
+        yield file
+
+
+def _field(record: bytes, name: str) -> str:
+    """The text of a record of JSON."""
+    value: Any = json.loads(record.removeprefix(b"\xef\xbb\xbf"))
+    for key in name.split("."):
+        if not isinstance(value, dict) or key not in value:
+            raise StreamError(f"the record has no field {name!r} any more")
+        value = value[key]
+    if not isinstance(value, str):
+        raise StreamError(f"the field {name!r} is no text any more")
+    return value
+
+
+def _last(data: bytes, n_bytes: int) -> str:
+    """The end of some text, from a character's start on."""
+    return data[-n_bytes:].decode(errors="ignore") if data else ""
+
+
+def _first(data: bytes, n_bytes: int) -> str:
+    return data[:n_bytes].decode(errors="ignore")

@@ -1,0 +1,210 @@
+"""Outputs that are there already: the same inputs, encoded in the same way, need not be encoded again.
+
+A table in the state directory names the sets that this user's commands made:
+
+    key       SHA-256 of the options that decide ids and of the inputs' sizes in order
+    output    the set's absolute path
+    used_s    when it was made or found last
+
+The key is known without reading the inputs, so looking for a set costs nothing where there is none. Where there is
+one, the inputs' hashes and the tokenizer's fingerprint are compared with its manifest, and the set is verified. What
+the table says is never taken for true: a set that is gone or damaged, or an input that has changed, is noticed and
+encoded again.
+
+A set that is found is given a second name: its files are shared (reflinks, else hard links, else copies), and the
+manifest, which is published last, names the inputs as they are called now.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import logging
+import os
+import shutil
+import sqlite3
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from tokend_client import paths
+from tokend_client.errors import OutputExistsError, TokendError
+
+from . import _core
+
+log = logging.getLogger("tokend.reuse")
+
+MAX_OUTPUTS = 10_000
+"""The least recently used of more are forgotten; the sets themselves are not touched."""
+_FICLONE = 0x40049409
+
+
+@contextlib.contextmanager
+def _table(state_dir: Path | None = None) -> Iterator[sqlite3.Connection]:
+    folder = state_dir or paths.state_dir()
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    connection = sqlite3.connect(folder / "outputs.db", timeout=30)
+    try:
+        with connection:
+            connection.execute(
+                "CREATE TABLE IF NOT EXISTS outputs (output TEXT PRIMARY KEY, key TEXT NOT NULL, used_s REAL NOT NULL)"
+            )
+            connection.execute("CREATE INDEX IF NOT EXISTS by_key ON outputs (key)")
+            yield connection
+    finally:
+        connection.close()
+
+
+def key_of(options: dict[str, Any], sizes: Sequence[int]) -> str:
+    """What a job's outputs are looked up by."""
+    decides = sorted((name, value) for name, value in options.items() if name != "threads")
+    return hashlib.sha256(json.dumps([decides, list(sizes)]).encode()).hexdigest()
+
+
+def remember(key: str, output: str, state_dir: Path | None = None) -> None:
+    """Notes a set that was made. Never raises for what the disk does: the table is only a help."""
+    try:
+        with _table(state_dir) as table:
+            table.execute("INSERT OR REPLACE INTO outputs VALUES (?, ?, ?)", (output, key, time.time()))
+            surplus = "SELECT output FROM outputs ORDER BY used_s DESC LIMIT -1 OFFSET ?"
+            table.execute(f"DELETE FROM outputs WHERE output IN ({surplus})", (MAX_OUTPUTS,))
+    except (OSError, sqlite3.Error) as error:
+        log.warning("the output was not noted: %s", error)
+
+
+def find(
+    key: str, files: Sequence[str], fingerprint: Callable[[], str], state_dir: Path | None = None
+) -> tuple[str, dict[str, Any]] | None:
+    """A verified set of these inputs and its manifest, if there is one. Reads inputs and set where one may be.
+
+    `fingerprint` is that of the tokenizer; it is asked for only then.
+    """
+    try:
+        with _table(state_dir) as table:
+            rows = table.execute("SELECT output FROM outputs WHERE key = ? ORDER BY used_s DESC", (key,)).fetchall()
+    except (OSError, sqlite3.Error) as error:
+        log.warning("known outputs could not be looked up: %s", error)
+        return None
+    hashes: list[str] | None = None
+    for (output,) in rows:
+        manifest = read_manifest(output)
+        if manifest is None or len(manifest["sources"]) != len(files):
+            continue
+        try:
+            if manifest["tokenizer"]["fingerprint"] != fingerprint():
+                continue
+            if hashes is None:
+                hashes = [_core.hash_prefixes(path, [os.stat(path).st_size])[0] for path in files]
+            if hashes != [source["xxh3"] for source in manifest["sources"]] or not _names_fit(manifest, files):
+                continue
+            _core.verify(output)
+        except (OSError, TokendError):
+            continue
+        return output, manifest
+    return None
+
+
+def _names_fit(manifest: dict[str, Any], files: Sequence[str]) -> bool:
+    """What was left out is listed by path: such a set is of these very files."""
+    return "skipped" not in manifest or [source["path"] for source in manifest["sources"]] == list(files)
+
+
+def read_manifest(output: str) -> dict[str, Any] | None:
+    """The manifest of a set, if there is one."""
+    try:
+        with open(f"{output}.json", encoding="utf-8") as file:
+            manifest = json.load(file)
+    except (OSError, ValueError):
+        return None
+    return manifest if isinstance(manifest, dict) and manifest.get("format") == "tokend-bin" else None
+
+
+def link(found: str, manifest: dict[str, Any], output: str, files: Sequence[str]) -> dict[str, Any]:
+    """Gives a set a second name, `output`, where nothing is yet; returns its manifest.
+
+    Raises `OutputExistsError` if something stands there; nothing is left behind then.
+    """
+    made: dict[str, Any] = json.loads(json.dumps(manifest))
+    parts = [name for name in ("data", "ends", "docs", "ids", "skipped") if name in manifest]
+    base, own = os.path.basename(output), os.path.dirname(found)
+    done: list[str] = []
+    for source, path in zip(made["sources"], files, strict=True):
+        source["path"] = path
+    try:
+        for part in parts:
+            name = manifest[part]["file"]
+            made[part]["file"] = base + name.removeprefix(os.path.basename(found))
+            place = os.path.join(os.path.dirname(output), made[part]["file"])
+            _share(os.path.join(own, name), place)
+            done.append(place)
+        _publish(f"{output}.json", json.dumps(made, indent=2, ensure_ascii=False) + "\n")
+    except BaseException as error:
+        for place in done:
+            os.unlink(place)
+        if isinstance(error, FileExistsError):
+            raise OutputExistsError(f"{error.filename2 or error.filename}: output exists") from None
+        raise
+    return made
+
+
+def _share(source: str, target: str) -> None:
+    """A reflink, else a hard link, else a copy; never replaces."""
+    with open(source, "rb") as old, open(target, "xb") as new:
+        try:
+            fcntl.ioctl(new, _FICLONE, old.fileno())
+            os.fsync(new.fileno())
+            return
+        except OSError:
+            os.unlink(target)
+    try:
+        os.link(source, target)
+    except FileExistsError:
+        raise
+    except OSError:
+        with open(source, "rb") as old, open(target, "xb") as new:
+            shutil.copyfileobj(old, new)
+            new.flush()
+            os.fsync(new.fileno())
+
+
+def _publish(path: str, text: str) -> None:
+    """Writes a small file that is there whole or not at all; never replaces."""
+    folder = os.path.dirname(path)
+    partial = os.path.join(folder, f".{os.path.basename(path)}.reuse.partial")
+    with open(partial, "w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    try:
+        sync_folder(folder)
+        os.link(partial, path)
+    finally:
+        os.unlink(partial)
+    sync_folder(folder)
+
+
+def sync_folder(folder: str) -> None:
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def collect(state_dir: Path | None = None, *, is_dry: bool = False) -> list[str]:
+    """Forgets sets that are gone; returns their paths."""
+    with _table(state_dir) as table:
+        known = [row[0] for row in table.execute("SELECT output FROM outputs ORDER BY output")]
+        gone = [output for output in known if read_manifest(output) is None]
+        if not is_dry:
+            table.executemany("DELETE FROM outputs WHERE output = ?", [(output,) for output in gone])
+    return gone
+
+
+def known(state_dir: Path | None = None) -> int:
+    """How many sets are known."""
+    with _table(state_dir) as table:
+        return int(table.execute("SELECT count(*) FROM outputs").fetchone()[0])

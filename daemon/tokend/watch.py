@@ -1,0 +1,237 @@
+"""`tokend encode --watch DIR`: a stream that takes up what comes into directories, and can be read meanwhile.
+
+Each round looks at the files, in the order of their paths. Of JSON lines and of text with a separator, documents that
+are complete are taken; what follows the last newline or separator waits. Files of one document, compressed files and
+columns are taken whole, once they have not changed for a while. What a round finds is encoded as one job and becomes
+one more segment of the stream (layout: `rust_core/core/src/stream/native.rs`), committed by the next manifest.
+
+The manifest is all that is remembered: its `sources` have an entry for each piece of a file that was taken, with the
+`size_bytes` of the file up to there, the hash of those bytes, and the `offset_bytes` that the piece begins at. Before
+more of a file is taken, that hash is compared; a file that was changed or cut ends the watch, for published documents
+stay. A killed watch goes on where its last manifest says.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tokend_client.errors import BadRequestError, InputChangedError, NotFoundError
+from tokend_client.inputs import expand
+
+from . import _core
+from .reuse import sync_folder
+from .tokenizer import Tokenizer
+from .update import Encode, Taken, claimed, cut_out, last_line, last_separator, write_array
+
+_CLOSED = (b"\x1f\x8b", b"\x28\xb5\x2f\xfd", b"BZh", b"\xfd7zXZ\0", b"PAR1", b"ARROW1")
+
+
+@dataclass
+class Round:
+    """What a look at the directories brought."""
+
+    n_files: int = 0
+    n_documents: int = 0
+    n_tokens: int = 0
+
+
+class Watch:
+    """A stream that is kept up to date. One at a time has an output; `rounds` holds its lock."""
+
+    def __init__(
+        self, tokenizer: Tokenizer, folders: list[str], output: str, options: dict[str, Any], encode: Encode
+    ) -> None:
+        if options["bad_documents"] == "skip" or options["deduplicate"] or options["id_field"]:
+            raise BadRequestError("--watch takes no --bad-documents skip, --deduplicate and --id-field")
+        if options["eot"] == "both":
+            raise BadRequestError("--watch takes no --eot both", "use append or prepend")
+        for folder in folders:
+            if not os.path.isdir(folder):
+                raise NotFoundError(f"--watch {folder}: no such directory")
+        self.tokenizer, self.folders, self.output, self.options, self.encode = (
+            tokenizer, folders, Path(output), options, encode,
+        )  # fmt: skip
+        self.seen: dict[str, tuple[int, int]] = {}
+        """Size and time of change at the last look, of files that are taken whole."""
+        self.manifest: dict[str, Any] = {}
+
+    @contextmanager
+    def opened(self) -> Iterator[None]:
+        """Holds the output, and creates or takes up its stream."""
+        with claimed(str(self.output)):
+            self._open()
+            yield
+
+    def _open(self) -> None:
+        place = self.output / "manifest.json"
+        if not place.exists():
+            if self.output.exists() and os.listdir(self.output):
+                raise BadRequestError(f"{self.output} is there and holds no stream", "choose another output")
+            self.output.mkdir(exist_ok=True)
+            return
+        found = json.loads(place.read_bytes())
+        is_ours = found.get("format") == "tokend-stream" and all("offset_bytes" in s for s in found.get("sources", ()))
+        if not is_ours or found["state"] != "growing":
+            raise BadRequestError(f"{self.output} is no growing stream of a watch", "choose another output")
+        if found["tokenizer"]["fingerprint"] != self.tokenizer.fingerprint:
+            raise BadRequestError(f"{self.output} was made by another tokenizer", "choose another output")
+        self.manifest = found
+
+    def look(self, *, is_last: bool = False) -> Round:
+        """Takes up what is new; with `is_last` also what might still change."""
+        try:
+            files = [path for folder in self.folders for path in expand([folder], self.output)]
+        except NotFoundError:
+            files = []
+        taken = [piece for path in files if (piece := self._take(path, is_last=is_last)) is not None]
+        if not taken:
+            return Round()
+        hidden = self.output / ".watch.partial"
+        shutil.rmtree(hidden, ignore_errors=True)
+        hidden.mkdir()
+        try:
+            parts = [cut_out(piece, str(hidden / str(number))) for number, piece in enumerate(taken)]
+            made = self.encode(parts, str(hidden / "new.bin"))
+            return self._append(taken, made, hidden)
+        finally:
+            shutil.rmtree(hidden, ignore_errors=True)
+
+    def seal(self) -> None:
+        """Says that nothing more will come."""
+        if self.manifest:
+            self._commit({"state": "sealed"})
+
+    def _take(self, path: str, *, is_last: bool) -> Taken | None:
+        found = os.stat(path)
+        known = [source for source in self.manifest.get("sources", ()) if source["path"] == path]
+        done = known[-1]["size_bytes"] if known else 0
+        if known and found.st_size == done:
+            return None
+        if found.st_size < done:
+            raise InputChangedError(f"{path}: {found.st_size} bytes, but {done} were encoded: it was cut")
+        border = self._border(path, done, found, is_last=is_last)
+        if border is None or border == done:
+            return None
+        was, now = _core.hash_prefixes(path, [done, border])
+        if known and was != known[-1]["xxh3"]:
+            raise InputChangedError(
+                f"{path}: the {done} bytes that were encoded have changed", "published documents stay: put it back"
+            )
+        return Taken(path, border, now, border=done)
+
+    def _border(self, path: str, done: int, found: os.stat_result, *, is_last: bool) -> int | None:
+        """How far a file's documents are complete."""
+        with open(path, "rb") as file:
+            head = file.read(8)
+            is_closed = head.startswith(_CLOSED)
+            is_lines = not is_closed and self._is_lines(path, head)
+            separator = self.options["separator"]
+            if is_lines and not is_last:
+                return last_line(file, found.st_size)
+            if not is_closed and not is_lines and separator is not None and not is_last:
+                file.seek(done)
+                return done + last_separator(file, found.st_size - done, separator.encode())
+        if (is_lines or (separator is not None and not is_closed)) and is_last:
+            return found.st_size
+        if done:
+            raise InputChangedError(f"{path}: it was one document, which was published, and has grown")
+        now = (found.st_size, found.st_mtime_ns)
+        before, self.seen[path] = self.seen.get(path), now
+        return found.st_size if before == now or is_last else None
+
+    def _is_lines(self, path: str, head: bytes) -> bool:
+        if self.options["input_format"] != "auto":
+            return bool(self.options["input_format"] == "jsonl")
+        suffix = os.path.splitext(path)[1]
+        if suffix in (".txt", ".text", ".md"):
+            return False
+        return suffix in (".jsonl", ".ndjson", ".json") or head.lstrip()[:1] == b"{"
+
+    def _append(self, taken: list[Taken], made: dict[str, Any], hidden: Path) -> Round:
+        """Makes a segment of a set and commits it."""
+        number = len(self.manifest.get("segments", ()))
+        first, first_document = self.manifest.get("n_tokens", 0), self.manifest.get("n_documents", 0)
+        names = {"tokens": f"tokens-{number:05}.bin", "ends": f"ends-{number:05}.u64", "docs": f"docs-{number:05}.u64"}
+        write_array(str(hidden / "ends"), np.fromfile(hidden / "new.bin.ends", "<u8") + np.uint64(first))
+        files = {"tokens": hidden / "new.bin", "ends": hidden / "ends"}
+        if "docs" in made:
+            docs = np.fromfile(hidden / "new.bin.docs", "<u8").reshape(-1, 2)
+            counts = [s["n_documents"] for s in made["sources"] if "records" in s]
+            begins = [t.border for t, s in zip(taken, made["sources"], strict=True) if "records" in s]
+            docs[:, 0] += np.repeat(np.array(begins, np.uint64), counts)
+            write_array(str(hidden / "docs"), docs)
+            files["docs"] = hidden / "docs"
+        segment: dict[str, Any] = {"tokens": names["tokens"], "ends": names["ends"], "first_token": first}
+        segment |= {"n_tokens": made["n_tokens"], "n_documents": made["n_documents"]}
+        for part, path in files.items():
+            size = path.stat().st_size
+            xxh3 = _core.hash_prefixes(str(path), [size])[0]
+            if part == "docs":
+                segment["docs"] = {"file": names[part], "size_bytes": size, "xxh3": xxh3}
+            else:
+                segment[f"{part}_xxh3"] = xxh3
+            with path.open("rb") as file:
+                os.fsync(file.fileno())
+            path.replace(self.output / names[part])
+        sources = [
+            {
+                **source,
+                "path": piece.path,
+                "size_bytes": piece.size_bytes,
+                "xxh3": piece.xxh3,
+                "offset_bytes": piece.border,
+            }
+            for piece, source in zip(taken, made["sources"], strict=True)
+        ]
+        if not self.manifest:
+            new = {"format": "tokend-stream", "version": 1, "state": "growing", "dtype": made["dtype"]}
+            new |= {"stream_id": secrets.token_hex(16), "commit": -1, "n_tokens": 0, "n_documents": 0}
+            new |= {"tokenizer": made["tokenizer"], "options": made["options"], "sources": [], "segments": []}
+            self.manifest = {**new, "error": None, "resume": None, "tokend_version": made["tokend_version"]}
+        options = self.manifest["options"]
+        if "records" in made["options"]:
+            options = {**options, "records": made["options"]["records"]}
+        self._commit(
+            {
+                "options": options,
+                "n_tokens": first + made["n_tokens"],
+                "n_documents": first_document + made["n_documents"],
+                "sources": self.manifest["sources"] + sources,
+                "segments": [*self.manifest["segments"], segment],
+            }
+        )
+        return Round(len(taken), made["n_documents"], made["n_tokens"])
+
+    def _commit(self, change: dict[str, Any]) -> None:
+        made = {**self.manifest, **change, "commit": self.manifest["commit"] + 1}
+        partial = self.output / ".manifest.json.watch.partial"
+        sync_folder(str(self.output))
+        with partial.open("w", encoding="utf-8") as file:
+            file.write(json.dumps(made, indent=2, ensure_ascii=False) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(self.output / "manifest.json")
+        sync_folder(str(self.output))
+        self.manifest = made
+
+
+def watch(watched: Watch, say: Callable[[Round], None], *, interval_s: float, is_once: bool, seal: bool) -> None:
+    """Looks again and again until interrupted; once with `is_once` or `seal`."""
+    with watched.opened():
+        while True:
+            say(watched.look(is_last=seal))
+            if seal:
+                watched.seal()
+            if is_once or seal:
+                return
+            time.sleep(interval_s)

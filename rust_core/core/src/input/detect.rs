@@ -1,0 +1,237 @@
+//! What an input is: by its first bytes, then by its name, then by its first line.
+//!
+//! | first bytes | compression |   | first bytes of the content | content |
+//! |---|---|---|---|---|
+//! | `1F 8B` | gzip | | `PAR1` | parquet |
+//! | `28 B5 2F FD`, or a skippable frame `5x 2A 4D 18` | zstd | | `ARROW1` | arrow, file format |
+//! | `42 5A 68` (`BZh`), a digit | bzip2 | | `FF FF FF FF` | arrow, stream format |
+//! | `FD 37 7A 58 5A 00` | xz | | anything else | text or JSON lines |
+//!
+//! Text is told from JSON lines by the name, without `.gz` and the like: `.jsonl`, `.ndjson` and `.json`
+//! hold JSON lines, `.txt`, `.text` and `.md` hold text. Under any other name, content whose first
+//! line is a JSON object with a text in the wanted field is JSON lines, and everything else text. The
+//! user can say `text` or `jsonl` instead, which then holds for every file that is no parquet or arrow.
+
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+
+use super::jsonl::{FieldPath, Finder};
+use crate::error::{Error, Result};
+
+/// How a file is compressed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Compression {
+    #[default]
+    None,
+    Gzip,
+    Zstd,
+    Bzip2,
+    Xz,
+}
+
+impl Compression {
+    /// Its name in manifests and messages; `None` for none.
+    #[must_use]
+    pub fn name(self) -> Option<&'static str> {
+        match self {
+            Self::None => None,
+            Self::Gzip => Some("gzip"),
+            Self::Zstd => Some("zstd"),
+            Self::Bzip2 => Some("bzip2"),
+            Self::Xz => Some("xz"),
+        }
+    }
+}
+
+/// What a file's content is made of.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Content {
+    #[default]
+    Text,
+    JsonLines,
+    Parquet,
+    ArrowFile,
+    ArrowStream,
+}
+
+impl Content {
+    /// Whether it has columns.
+    #[must_use]
+    pub fn is_columnar(self) -> bool {
+        matches!(self, Self::Parquet | Self::ArrowFile | Self::ArrowStream)
+    }
+}
+
+/// What a file is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Kind {
+    pub compression: Compression,
+    pub content: Content,
+}
+
+impl Kind {
+    /// Whether the file holds text and nothing around it.
+    #[must_use]
+    pub fn is_plain_text(self) -> bool {
+        self == Self::default()
+    }
+
+    /// Its name in manifests: `"jsonl"`, `"jsonl+zstd"`, `"text+gzip"`, `"parquet"` ...
+    #[must_use]
+    pub fn name(self) -> String {
+        let content = match self.content {
+            Content::Text => "text",
+            Content::JsonLines => "jsonl",
+            Content::Parquet => "parquet",
+            Content::ArrowFile | Content::ArrowStream => "arrow",
+        };
+        match self.compression.name() {
+            Some(compression) => format!("{content}+{compression}"),
+            None => content.to_owned(),
+        }
+    }
+}
+
+/// What the user says that inputs are.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum InputFormat {
+    /// Nothing: look at them.
+    #[default]
+    Auto,
+    Text,
+    #[serde(rename = "jsonl")]
+    JsonLines,
+}
+
+impl InputFormat {
+    /// Reads the option's value.
+    pub fn parse(text: &str) -> Result<Self> {
+        match text {
+            "auto" => Ok(Self::Auto),
+            "text" => Ok(Self::Text),
+            "jsonl" => Ok(Self::JsonLines),
+            _ => {
+                let what = format!("{text:?} is none of auto, text, jsonl");
+                Err(Error::BadOption { option: "input_format", what })
+            }
+        }
+    }
+}
+
+/// Bytes of a file's start that [`compression`] and [`content`] look at.
+pub(crate) const HEAD_BYTES: usize = 8;
+/// Names' endings that say how a file is compressed, and the length of what it must begin with.
+const SUFFIXES: [(&str, usize); 5] = [(".gz", 2), (".zst", 4), (".zstd", 4), (".bz2", 4), (".xz", 6)];
+
+/// The compression that a file's first bytes show.
+#[must_use]
+pub(crate) fn compression(head: &[u8]) -> Compression {
+    match head {
+        [0x1F, 0x8B, ..] => Compression::Gzip,
+        [0x28, 0xB5, 0x2F, 0xFD, ..] | [0x50..=0x5F, 0x2A, 0x4D, 0x18, ..] => Compression::Zstd,
+        [b'B', b'Z', b'h', b'1'..=b'9', ..] => Compression::Bzip2,
+        [0xFD, b'7', b'z', b'X', b'Z', 0, ..] => Compression::Xz,
+        _ => Compression::None,
+    }
+}
+
+/// A name in small letters, without what says that the file is compressed; and whether there was that.
+fn stem(path: &Path) -> (String, Option<usize>) {
+    let name = path.file_name().map(|name| name.to_string_lossy().to_ascii_lowercase()).unwrap_or_default();
+    for (suffix, magic_bytes) in SUFFIXES {
+        if let Some(stem) = name.strip_suffix(suffix) {
+            return (stem.to_owned(), Some(magic_bytes));
+        }
+    }
+    (name, None)
+}
+
+/// Whether a file whose first bytes show no compression can only be the beginning of what its name
+/// says: it is too short to be anything compressed.
+#[must_use]
+pub(crate) fn is_cut_off(path: &Path, size_bytes: u64) -> bool {
+    stem(path).1.is_some_and(|magic_bytes| size_bytes < magic_bytes as u64)
+}
+
+/// What content is that begins with `head`; `None` where only its first line can tell.
+#[must_use]
+pub(crate) fn content(path: &Path, head: &[u8], format: InputFormat) -> Option<Content> {
+    if head.starts_with(b"PAR1") {
+        return Some(Content::Parquet);
+    }
+    if head.starts_with(b"ARROW1") {
+        return Some(Content::ArrowFile);
+    }
+    if head.starts_with(&[0xFF; 4]) {
+        return Some(Content::ArrowStream);
+    }
+    match format {
+        InputFormat::Text => return Some(Content::Text),
+        InputFormat::JsonLines => return Some(Content::JsonLines),
+        InputFormat::Auto => {}
+    }
+    let (stem, _) = stem(path);
+    let is_named = |suffixes: &[&str]| suffixes.iter().any(|suffix| stem.ends_with(suffix));
+    if is_named(&[".jsonl", ".ndjson", ".json"]) {
+        return Some(Content::JsonLines);
+    }
+    let begin = head.strip_prefix(b"\xEF\xBB\xBF").unwrap_or(head);
+    let first = begin.iter().find(|byte| !byte.is_ascii_whitespace());
+    let may_be_json = first.map_or(head.len() == HEAD_BYTES, |&byte| byte == b'{');
+    if is_named(&[".txt", ".text", ".md"]) || !may_be_json { Some(Content::Text) } else { None }
+}
+
+/// What content is whose first line that is not blank is `line`.
+#[must_use]
+pub(crate) fn by_first_line(line: &[u8], field: &FieldPath) -> Content {
+    let is_record = std::str::from_utf8(line).is_ok_and(|line| {
+        let line = line.trim_start_matches('\u{FEFF}');
+        Finder::new(vec![field.clone()]).is_ok_and(|mut finder| {
+            finder.read(line).is_ok() && finder.text(0, line, &mut Vec::new()).is_ok()
+        })
+    });
+    if is_record { Content::JsonLines } else { Content::Text }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn first_bytes_decide() {
+        assert_eq!(compression(b"\x1f\x8b\x08\0"), Compression::Gzip);
+        assert_eq!(compression(b"\x28\xb5\x2f\xfd"), Compression::Zstd);
+        assert_eq!(compression(b"\x50\x2a\x4d\x18"), Compression::Zstd);
+        assert_eq!(compression(b"BZh9"), Compression::Bzip2);
+        assert_eq!(compression(b"\xfd7zXZ\0"), Compression::Xz);
+        assert_eq!(compression(b"BZh is how this text begins"), Compression::None);
+        assert_eq!(compression(b""), Compression::None);
+        let kind = |name: &str, head: &[u8]| content(Path::new(name), head, InputFormat::Auto);
+        assert_eq!(kind("x.txt", b"PAR1"), Some(Content::Parquet));
+        assert_eq!(kind("x", b"ARROW1\0\0"), Some(Content::ArrowFile));
+        assert_eq!(kind("x.arrow", b"\xff\xff\xff\xff"), Some(Content::ArrowStream));
+        assert!(is_cut_off(Path::new("a.jsonl.gz"), 1) && !is_cut_off(Path::new("a.jsonl.gz"), 2));
+        assert!(!is_cut_off(Path::new("a.jsonl"), 0));
+    }
+
+    #[test]
+    fn then_names_and_then_the_first_line() {
+        let kind = |name: &str, head: &[u8]| content(Path::new(name), head, InputFormat::Auto);
+        assert_eq!(kind("a/X.JSONL.gz", b"{"), Some(Content::JsonLines));
+        assert_eq!(kind("x.txt.zst", b"{\"text\":"), Some(Content::Text));
+        assert_eq!(kind("x", b"{\"text\":"), None);
+        assert_eq!(kind("x", b"\n\n\n\n\n\n\n\n"), None);
+        assert_eq!(kind("x", b"plain"), Some(Content::Text));
+        assert_eq!(kind("x", b""), Some(Content::Text));
+        assert_eq!(content(Path::new("x.txt"), b"{", InputFormat::JsonLines), Some(Content::JsonLines));
+        assert_eq!(content(Path::new("x.jsonl"), b"{", InputFormat::Text), Some(Content::Text));
+        let line = |line: &str| by_first_line(line.as_bytes(), &FieldPath::text());
+        assert_eq!(line(r#"{"text":"a"}"#), Content::JsonLines);
+        assert_eq!(line("\u{FEFF}{\"text\":\"a\"}\r"), Content::JsonLines);
+        for other in [r#"{"other":"a"}"#, r#"{"text":1}"#, "{", "{ a set }"] {
+            assert_eq!(line(other), Content::Text, "{other}");
+        }
+    }
+}

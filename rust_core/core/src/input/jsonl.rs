@@ -1,0 +1,705 @@
+//! JSON Lines: one JSON object a line, of which one field is a document's text.
+//!
+//! ```text
+//! line ─► check the whole line's grammar, note where the wanted values lie ─► unescape those
+//! ```
+//!
+//! No tree is built. The scanner walks a line once, eight bytes at a time inside strings, and keeps
+//! of each wanted field only the range of its value; text without escapes is then used where it is,
+//! other text is unescaped into one buffer that the caller reuses. The grammar is RFC 8259, all of
+//! it: a line that breaks it anywhere is a bad document, also behind the wanted field.
+//!
+//! * Duplicate keys: the last one wins, at every level of a dotted path (a later `a` without `b`
+//!   makes `a.b` missing).
+//! * A field name is a path with dots; `\.` is a dot of the name itself. Keys are compared unescaped.
+//! * Surrogate escapes must pair up in the values that are used; others are of no concern.
+//! * Objects and arrays nest at most [`MAX_DEPTH`] deep.
+
+use crate::error::{Error, Result};
+
+/// Deepest nesting of a line's objects and arrays.
+pub const MAX_DEPTH: usize = 256;
+
+/// A path to a value: keys from the outermost object inwards.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FieldPath {
+    keys: Vec<String>,
+    name: String,
+}
+
+impl FieldPath {
+    /// Reads `text`, `meta.text`, or `a\.b` (one key that contains a dot).
+    ///
+    /// # Errors
+    /// [`Error::BadOption`] for an empty key.
+    pub fn parse(name: &str) -> Result<Self> {
+        let (mut keys, mut key, mut characters) = (Vec::new(), String::new(), name.chars());
+        while let Some(character) = characters.next() {
+            match character {
+                '.' => keys.push(std::mem::take(&mut key)),
+                '\\' => key.extend(characters.next()),
+                _ => key.push(character),
+            }
+        }
+        keys.push(key);
+        if keys.iter().any(String::is_empty) {
+            let what = format!("{name:?} has an empty key; keys are separated by single dots");
+            return Err(Error::BadOption { option: "field", what });
+        }
+        Ok(Self { keys, name: name.to_owned() })
+    }
+
+    /// The path `text`, where texts usually are.
+    #[must_use]
+    pub fn text() -> Self {
+        Self { keys: vec!["text".to_owned()], name: "text".to_owned() }
+    }
+
+    /// The path as it was given.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The keys from the outermost object inwards.
+    #[must_use]
+    pub fn keys(&self) -> &[String] {
+        &self.keys
+    }
+}
+
+/// Why a line is no document; `at` counts bytes from the start of the line.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Fault {
+    #[error("not valid JSON: {what} at byte {at} of the line")]
+    Syntax { what: &'static str, at: usize },
+    #[error("not a JSON object")]
+    NotObject,
+    #[error("field {field:?} is missing")]
+    Missing { field: String },
+    #[error("field {field:?} is {found}, not a string")]
+    NotString { field: String, found: &'static str },
+    #[error("lone surrogate escape at byte {at} of the line")]
+    LoneSurrogate { at: usize },
+}
+
+/// What kind of value was found.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    /// `escaped`: it has backslashes.
+    String {
+        escaped: bool,
+    },
+    Number,
+    Bool,
+    Null,
+    Array,
+    Object,
+}
+
+impl Kind {
+    fn name(self) -> &'static str {
+        match self {
+            Self::String { .. } => "a string",
+            Self::Number => "a number",
+            Self::Bool => "a boolean",
+            Self::Null => "null",
+            Self::Array => "an array",
+            Self::Object => "an object",
+        }
+    }
+}
+
+/// A value's place in its line: for strings without the quotes.
+#[derive(Clone, Copy)]
+struct Value {
+    start: usize,
+    end: usize,
+    kind: Kind,
+}
+
+/// Finds the values of a few fields in lines.
+pub struct Finder {
+    fields: Vec<FieldPath>,
+    found: Vec<Option<Value>>,
+}
+
+impl Finder {
+    /// A finder of these fields, at most 32.
+    ///
+    /// # Errors
+    /// [`Error::BadOption`] for more.
+    pub fn new(fields: Vec<FieldPath>) -> Result<Self> {
+        if fields.len() > 32 {
+            return Err(Error::BadOption { option: "field", what: "more than 32 fields".into() });
+        }
+        Ok(Self { found: vec![None; fields.len()], fields })
+    }
+
+    /// Reads a line and notes where the fields' values lie.
+    pub fn read(&mut self, line: &str) -> Result<(), Fault> {
+        self.found.fill(None);
+        let mask = u32::MAX.checked_shr(32 - self.fields.len() as u32).unwrap_or(0);
+        let mut scan =
+            Scan { bytes: line.as_bytes(), at: 0, fields: &self.fields, found: &mut self.found, text: line };
+        scan.space();
+        if scan.peek() != Some(b'{') {
+            // Whatever it is, it must be JSON to be called "not an object".
+            scan.value(0, 0)?;
+            scan.end()?;
+            return Err(Fault::NotObject);
+        }
+        scan.object(mask, 0, 0)?;
+        scan.end()
+    }
+
+    /// The JSON of field number `index` in the line that was read last, as it stands there; `None` if the
+    /// field is missing.
+    #[must_use]
+    pub fn json<'a>(&self, index: usize, line: &'a str) -> Option<&'a str> {
+        let Value { start, end, kind } = self.found[index]?;
+        Some(if matches!(kind, Kind::String { .. }) { &line[start - 1..=end] } else { &line[start..end] })
+    }
+
+    /// The text of field number `index` in the line that was read last. Text with escapes is put into
+    /// `buffer`, whatever was there, and the answer is a view of that.
+    pub fn text<'a>(&self, index: usize, line: &'a str, buffer: &'a mut Vec<u8>) -> Result<&'a str, Fault> {
+        let field = || self.fields[index].name.clone();
+        let Some(value) = self.found[index] else { return Err(Fault::Missing { field: field() }) };
+        match value.kind {
+            Kind::String { escaped: false } => Ok(&line[value.start..value.end]),
+            Kind::String { escaped: true } => {
+                unescape(line, value.start, value.end, buffer)?;
+                // It is: whole characters were put in the place of ASCII.
+                simdutf8::basic::from_utf8(buffer)
+                    .map_err(|_| Fault::Syntax { what: "broken text", at: value.start })
+            }
+            kind => Err(Fault::NotString { field: field(), found: kind.name() }),
+        }
+    }
+}
+
+struct Scan<'a> {
+    bytes: &'a [u8],
+    text: &'a str,
+    at: usize,
+    fields: &'a [FieldPath],
+    found: &'a mut [Option<Value>],
+}
+
+impl Scan<'_> {
+    fn peek(&self) -> Option<u8> {
+        self.bytes.get(self.at).copied()
+    }
+
+    fn space(&mut self) {
+        while let Some(b' ' | b'\t' | b'\r' | b'\n') = self.peek() {
+            self.at += 1;
+        }
+    }
+
+    fn fault<T>(&self, what: &'static str) -> Result<T, Fault> {
+        let what = if self.at >= self.bytes.len() { "the line ends too early" } else { what };
+        Err(Fault::Syntax { what, at: self.at })
+    }
+
+    fn end(&mut self) -> Result<(), Fault> {
+        self.space();
+        if self.at == self.bytes.len() { Ok(()) } else { self.fault("something after the value") }
+    }
+
+    /// An object, from its brace on; fields in `mask` have all their keys above `level` matched.
+    fn object(&mut self, mask: u32, level: usize, depth: usize) -> Result<(), Fault> {
+        if depth >= MAX_DEPTH {
+            return self.fault("nested too deep");
+        }
+        self.at += 1;
+        self.space();
+        if self.peek() == Some(b'}') {
+            self.at += 1;
+            return Ok(());
+        }
+        loop {
+            if self.peek() != Some(b'"') {
+                return self.fault("a key in quotes is expected");
+            }
+            let key = self.string()?;
+            let matched = if mask == 0 { 0 } else { self.matching(key, mask, level) };
+            self.space();
+            if self.peek() != Some(b':') {
+                return self.fault("a colon is expected");
+            }
+            self.at += 1;
+            self.space();
+            self.member(matched, level, depth)?;
+            self.space();
+            match self.peek() {
+                Some(b',') => {
+                    self.at += 1;
+                    self.space();
+                }
+                Some(b'}') => {
+                    self.at += 1;
+                    return Ok(());
+                }
+                _ => return self.fault("a comma or a closing brace is expected"),
+            }
+        }
+    }
+
+    /// The value of a key that the fields in `matched` have at `level`.
+    fn member(&mut self, matched: u32, level: usize, depth: usize) -> Result<(), Fault> {
+        if matched == 0 {
+            return self.value(0, depth).map(drop);
+        }
+        let mut deeper = 0;
+        for (index, field) in self.fields.iter().enumerate() {
+            if matched & (1 << index) != 0 {
+                // An earlier value of this key, and all that was in it, no longer counts.
+                self.found[index] = None;
+                if field.keys.len() > level + 1 {
+                    deeper |= 1 << index;
+                }
+            }
+        }
+        let value = if deeper != 0 && self.peek() == Some(b'{') {
+            let start = self.at;
+            self.object(deeper, level + 1, depth + 1)?;
+            Value { start, end: self.at, kind: Kind::Object }
+        } else {
+            self.value(level, depth)?
+        };
+        let here = matched & !deeper;
+        for (index, found) in self.found.iter_mut().enumerate() {
+            if here & (1 << index) != 0 {
+                *found = Some(value);
+            }
+        }
+        Ok(())
+    }
+
+    /// Which fields of `mask` have this key at `level`.
+    fn matching(&self, key: Value, mask: u32, level: usize) -> u32 {
+        let raw = &self.text[key.start..key.end];
+        let mut unescaped = Vec::new();
+        let key = if key.kind == (Kind::String { escaped: true }) {
+            match unescape(self.text, key.start, key.end, &mut unescaped) {
+                Ok(()) => &*unescaped,
+                // A key with a lone surrogate is no field's.
+                Err(_) => return 0,
+            }
+        } else {
+            raw.as_bytes()
+        };
+        let mut matched = 0;
+        for (index, field) in self.fields.iter().enumerate() {
+            if mask & (1 << index) != 0 && field.keys[level].as_bytes() == key {
+                matched |= 1 << index;
+            }
+        }
+        matched
+    }
+
+    fn value(&mut self, level: usize, depth: usize) -> Result<Value, Fault> {
+        let start = self.at;
+        let kind = match self.peek() {
+            Some(b'"') => return self.string(),
+            Some(b'{') => {
+                self.object(0, level, depth + 1)?;
+                Kind::Object
+            }
+            Some(b'[') => {
+                self.array(depth + 1)?;
+                Kind::Array
+            }
+            Some(b't') => self.word(b"true", Kind::Bool)?,
+            Some(b'f') => self.word(b"false", Kind::Bool)?,
+            Some(b'n') => self.word(b"null", Kind::Null)?,
+            Some(b'-' | b'0'..=b'9') => {
+                self.number()?;
+                Kind::Number
+            }
+            _ => return self.fault("a value is expected"),
+        };
+        Ok(Value { start, end: self.at, kind })
+    }
+
+    fn word(&mut self, word: &'static [u8], kind: Kind) -> Result<Kind, Fault> {
+        if self.bytes[self.at..].starts_with(word) {
+            self.at += word.len();
+            Ok(kind)
+        } else {
+            self.fault("a value is expected")
+        }
+    }
+
+    fn array(&mut self, depth: usize) -> Result<(), Fault> {
+        if depth >= MAX_DEPTH {
+            return self.fault("nested too deep");
+        }
+        self.at += 1;
+        self.space();
+        if self.peek() == Some(b']') {
+            self.at += 1;
+            return Ok(());
+        }
+        loop {
+            self.value(0, depth)?;
+            self.space();
+            match self.peek() {
+                Some(b',') => {
+                    self.at += 1;
+                    self.space();
+                }
+                Some(b']') => {
+                    self.at += 1;
+                    return Ok(());
+                }
+                _ => return self.fault("a comma or a closing bracket is expected"),
+            }
+        }
+    }
+
+    fn digits(&mut self) -> Result<(), Fault> {
+        let start = self.at;
+        while self.peek().is_some_and(|byte| byte.is_ascii_digit()) {
+            self.at += 1;
+        }
+        if self.at == start { self.fault("a digit is expected") } else { Ok(()) }
+    }
+
+    fn number(&mut self) -> Result<(), Fault> {
+        if self.peek() == Some(b'-') {
+            self.at += 1;
+        }
+        if self.peek() == Some(b'0') {
+            self.at += 1;
+        } else {
+            self.digits()?;
+        }
+        if self.peek() == Some(b'.') {
+            self.at += 1;
+            self.digits()?;
+        }
+        if let Some(b'e' | b'E') = self.peek() {
+            self.at += 1;
+            if let Some(b'+' | b'-') = self.peek() {
+                self.at += 1;
+            }
+            self.digits()?;
+        }
+        Ok(())
+    }
+
+    /// A string, from its opening quote on.
+    fn string(&mut self) -> Result<Value, Fault> {
+        self.at += 1;
+        let start = self.at;
+        let mut escaped = false;
+        loop {
+            self.at = next_special(self.bytes, self.at);
+            match self.peek() {
+                Some(b'"') => {
+                    let value = Value { start, end: self.at, kind: Kind::String { escaped } };
+                    self.at += 1;
+                    return Ok(value);
+                }
+                Some(b'\\') => {
+                    escaped = true;
+                    self.at += 1;
+                    match self.peek() {
+                        Some(b'"' | b'\\' | b'/' | b'b' | b'f' | b'n' | b'r' | b't') => self.at += 1,
+                        Some(b'u') => {
+                            self.at += 1;
+                            for _ in 0..4 {
+                                if !self.peek().is_some_and(|byte| byte.is_ascii_hexdigit()) {
+                                    return self.fault("four hexadecimal digits are expected");
+                                }
+                                self.at += 1;
+                            }
+                        }
+                        _ => return self.fault("unknown escape"),
+                    }
+                }
+                Some(_) => return self.fault("unescaped control character in a string"),
+                None => return self.fault("unterminated string"),
+            }
+        }
+    }
+}
+
+/// The first quote, backslash or control character at or after `at`, or the end.
+#[inline]
+fn next_special(bytes: &[u8], at: usize) -> usize {
+    #[cfg(target_arch = "x86_64")]
+    let at = match sixteen_at_a_time(bytes, at) {
+        Ok(found) => return found,
+        Err(at) => at,
+    };
+    eight_at_a_time(bytes, at)
+}
+
+/// [`next_special`] in whole steps of 16 bytes: where it is, or how far there is none.
+#[cfg(target_arch = "x86_64")]
+#[inline]
+fn sixteen_at_a_time(bytes: &[u8], mut at: usize) -> Result<usize, usize> {
+    use std::arch::x86_64::{
+        _mm_cmpeq_epi8, _mm_loadu_si128, _mm_min_epu8, _mm_movemask_epi8, _mm_or_si128, _mm_set1_epi8,
+    };
+    while let Some(block) = bytes.get(at..at + 16) {
+        // SAFETY: these instructions are part of every x86-64; the load is of 16 bytes of `block`.
+        let hits = unsafe {
+            let block = _mm_loadu_si128(block.as_ptr().cast());
+            let quote = _mm_cmpeq_epi8(block, _mm_set1_epi8(b'"'.cast_signed()));
+            let backslash = _mm_cmpeq_epi8(block, _mm_set1_epi8(b'\\'.cast_signed()));
+            let control = _mm_cmpeq_epi8(_mm_min_epu8(block, _mm_set1_epi8(0x1F)), block);
+            _mm_movemask_epi8(_mm_or_si128(_mm_or_si128(quote, backslash), control))
+        };
+        if hits != 0 {
+            return Ok(at + hits.trailing_zeros() as usize);
+        }
+        at += 16;
+    }
+    Err(at)
+}
+
+const ONES: u64 = u64::MAX / 255;
+const HIGH: u64 = ONES << 7;
+
+/// The high bit of each byte that is zero; above the lowest of these there may be others.
+fn zeros(word: u64) -> u64 {
+    word.wrapping_sub(ONES) & !word & HIGH
+}
+
+/// [`next_special`] for any machine.
+#[inline]
+fn eight_at_a_time(bytes: &[u8], mut at: usize) -> usize {
+    while let Some(&eight) = bytes.get(at..).and_then(<[u8]>::first_chunk::<8>) {
+        let word = u64::from_le_bytes(eight);
+        // As for zero, below 0x20.
+        let control = word.wrapping_sub(ONES * 0x20) & !word & HIGH;
+        let hits = zeros(word ^ (ONES * u64::from(b'"'))) | zeros(word ^ (ONES * u64::from(b'\\'))) | control;
+        if hits != 0 {
+            return at + hits.trailing_zeros() as usize / 8;
+        }
+        at += 8;
+    }
+    while at < bytes.len() && !matches!(bytes[at], b'"' | b'\\' | 0..=0x1F) {
+        at += 1;
+    }
+    at
+}
+
+/// Puts the text that the checked escapes in `line[start..end]` stand for into `out`.
+///
+/// Bytes are copied eight at a time and behind the first backslash once more from there: text has an
+/// escape each fifty bytes or so, for which calls to find and to copy cost more than the bytes.
+fn unescape(line: &str, start: usize, end: usize, out: &mut Vec<u8>) -> Result<(), Fault> {
+    let bytes = &line.as_bytes()[..end];
+    out.clear();
+    // An escape stands for no more bytes than it has.
+    out.resize(end - start + 8, 0);
+    let (mut at, mut to) = (start, 0);
+    while at < end {
+        let n = if let Some(eight) = bytes[at..].first_chunk::<8>() {
+            out[to..to + 8].copy_from_slice(eight);
+            let hits = zeros(u64::from_le_bytes(*eight) ^ (ONES * u64::from(b'\\')));
+            if hits == 0 { 8 } else { hits.trailing_zeros() as usize / 8 }
+        } else {
+            let n = bytes[at..].iter().position(|&byte| byte == b'\\').unwrap_or(end - at);
+            out[to..to + n].copy_from_slice(&bytes[at..at + n]);
+            n
+        };
+        (at, to) = (at + n, to + n);
+        if at == end || bytes[at] != b'\\' {
+            continue;
+        }
+        at += 2;
+        out[to] = match bytes[at - 1] {
+            b'n' => b'\n',
+            b't' => b'\t',
+            b'r' => b'\r',
+            b'b' => 8,
+            b'f' => 12,
+            b'u' => {
+                let (character, n) = unicode(bytes, at)?;
+                at += n;
+                to += character.encode_utf8(&mut out[to..]).len();
+                continue;
+            }
+            // A quote, a backslash or a slash.
+            byte => byte,
+        };
+        to += 1;
+    }
+    out.truncate(to);
+    Ok(())
+}
+
+/// The character of the checked escape whose digits start at `at`, and how many bytes it takes from there.
+fn unicode(bytes: &[u8], at: usize) -> Result<(char, usize), Fault> {
+    let alone = Fault::LoneSurrogate { at: at - 2 };
+    let first = hex4(bytes, at);
+    if !(0xD800..=0xDBFF).contains(&first) {
+        return char::from_u32(first).map(|character| (character, 4)).ok_or(alone);
+    }
+    if at + 10 > bytes.len() || &bytes[at + 4..at + 6] != b"\\u" {
+        return Err(alone);
+    }
+    let second = hex4(bytes, at + 6);
+    if !(0xDC00..=0xDFFF).contains(&second) {
+        return Err(alone);
+    }
+    let code = 0x10000 + ((first - 0xD800) << 10) + (second - 0xDC00);
+    char::from_u32(code).map(|character| (character, 10)).ok_or(alone)
+}
+
+/// Four hexadecimal digits, which were checked.
+fn hex4(bytes: &[u8], at: usize) -> u32 {
+    bytes[at..at + 4].iter().fold(0, |code, &digit| code << 4 | char::from(digit).to_digit(16).unwrap_or(0))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn text(field: &str, line: &str) -> Result<String, Fault> {
+        let mut finder = Finder::new(vec![FieldPath::parse(field).expect("a path")]).expect("one field");
+        finder.read(line)?;
+        let mut buffer = Vec::new();
+        finder.text(0, line, &mut buffer).map(str::to_owned)
+    }
+
+    /// The naive twin: a tree, and a walk down it.
+    fn naive(field: &str, line: &str) -> Option<String> {
+        let mut value: serde_json::Value = serde_json::from_str(line).ok()?;
+        for key in FieldPath::parse(field).ok()?.keys {
+            value = value.as_object_mut()?.remove(&key)?;
+        }
+        value.as_str().map(str::to_owned)
+    }
+
+    #[test]
+    fn fields_are_found() {
+        for (field, line, expected) in [
+            ("text", r#"{"text": "a"}"#, "a"),
+            ("text", r#" {"x":[1,{"text":"no"}],"text":"yes\n\u00e9\ud83d\ude00\u0000"} "#, "yes\né😀\0"),
+            ("text", r#"{"text":"first","text":"last"}"#, "last"),
+            ("text", "{\"text\":\"crlf\"}\r", "crlf"),
+            (r"a\.b", r#"{"a.b":"dot"}"#, "dot"),
+            ("a.b", r#"{"a":{"b":"in"},"b":"out"}"#, "in"),
+            ("a.b", r#"{"a":{"b":1},"a":{"b":"last"}}"#, "last"),
+            ("text", r#"{"te\u0078t":"escaped key"}"#, "escaped key"),
+            ("text", r#"{"other":"\ud800","text":"\/\"\\\b\f\r\t"}"#, "/\"\\\u{8}\u{C}\r\t"),
+            ("text", r#"{"text":""}"#, ""),
+        ] {
+            assert_eq!(text(field, line).as_deref(), Ok(expected), "{line}");
+        }
+    }
+
+    #[test]
+    fn faults_are_named() {
+        for (line, expected) in [
+            (r#"{"text":"a",}"#, "a key in quotes is expected at byte 12"),
+            (r#"{"text":"a"} x"#, "something after the value at byte 13"),
+            (r#"{"text":"a"#, "the line ends too early"),
+            (r"[1]", "not a JSON object"),
+            (r#""text""#, "not a JSON object"),
+            (r"{}", r#"field "text" is missing"#),
+            (r#"{"text":null}"#, r#"field "text" is null, not a string"#),
+            (r#"{"text":{"a":1}}"#, "is an object, not a string"),
+            (r#"{"text":"a\ud800b"}"#, "lone surrogate escape at byte 10"),
+            (r#"{"text":"\udc00\ud800"}"#, "lone surrogate escape at byte 9"),
+            (r#"{"text":"\x"}"#, "unknown escape"),
+            (r#"{"text":"a","n":01}"#, "a comma or a closing brace"),
+            (r#"{"text":"a","n":NaN}"#, "a value is expected"),
+            ("{\"text\":\"a\tb\"}", "unescaped control character"),
+            ("{'text':'a'}", "a key in quotes"),
+        ] {
+            let fault = text("text", line).expect_err(line).to_string();
+            assert!(fault.contains(expected), "{line}: {fault}");
+        }
+        let deep = format!(r#"{{"text":"a","d":{}{}}}"#, "[".repeat(300), "]".repeat(300));
+        assert!(text("text", &deep).expect_err("deep").to_string().contains("nested too deep"));
+        assert_eq!(
+            text("a.b", r#"{"a":{"b":"x"},"a":{}}"#).unwrap_err(),
+            Fault::Missing { field: "a.b".into() }
+        );
+        assert_eq!(
+            text("a.b", r#"{"a":{"b":"x"},"a":3}"#).unwrap_err(),
+            Fault::Missing { field: "a.b".into() }
+        );
+    }
+
+    #[test]
+    fn values_are_given_as_they_stand() {
+        let fields = ["id", "a.b", "none"].map(|name| FieldPath::parse(name).expect("a path")).to_vec();
+        let mut finder = Finder::new(fields).expect("three fields");
+        for (line, expected) in [
+            (r#"{"id": "x\n" ,"a":{"b":[1, {"c":2}] }}"#, [Some(r#""x\n""#), Some(r#"[1, {"c":2}]"#), None]),
+            (r#"{"id":-1.5e3,"a":null}"#, [Some("-1.5e3"), None, None]),
+            (r#"{"id":"","id":true}"#, [Some("true"), None, None]),
+        ] {
+            finder.read(line).expect(line);
+            assert_eq!([0, 1, 2].map(|index| finder.json(index, line)), expected, "{line}");
+        }
+    }
+
+    #[test]
+    fn special_bytes_are_found_at_every_place() {
+        for len in 0..40 {
+            for at in 0..len {
+                for byte in 0..=255_u8 {
+                    let mut bytes = vec![0xC3_u8; len];
+                    bytes[at] = byte;
+                    let special = matches!(byte, b'"' | b'\\' | 0..=0x1F);
+                    let expected = if special { at } else { len };
+                    assert_eq!(next_special(&bytes, 0), expected, "{byte} at {at}");
+                    assert_eq!(eight_at_a_time(&bytes, 0), expected, "{byte} at {at}");
+                }
+            }
+        }
+    }
+
+    fn json() -> impl Strategy<Value = String> {
+        let leaf = prop_oneof![
+            any::<String>().prop_map(|text| serde_json::to_string(&text).expect("text")),
+            Just(r#""\ud83d\ude00\u00e9\n""#.to_owned()),
+            any::<f32>().prop_map(|number| serde_json::to_string(&number).expect("number")),
+            Just("null".to_owned()),
+            Just("true".to_owned()),
+        ];
+        leaf.prop_recursive(4, 40, 5, |inner| {
+            let key = prop_oneof![Just("text"), Just("a"), Just("b"), Just(r"te\u0078t"), Just("c")];
+            prop_oneof![
+                prop::collection::vec(inner.clone(), 0..4)
+                    .prop_map(|items| format!("[{}]", items.join(", "))),
+                prop::collection::vec((key, inner), 0..5).prop_map(|members| {
+                    let members: Vec<_> =
+                        members.iter().map(|(key, value)| format!("\"{key}\":{value}")).collect();
+                    format!("{{{}}}", members.join(" ,"))
+                }),
+            ]
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn as_the_naive_twin(line in json(), field in prop_oneof![Just("text"), Just("a.b"), Just("a.text")]) {
+            prop_assert_eq!(text(field, &line).ok(), naive(field, &line));
+        }
+
+        #[test]
+        fn as_the_naive_twin_on_broken_lines(line in json(), at in any::<prop::sample::Index>(), byte in 0..128_u8) {
+            let mut bytes = line.into_bytes();
+            let at = at.index(bytes.len());
+            bytes[at] = byte;
+            let Ok(line) = String::from_utf8(bytes) else { return Ok(()) };
+            // The twin refuses lone surrogates anywhere and numbers that no float holds.
+            if !line.contains("\\u") {
+                prop_assert_eq!(text("text", &line).ok(), naive("text", &line), "{}", line);
+            }
+        }
+    }
+}

@@ -1,0 +1,148 @@
+"""`tokend encode --update`: what comes of growing inputs is what a full run makes, byte for byte."""
+
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+
+import pytest
+from tokend import update as module
+from tokend.cli import main
+
+OUTPUTS = ("", ".ends", ".docs", ".json")
+
+
+def encode(folder: Path, name: str, *options: str) -> int:
+    inputs = sorted(str(path) for path in (folder / "in").iterdir())
+    common = ["-o", str(folder / f"{name}.bin"), "--local", "--no-reuse", "--threads", "1"]
+    return main(["encode", *inputs, *common, *options])
+
+
+def compare(folder: Path, *options: str) -> None:
+    """The updated set against a full run."""
+    assert encode(folder, "full", "--force", *options) == 0
+    for suffix in OUTPUTS:
+        full, updated = folder / f"full.bin{suffix}", folder / f"set.bin{suffix}"
+        assert full.exists() == updated.exists()
+        if suffix == ".json":
+            assert updated.read_text() == full.read_text().replace("full.bin", "set.bin")
+        elif full.exists():
+            assert full.read_bytes() == updated.read_bytes()
+    left = [path.name for path in folder.iterdir() if path.name.startswith(".")]
+    assert left == []
+
+
+@pytest.mark.timeout(280)
+@pytest.mark.parametrize("kind", ["jsonl", "txt"])
+@pytest.mark.parametrize("eot", ["append", "prepend"])
+def test_growing_inputs(kind: str, eot: str, tmp_path: Path) -> None:
+    chance = random.Random(7)
+    (tmp_path / "in").mkdir()
+    separator = "||"
+    options = ["--eot", eot] + (["--separator", separator] if kind == "txt" else [])
+    words = ["hello", "world", "naïve", "日本", " ", "|", "\n", "the end", ""]
+
+    def some(n_documents: int) -> str:
+        texts = ["".join(chance.choice(words) for _ in range(chance.randrange(9))) for _ in range(n_documents)]
+        if kind == "txt":
+            return "".join(text + separator for text in texts)
+        return "".join(json.dumps({"text": text}) + "\n" for text in texts)
+
+    (tmp_path / "in" / f"b.{kind}").write_text(some(5))
+    (tmp_path / "in" / f"d.{kind}").write_text(some(4))
+    assert encode(tmp_path, "set", *options) == 0
+    for step in range(6):
+        for path in (tmp_path / "in").iterdir():
+            if chance.random() < 0.5:
+                with path.open("a") as file:
+                    file.write(some(chance.randrange(4)))
+                    if kind == "txt":
+                        # The last document is not complete; half a separator may stand there.
+                        file.write(chance.choice(["", "begun", "begun|", "|"]))
+        if step in (1, 3):
+            (tmp_path / "in" / f"{'ac'[step == 3]}.{kind}").write_text(some(3))
+        if step == 4:
+            (tmp_path / "in" / f"b.{kind}").write_text(some(6))
+        assert encode(tmp_path, "set", "--update", *options) == 0
+        compare(tmp_path, *options)
+
+
+def test_a_line_that_was_not_complete(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "in").mkdir()
+    path = tmp_path / "in" / "a.jsonl"
+    path.write_text('{"text": "one"}\n{"text": "two"}')
+    assert encode(tmp_path, "set") == 0
+    with path.open("a") as file:
+        file.write('\n{"text": "three"}\n')
+    assert encode(tmp_path, "set", "--update") == 0
+    assert "34 B of that were new" in capsys.readouterr().err
+    compare(tmp_path)
+    capsys.readouterr()
+    assert encode(tmp_path, "set", "--update") == 0
+    assert "up to date" in capsys.readouterr().err
+
+
+def test_what_is_taken_over_is_what_was_encoded(tmp_path: Path) -> None:
+    """A file that grew and was changed at its start is encoded whole."""
+    (tmp_path / "in").mkdir()
+    path = tmp_path / "in" / "a.jsonl"
+    path.write_text('{"text": "one"}\n')
+    assert encode(tmp_path, "set") == 0
+    path.write_text('{"text": "0ne"}\n{"text": "two"}\n')
+    assert encode(tmp_path, "set", "--update") == 0
+    compare(tmp_path)
+
+
+def test_damage_is_not_taken_over(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "in").mkdir()
+    path = tmp_path / "in" / "a.jsonl"
+    path.write_text('{"text": "one"}\n')
+    assert encode(tmp_path, "set") == 0
+    data = bytearray((tmp_path / "set.bin").read_bytes())
+    data[0] ^= 1
+    (tmp_path / "set.bin").write_bytes(data)
+    with path.open("a") as file:
+        file.write('{"text": "two"}\n')
+    capsys.readouterr()
+    assert encode(tmp_path, "set", "--update") == 0
+    assert "the set is damaged" in capsys.readouterr().err
+    compare(tmp_path)
+
+
+@pytest.mark.parametrize("options", [["--deduplicate"], ["--eot", "both"], ["--bad-documents", "skip"]])
+def test_what_looks_at_the_whole_is_encoded_whole(
+    options: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "in").mkdir()
+    path = tmp_path / "in" / "a.jsonl"
+    path.write_text('{"text": "one"}\n' + "{}\n" * ("skip" in options))
+    assert encode(tmp_path, "set", *options) == 0
+    with path.open("a") as file:
+        file.write('{"text": "one"}\n')
+    capsys.readouterr()
+    assert encode(tmp_path, "set", "--update", *options) == 0
+    assert "all of it is encoded" in capsys.readouterr().err
+    compare(tmp_path, *options)
+
+
+def test_an_update_that_fails_leaves_the_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "in").mkdir()
+    path = tmp_path / "in" / "a.jsonl"
+    path.write_text('{"text": "one"}\n')
+    assert encode(tmp_path, "set") == 0
+    before = {suffix: (tmp_path / f"set.bin{suffix}").read_bytes() for suffix in OUTPUTS}
+    with path.open("a") as file:
+        file.write('{"text": 1}\n')
+    assert encode(tmp_path, "set", "--update") == 1
+    with path.open("a") as file:
+        file.write('{"text": "x"}\n')
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(module, "_copy", full)
+    path.write_text('{"text": "one"}\n{"text": "two"}\n')
+    assert encode(tmp_path, "set", "--update") == 1
+    assert before == {suffix: (tmp_path / f"set.bin{suffix}").read_bytes() for suffix in OUTPUTS}
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["in", *sorted(f"set.bin{s}" for s in OUTPUTS)]

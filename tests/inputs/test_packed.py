@@ -1,0 +1,130 @@
+"""Compressed and columnar inputs: the same as their content, and what is said of damage."""
+
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tokend import Tokenizer
+from tokend_client.errors import BadDocumentError, BadRequestError, InputInvalidError
+
+from . import naive
+from .make_golden import documents
+
+GOLDEN = Path(__file__).parent / "golden"
+
+
+def texts(seed: int) -> tuple[str, str]:
+    """A text with separators and the same as JSON lines."""
+    chance = random.Random(seed)
+    words = ["word", " the", "\n", " naïve", " 日本", "123", "  ", "😀", " it's"]
+    parts = ["".join(chance.choices(words, k=chance.randrange(0, 200))) for _ in range(150)]
+    lines = "".join(json.dumps({"text": part}, ensure_ascii=chance.random() < 0.5) + "\n" for part in parts)
+    return "".join(f"{part}|" for part in parts), lines
+
+
+@pytest.mark.parametrize("kind", naive.KINDS)
+@pytest.mark.parametrize("suffix", ["txt", "jsonl"])
+def test_packed_is_plain(
+    kind: str, suffix: str, tmp_path: Path, gpt2: Tokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    content = texts(1)[suffix == "jsonl"].encode()
+    plain, packed = tmp_path / f"plain.{suffix}", tmp_path / "packed"
+    plain.write_bytes(content)
+    packed.write_bytes(naive.compress(kind, content))
+    gpt2.encode_files([plain], tmp_path / "plain.bin", separator="|")
+    expected = (tmp_path / "plain.bin").read_bytes(), (tmp_path / "plain.bin.ends").read_bytes()
+    for chunk_bytes, threads in ((1 << 20, 1), (3000, 2), (200, 2)):
+        monkeypatch.setenv("TOKEND_CHUNK_BYTES", str(chunk_bytes))
+        output = tmp_path / f"{chunk_bytes}.bin"
+        # Told by content: the name says nothing.
+        manifest = gpt2.encode_files([packed], output, separator="|", threads=threads)
+        assert (output.read_bytes(), Path(f"{output}.ends").read_bytes()) == expected
+        source = manifest["sources"][0]
+        assert source["size_bytes"] == packed.stat().st_size
+        name = {"gz": "gzip", "bz2": "bzip2", "xz": "xz", "zst": "zstd"}[kind]
+        assert source["format"] == f"{'jsonl' if suffix == 'jsonl' else 'text'}+{name}"
+        assert gpt2.encode_files([packed], output, separator="|")["up_to_date"]
+
+
+@pytest.mark.parametrize("kind", naive.KINDS)
+def test_what_is_cut_off_fails_at_its_end(kind: str, tmp_path: Path, gpt2: Tokenizer) -> None:
+    chance = random.Random(2)
+    packed = naive.compress(kind, texts(2)[1].encode())
+    for size in {1, 5, len(packed) - 1, *(chance.randrange(1, len(packed)) for _ in range(12))}:
+        cut = tmp_path / f"cut.jsonl.{kind}"
+        cut.write_bytes(packed[:size])
+        for bad_documents in ("fail", "skip"):
+            try:
+                gpt2.encode_files([cut], tmp_path / "cut.bin", bad_documents=bad_documents)
+            except InputInvalidError as error:
+                assert f"at byte {size}" in error.message and "ends too early" in error.message, error
+                assert not (tmp_path / "cut.bin").exists() and not list(tmp_path.glob(".*"))
+            except BadDocumentError as error:
+                raise AssertionError(f"{kind} cut at {size}: {error}") from error
+            else:
+                # Where a member ends nothing is missing, as far as the format can tell.
+                half = len(naive.compress(kind, texts(2)[1].encode()[: len(texts(2)[1].encode()) // 2])) // 2
+                assert size >= half
+                raise AssertionError(f"{kind} cut at {size} of {len(packed)} went unnoticed")
+
+
+def test_a_packed_bad_document_is_named_by_its_place_in_the_content(tmp_path: Path, gpt2: Tokenizer) -> None:
+    source = tmp_path / "x.jsonl.gz"
+    source.write_bytes(naive.compress("gz", b'{"text":"a"}\n{"text":1}\n{"text":"b"}\n'))
+    with pytest.raises(BadDocumentError, match=r"line 2, byte 13 \(decompressed\): field"):
+        gpt2.encode_files([source], tmp_path / "x.bin")
+    gpt2.encode_files([source], tmp_path / "x.bin", bad_documents="skip", resume=True)
+    assert [(entry["line"], entry["offset_bytes"]) for entry in naive.skipped_of(tmp_path / "x.bin")] == [(2, 13)]
+
+
+@pytest.mark.parametrize("path", sorted(GOLDEN.iterdir()), ids=lambda path: path.name)
+def test_columns(path: Path, tmp_path: Path, gpt2: Tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
+    nested = path.stem == "nested"
+    has_ids = path.name != "stream.arrow"
+    id_field = ("meta.name" if nested else "id") if has_ids else None
+    rows = [(row, text) for row, text in enumerate(documents()) if text is not None]
+    expected = [[*gpt2.encode(text, special="text").tolist(), 50256] for _, text in rows]
+    for chunk_bytes, threads in ((1 << 20, 1), (2000, 2)):
+        monkeypatch.setenv("TOKEND_CHUNK_BYTES", str(chunk_bytes))
+        output = tmp_path / f"{chunk_bytes}.bin"
+        options = {"field": "meta.body" if nested else None, "id_field": id_field, "threads": threads}
+        # As a directory would have it: told by content.
+        with pytest.raises(BadDocumentError, match="row 51: the value is null"):
+            gpt2.encode_files([path], output, **options)  # type: ignore[arg-type]
+        manifest = gpt2.encode_files([path], output, bad_documents="skip", resume=True, **options)  # type: ignore[arg-type]
+        assert np.fromfile(output, np.uint16).tolist() == [id for ids in expected for id in ids]
+        assert np.fromfile(f"{output}.ends", "<u8").tolist() == np.cumsum([len(ids) for ids in expected]).tolist()
+        places = np.fromfile(f"{output}.docs", "<u8").reshape(-1, 2).tolist()
+        assert places == [[row, len(text.encode())] for row, text in rows]
+        assert [(entry["line"], entry["offset_bytes"]) for entry in naive.skipped_of(output)] == [
+            (51, None),
+            (151, None),
+            (251, None),
+        ]
+        counts = manifest["sources"][0]["records"]
+        assert (counts["n_in"], counts["n_bad"]) == (300, 3)
+        if has_ids:
+            ids = [json.loads(line) for line in Path(f"{output}.ids").read_text().splitlines()]
+            is_named = nested or path.stem == "dictionary"
+            assert ids == [f"doc-{1000 + row}" if is_named else 1000 + row for row, _ in rows]
+
+
+def test_columns_that_are_not_there(tmp_path: Path, gpt2: Tokenizer) -> None:
+    output = tmp_path / "out.bin"
+    with pytest.raises(BadRequestError, match='no column "body"; there are id, text, score'):
+        gpt2.encode_files([GOLDEN / "zstd.parquet"], output, field="body")
+    with pytest.raises(BadRequestError, match='column "score" is Float64, not text'):
+        gpt2.encode_files([GOLDEN / "flat.arrow"], output, field="score")
+    packed = tmp_path / "x.parquet.gz"
+    packed.write_bytes(naive.compress("gz", (GOLDEN / "none.parquet").read_bytes()))
+    with pytest.raises(BadRequestError, match="within gzip; decompress it first"):
+        gpt2.encode_files([packed], output)
+    broken = tmp_path / "broken.parquet"
+    broken.write_bytes((GOLDEN / "none.parquet").read_bytes()[:-50])
+    with pytest.raises(InputInvalidError, match=r"broken\.parquet: not a readable parquet file"):
+        gpt2.encode_files([broken], output)
+    assert not output.exists() and not list(tmp_path.glob(".*"))

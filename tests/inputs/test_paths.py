@@ -1,0 +1,105 @@
+"""Directories, patterns and stdin; and the daemon, which gets what they stand for."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from tokend import Tokenizer
+from tokend_client import Client
+from tokend_client.errors import BadDocumentError, NotFoundError
+from tokend_client.inputs import expand
+
+from . import naive
+
+
+def touch(folder: Path, *names: str) -> None:
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(name)
+
+
+def test_directories_and_patterns(tmp_path: Path) -> None:
+    touch(
+        tmp_path, "b/2.txt", "b/10.txt", "b/.hidden", "b/.git/x", "b/c/a.jsonl", "a.txt", "b/out.bin", "b/out.bin.json"
+    )
+    (tmp_path / "b/loop").symlink_to(tmp_path / "b")
+    (tmp_path / "b/gone").symlink_to(tmp_path / "nowhere")
+    (tmp_path / "b/round").symlink_to("round")
+    (tmp_path / "empty").mkdir()
+    touch(tmp_path, "odd[1].txt")
+
+    def names(*inputs: str) -> list[str]:
+        found = expand([tmp_path / name for name in inputs], tmp_path / "b/out.bin")
+        return [os.path.relpath(path, tmp_path) for path in found]
+
+    assert names("b") == ["b/10.txt", "b/2.txt", "b/c/a.jsonl", "b/gone", "b/round"]
+    assert names("a.txt", "b/c", "a.txt") == ["a.txt", "b/c/a.jsonl", "a.txt"]
+    assert names("*.txt") == ["a.txt", "odd[1].txt"]
+    assert names("odd[1].txt") == ["odd[1].txt"]
+    assert names("**/*.jsonl", "b/?.txt") == ["b/c/a.jsonl", "b/2.txt"]
+    assert names("b/c*") == ["b/c/a.jsonl"]
+    assert names("none.txt") == ["none.txt"], "told where it is opened"
+    for name, message in (("empty", "holds no files"), ("*.none", "nothing matches")):
+        with pytest.raises(NotFoundError, match=message):
+            names(name)
+
+
+def tokend(*arguments: str | Path, stdin: bytes | Path = b"") -> subprocess.CompletedProcess[bytes]:
+    command = [sys.executable, "-m", "tokend", *map(str, arguments)]
+    if isinstance(stdin, Path):
+        with stdin.open("rb") as file:
+            return subprocess.run(command, stdin=file, capture_output=True, timeout=120)
+    return subprocess.run(command, input=stdin, capture_output=True, timeout=120)
+
+
+def test_stdin(tmp_path: Path, gpt2: Tokenizer) -> None:
+    data = b'{"text":"one"}\n{bad\n{"text":"two"}\n'
+    output = tmp_path / "out.bin"
+    failed = tokend("encode", "--local", "-", "-o", output, stdin=naive.compress("gz", data))
+    assert failed.returncode == 1 and b"line 2, byte 15 (decompressed)" in failed.stderr
+    assert (tmp_path / ".out.bin.stdin").exists(), "a resumed run needs it"
+    done = tokend("encode", "--local", "-", "-o", output, "--bad-documents", "skip", "--resume", "--json")
+    assert done.returncode == 0, done.stderr
+    naive.check(json.loads(done.stdout), output, naive.jsonl(gpt2, data))
+    assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
+    source = tmp_path / "in.jsonl"
+    source.write_bytes(data)
+    done = tokend(
+        "encode", "--local", "-", "-o", tmp_path / "own.bin", "--bad-documents", "skip", "--json", stdin=source
+    )
+    assert json.loads(done.stdout)["sources"][0]["path"] == str(source), "a file is taken by its own path"
+    twice = tokend("encode", "--local", "-", "-", "-o", output)
+    assert twice.returncode == 2 or b"stdin is named twice" in twice.stderr
+
+
+def test_through_the_daemon(tmp_path: Path, client: Client, gpt2: Tokenizer) -> None:
+    (tmp_path / "in").mkdir()
+    data = b'{"text":"one"}\n{bad\n{"text":"two"}\n'
+    (tmp_path / "in" / "x.jsonl.xz").write_bytes(naive.compress("xz", data))
+    for format in ("bin", "stream"):
+        output = tmp_path / f"out.{format}"
+        with pytest.raises(BadDocumentError, match=r"line 2, byte 15 \(decompressed\)"):
+            client.submit([tmp_path / "in"], output, format=format).wait(60)
+        assert [path for path in tmp_path.glob("**/.*") if path.is_file()], "for who goes on with it"
+        job = client.submit([tmp_path / "in"], output, format=format, bad_documents="skip")
+        result = job.wait(60)
+        assert (result.n_documents, job.status().n_skipped) == (2, 1)
+        assert [entry["line"] for entry in naive.skipped_of(output)] == [2]
+        assert not list(tmp_path.glob("**/.*"))
+        again = client.submit([tmp_path / "in"], output, format=format, bad_documents="skip").wait(60)
+        assert again.up_to_date
+    assert result.manifest["sources"][0]["records"]["n_bad"] == 1
+    # A mended input is another one: the job begins anew.
+    output = tmp_path / "mended.bin"
+    source = tmp_path / "m.jsonl"
+    source.write_bytes(data)
+    with pytest.raises(BadDocumentError):
+        client.submit([source], output).wait(60)
+    source.write_bytes(data.replace(b"{bad\n", b""))
+    assert client.submit([source], output).wait(60).n_documents == 2
+    assert not list(tmp_path.glob(".*"))
