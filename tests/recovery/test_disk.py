@@ -6,7 +6,9 @@ import fcntl
 import json
 import os
 import random
+import shutil
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -231,3 +233,23 @@ def test_a_lock_file_that_a_killed_job_left_goes(tmp_path: Path) -> None:
         assert lock.exists(), "another job has it"
     assert _core.discard_partials(str(tmp_path / "out.bin"), "key")
     assert not lock.exists()
+
+
+def test_where_renames_replace_always_a_link_does_not(tmp_path: Path) -> None:
+    """A file system without RENAME_NOREPLACE: EINVAL from renameat2, as it would say."""
+    strace = shutil.which("strace")
+    if strace is None or subprocess.run([strace, "-o", os.devnull, "true"], capture_output=True).returncode != 0:
+        pytest.skip("strace is not installed, or may not trace")
+    source = tmp_path / "a.txt"
+    source.write_text("a b c")
+    log = tmp_path / "trace"
+    command = [strace, "-f", "--seccomp-bpf", "-o", str(log), "-e", "trace=renameat2,linkat,unlinkat"]
+    command += ["-e", "inject=renameat2:error=EINVAL", sys.executable, "-m", "tokend", "encode", "--local"]
+    done = subprocess.run([*command, "-o", str(tmp_path / "out.bin"), str(source)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    calls = log.read_text()
+    assert calls.count("(INJECTED)") == calls.count(" linkat(") == 3
+    _core.verify(str(tmp_path / "out.bin"))
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "a.txt", "out.bin", "out.bin.ends", "out.bin.json", "trace",
+    ]  # fmt: skip

@@ -153,6 +153,50 @@ def test_inputs_that_changed_since(tmp_path: Path, gpt2: Tokenizer) -> None:
     assert gpt2.decode(np.fromfile(tmp_path / "out.bin", "<u2")[:-1]) == source.read_text()
 
 
+@pytest.mark.parametrize("format", ["bin", "stream"])
+def test_a_resume_that_is_refused_can_be_had_later(
+    format: str, tmp_path: Path, gpt2: Tokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who puts the input back as it was goes on where the run had stopped."""
+    for name, value in SMALL.items():
+        monkeypatch.setenv(name, value)
+    source, output = tmp_path / "a.txt", tmp_path / "out"
+    source.write_text("hello there " * 100_000)
+    whole = gpt2.encode_files([source], tmp_path / "whole", format=format)
+    assert suspended_at(gpt2, whole["n_tokens"] // 2, [source], output, format=format)
+    times = source.stat()
+    with source.open("r+b") as file:
+        file.write(b"HELLO")
+    os.utime(source, ns=(times.st_atime_ns, times.st_mtime_ns))
+    with pytest.raises(InputChangedError, match="since the interrupted run"):
+        gpt2.encode_files([source], output, format=format, resume=True)
+    with source.open("r+b") as file:
+        file.write(b"hello")
+    os.utime(source, ns=(times.st_atime_ns, times.st_mtime_ns))
+    control = _core.JobControl()
+    assert gpt2.encode_files([source], output, format=format, resume=True, control=control)["n_tokens"]
+    data = "tokens-00000.bin" if format == "stream" else ""
+    assert (output / data).read_bytes() == (tmp_path / "whole" / data).read_bytes()
+
+
+@pytest.mark.parametrize("format", ["bin", "stream"])
+def test_force_and_resume(format: str, tmp_path: Path, gpt2: Tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An output that is there is replaced by what an interrupted run had begun."""
+    for name, value in SMALL.items():
+        monkeypatch.setenv(name, value)
+    old, source, output = tmp_path / "old.txt", tmp_path / "a.txt", tmp_path / "out"
+    old.write_text("old")
+    source.write_text("hello there " * 100_000)
+    whole = gpt2.encode_files([source], tmp_path / "whole", format=format)
+    gpt2.encode_files([old], output, format=format)
+    assert suspended_at(gpt2, whole["n_tokens"] // 2, [source], output, format=format, force=True)
+    made = gpt2.encode_files([source], output, format=format, force=True, resume=True)
+    assert made["n_tokens"] == whole["n_tokens"]
+    data = "tokens-00000.bin" if format == "stream" else ""
+    assert (output / data).read_bytes() == (tmp_path / "whole" / data).read_bytes()
+    _core.verify(str(output))
+
+
 def test_a_stream_is_replaced_only_by_force(tmp_path: Path, gpt2: Tokenizer) -> None:
     source, output = tmp_path / "a.txt", tmp_path / "out"
     source.write_text("one")
@@ -178,3 +222,16 @@ def test_a_failed_stream_says_so(tmp_path: Path, gpt2: Tokenizer) -> None:
     manifest = json.loads((output / "manifest.json").read_text())
     assert manifest["state"] == "failed" and manifest["resume"] is None
     assert manifest["error"]["code"] == "INPUT_INVALID"
+
+
+@pytest.mark.parametrize("format", ["bin", "stream"])
+def test_looking_whether_an_output_is_up_to_date_can_be_cancelled(format: str, tmp_path: Path, gpt2: Tokenizer) -> None:
+    """All of it is read for that, which takes its time."""
+    source, output = tmp_path / "a.txt", tmp_path / "out"
+    source.write_text("one")
+    gpt2.encode_files([source], output, format=format)
+    control = _core.JobControl()
+    control.cancel()
+    with pytest.raises(CancelledError):
+        gpt2.encode_files([source], output, format=format, control=control)
+    assert gpt2.encode_files([source], output, format=format)["up_to_date"]
