@@ -62,6 +62,8 @@ class Peer:
     def encode(self, source: Path, output: Path) -> tuple[float, float]:
         """MB/s and peak memory in MB."""
         assert self.process.stdin is not None
+        # To a new file: to replace one takes as long as to give back its pages, whoever wrote them.
+        output.unlink(missing_ok=True)
         # Or an fsync waits for what others have written.
         os.sync()
         self.process.stdin.write(json.dumps({"input": str(source), "output": str(output)}) + "\n")
@@ -124,6 +126,7 @@ def whole_process(name: str, source: Path, output: Path, vocabulary: Path) -> fl
     with tempfile.TemporaryDirectory() as state:
         # Nothing learned by earlier processes.
         environment = {**os.environ, "TOKEND_STATE_DIR": state, "XDG_STATE_HOME": state, "RAYON_NUM_THREADS": "1"}
+        output.unlink(missing_ok=True)
         os.sync()
         start = time.perf_counter()
         subprocess.run(command, input=work, text=True, check=True, stdout=subprocess.DEVNULL, env=environment)
