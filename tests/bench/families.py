@@ -272,7 +272,7 @@ def report(rows: list[dict[str, Any]], head: str) -> str:
     refused = {row["vocabulary"]: row["gigatoken_refuses"] for row in rows if "gigatoken_refuses" in row}
     notes = [f"gigatoken refuses {name}: {why}" for name, why in refused.items()]
     if any("gigatoken differs" in row["differs"] for row in rows):
-        notes.append("\\* gigatoken's ids differ from ours, which are the reference's: the work compared is unequal")
+        notes.append("\\* gigatoken's ids differ from ours, which are the reference's: it compares unequal work")
     return "\n".join([*lines, *([""] if notes else []), *(f"{note}." for note in notes)]) + "\n"
 
 

@@ -74,5 +74,5 @@ def test_a_refusal_is_one_line(tmp_path: Path) -> None:
     done = tokend("text", "a", "--tokenizer", "tokenizer.json", cwd=tmp_path)
     assert done.returncode == 1
     assert done.stderr.decode().splitlines() == [
-        f"tokend: error: {tmp_path}/tokenizer.json: the model Unigram (byte-level BPE is supported)"
+        f"tokend: error: {tmp_path}/tokenizer.json: the model Unigram is not supported (byte-level BPE is)"
     ]

@@ -126,11 +126,12 @@ def _flip_outputs(row: Row, ground: Ground, chance: random.Random, scale: Scale)
 def _flip_images(row: Row, ground: Ground, chance: random.Random, scale: Scale) -> int:
     """Flips one bit at a time in an image of the word cache; how often it was noticed, which is always."""
     image = ground.folder / "words"
-    words = [f"{chance.choice(['un', 're', 'Über', 'データ'])}{chance.randrange(10**9)}ish" for _ in range(300)]
+    words = [f"{chance.choice(['un', 're', 'Über', 'データ'])}{chance.randrange(10**9)}ish" for _ in range(30_000)]
     text = " ".join(words)
     learned = Tokenizer.load("gpt2")
     expected = learned.encode(text).tolist()
-    learned.save_cache(image)
+    # So many that they are worth keeping.
+    row.demand(learned.save_cache(str(image)), "the cache was not saved")
     whole = image.read_bytes()
     row.demand(len(whole) > 300, f"an image of {len(whole)} bytes")
     found = 0
@@ -142,7 +143,7 @@ def _flip_images(row: Row, ground: Ground, chance: random.Random, scale: Scale) 
         image.write_bytes(data)
         row.tries += 1
         fresh = Tokenizer.load("gpt2")
-        is_loaded = fresh.load_cache(image)
+        is_loaded = fresh.load_cache(str(image))
         row.demand(not is_loaded, f"cache image: a bit flipped at {place} was not found")
         row.demand(fresh.encode(text).tolist() == expected, f"cache image: wrong ids, a bit flipped at {place}")
         found += not is_loaded

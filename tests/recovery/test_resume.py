@@ -113,10 +113,7 @@ def test_suspended_runs_resume_and_cancelled_ones_leave_nothing(
     with pytest.raises(CancelledError):
         gpt2.encode_files(corpus, output, separator="|", control=control)
     assert list(tmp_path.iterdir()) == []
-    control = _core.JobControl()
-    control.suspend()
-    with pytest.raises(CancelledError):
-        gpt2.encode_files(corpus, output, separator="|", control=control)
+    assert suspended_at(gpt2, 0, corpus, output, separator="|")
     assert len(list(tmp_path.glob(".out.bin*.local.partial"))) == 3
     with pytest.raises(ConflictError, match="other options"):
         gpt2.encode_files(corpus, output, separator="||", resume=True)
@@ -148,10 +145,7 @@ def test_damaged_partial_files_are_noticed(
 def test_inputs_that_changed_since(tmp_path: Path, gpt2: Tokenizer) -> None:
     source = tmp_path / "a.txt"
     source.write_text("hello " * 100_000)
-    control = _core.JobControl()
-    control.suspend()
-    with pytest.raises(CancelledError):
-        gpt2.encode_files([source], tmp_path / "out.bin", control=control)
+    assert suspended_at(gpt2, 0, [source], tmp_path / "out.bin")
     source.write_text("other " * 100_001)
     with pytest.raises(InputChangedError, match=r"a\.txt.*since the interrupted run"):
         gpt2.encode_files([source], tmp_path / "out.bin", resume=True)

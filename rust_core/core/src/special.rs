@@ -1,7 +1,7 @@
 //! Special tokens in text: what to do about them, and finding them.
 
-use aho_corasick::{AhoCorasick, Input, MatchKind};
-use memchr::memmem;
+use aho_corasick::{AhoCorasick, Anchored, Input, MatchKind, StartKind};
+use memchr::{memchr, memmem};
 
 use crate::error::{Error, Result};
 use crate::vocab::pipeline::TokenFlags;
@@ -76,6 +76,9 @@ enum Search {
     None,
     One(Box<memmem::Finder<'static>>),
     Many(AhoCorasick),
+    /// All begin with this byte, a rare one: looked for first. (The automaton's own search looks for the
+    /// bytes that it thinks rare, which in Chinese text those of `｜` are not.)
+    Beginning(u8, AhoCorasick),
 }
 
 impl SpecialFinder {
@@ -101,9 +104,14 @@ impl SpecialFinder {
                     SpecialOrder::Longest => MatchKind::LeftmostLongest,
                 };
                 let texts = tokens.iter().map(|(text, ..)| text);
+                let first = tokens[0].0.as_bytes().first().copied().unwrap_or_default();
+                let alike = first.is_ascii_punctuation()
+                    && tokens.iter().all(|(text, ..)| text.as_bytes().first() == Some(&first));
+                let start = if alike { StartKind::Anchored } else { StartKind::Unanchored };
                 // Building fails only above 2^31 states, one per byte: far more than a vocabulary has.
-                let automaton = AhoCorasick::builder().match_kind(kind).build(texts);
-                Search::Many(automaton.unwrap_or_else(|error| unreachable!("special tokens: {error}")))
+                let automaton = AhoCorasick::builder().match_kind(kind).start_kind(start).build(texts);
+                let automaton = automaton.unwrap_or_else(|error| unreachable!("special tokens: {error}"));
+                if alike { Search::Beginning(first, automaton) } else { Search::Many(automaton) }
             }
         };
         Self {
@@ -157,6 +165,18 @@ impl SpecialFinder {
                 let found = automaton.find(Input::new(text).range(from..))?;
                 Some(self.found(found.start(), found.end(), found.pattern().as_usize()))
             }
+            Search::Beginning(first, automaton) => {
+                let mut from = from;
+                loop {
+                    from += memchr(*first, &text[from..])?;
+                    if let Some(found) =
+                        automaton.find(Input::new(text).range(from..).anchored(Anchored::Yes))
+                    {
+                        return Some(self.found(found.start(), found.end(), found.pattern().as_usize()));
+                    }
+                    from += 1;
+                }
+            }
         }
     }
 
@@ -203,6 +223,17 @@ mod tests {
         assert_eq!(finder.find(b"b<a>", 2), None);
         assert_eq!(finder.find(b"b<a>", 4), None);
         assert_eq!(finder.max_len(), 3);
+    }
+
+    #[test]
+    fn tokens_that_begin_alike_are_found_as_others_are() {
+        let finder = finder(&["<a", "<a>", "<<", "<｜b｜>"]);
+        assert!(matches!(finder.search, Search::Beginning(b'<', _)));
+        assert_eq!(finder.find("x<<a>".as_bytes(), 0), Some(found(1, 3, 2)));
+        assert_eq!(finder.find("x<<a>".as_bytes(), 2), Some(found(2, 5, 1)));
+        assert_eq!(finder.find("<｜b<｜b｜>".as_bytes(), 0), Some(found(5, 14, 3)));
+        assert_eq!(finder.find("<｜b<".as_bytes(), 0), None);
+        assert_eq!(finder.find(b"", 0), None);
     }
 
     #[test]

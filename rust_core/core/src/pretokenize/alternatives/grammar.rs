@@ -51,11 +51,89 @@ struct Sets {
     unless: u32,
 }
 
+impl Sets {
+    /// Reads what stands behind the words; how long numbers are, and whether there is `S+$`.
+    fn read_rest(&mut self, rest: &[Fragment]) -> Option<(u32, bool)> {
+        let (mut next, mut rest) = rest.split_first()?;
+        let mut number_max = MAX;
+        if let Fragment::Run { prefix, body, min: 1, max, tail: 0, suffix: None } = next
+            && matches!(*max, 1..=3 | MAX)
+        {
+            // Of punctuation without a tail it is told apart by what follows.
+            if !matches!(rest_is_spaces(rest), Some(true)) {
+                (self.number, number_max) = (*body, *max);
+                self.number_prefix = if matches!(prefix, Prefix::None) { 0 } else { optional(*prefix)? };
+                let (first, others) = rest.split_first()?;
+                (next, rest) = (first, others);
+            }
+        }
+        let Fragment::Run { prefix, body, min: 1, max: MAX, tail, suffix: None } = next else { return None };
+        (self.other_prefix, self.other, self.tail) = (optional(*prefix)?, *body, *tail);
+        let to_end = matches!(rest.first(), Some(Fragment::ToEnd { .. }));
+        if let Some((Fragment::ToEnd { space }, others)) = rest.split_first() {
+            (self.space, rest) = (*space, others);
+        }
+        if let Some((
+            Fragment::Cased { prefix: Prefix::None, upper, lower, lower_max: 1 | MAX, suffix: None },
+            others,
+        )) = rest.split_first()
+        {
+            if self.space != 0 && self.space != *upper {
+                return None;
+            }
+            (self.space, self.newline, rest) = (*upper, *lower, others);
+        }
+        let [
+            Fragment::Ahead { space, unless },
+            Fragment::Run { prefix: Prefix::None, body, min: 1, max: 1 | MAX, tail: 0, suffix: None },
+        ] = rest
+        else {
+            return None;
+        };
+        if space != body || (self.space != 0 && self.space != *space) {
+            return None;
+        }
+        (self.space, self.unless) = (*space, *unless);
+        Some((number_max, to_end))
+    }
+}
+
 impl Alternatives {
     /// The grammar and the classes of its characters. `gaps`: characters that no alternative begins with
     /// are pretokens all the same, as between the matches of a step.
-    #[expect(clippy::too_many_lines, reason = "reads a pattern from its first fragment to its last")]
     pub(crate) fn grammar(&self, gaps: bool) -> Option<(Grammar, CharClasses)> {
+        let (mut sets, contraction, rest) = self.words()?;
+        let (number_max, to_end) = sets.read_rest(rest)?;
+        let in_slash = self.table.of('/') & sets.tail != 0;
+        let any_prefix = self.table.of('\t') & sets.prefix != 0;
+        let yes = |is: bool| if is { YES } else { 0 };
+        let grammar = Grammar {
+            any_blank: yes(any_prefix),
+            other_prefix: yes(any_prefix && sets.quoted == 0),
+            ascii_prefix: yes(sets.quoted != 0),
+            cased: yes(sets.upper != 0),
+            number_max,
+            blank_number: yes(sets.number_prefix != 0),
+            tail: yes(sets.tail != 0),
+            slash_tail: yes(in_slash),
+            number_ends_text: 0,
+            own_ends_text: 0,
+            to_end,
+            contraction,
+        };
+        // Without line breaks the class has no bit for them, and there can be no tails.
+        if (sets.newline == 0 && sets.tail != 0) || (sets.quoted != 0 && !any_prefix) {
+            return None;
+        }
+        let mut classes = vec![0; 0x11_0000].into_boxed_slice();
+        for c in '\0'..=char::MAX {
+            classes[c as usize] = self.class(c, &sets, &grammar, gaps)?;
+        }
+        Self::contractions_are_plain(&grammar, &classes).then_some((grammar, classes))
+    }
+
+    /// The sets up to the words, the contractions, and the fragments behind.
+    fn words(&self) -> Option<(Sets, Contraction, &[Fragment])> {
         let mut sets = Sets::default();
         let mut rest = &self.fragments[..];
         let mut take = || {
@@ -114,73 +192,7 @@ impl Alternatives {
             }
             _ => return None,
         }
-        let mut next = take()?;
-        let mut number_max = MAX;
-        if let Fragment::Run { prefix, body, min: 1, max, tail: 0, suffix: None } = next
-            && matches!(*max, 1..=3 | MAX)
-        {
-            // Of punctuation without a tail it is told apart by what follows.
-            if !matches!(rest_is_spaces(rest), Some(true)) {
-                (sets.number, number_max) = (*body, *max);
-                sets.number_prefix = if matches!(prefix, Prefix::None) { 0 } else { optional(*prefix)? };
-                let (first, others) = rest.split_first()?;
-                (next, rest) = (first, others);
-            }
-        }
-        let Fragment::Run { prefix, body, min: 1, max: MAX, tail, suffix: None } = next else { return None };
-        (sets.other_prefix, sets.other, sets.tail) = (optional(*prefix)?, *body, *tail);
-        let to_end = matches!(rest.first(), Some(Fragment::ToEnd { .. }));
-        if let Some((Fragment::ToEnd { space }, others)) = rest.split_first() {
-            (sets.space, rest) = (*space, others);
-        }
-        if let Some((
-            Fragment::Cased { prefix: Prefix::None, upper, lower, lower_max: 1 | MAX, suffix: None },
-            others,
-        )) = rest.split_first()
-        {
-            if sets.space != 0 && sets.space != *upper {
-                return None;
-            }
-            (sets.space, sets.newline, rest) = (*upper, *lower, others);
-        }
-        let [
-            Fragment::Ahead { space, unless },
-            Fragment::Run { prefix: Prefix::None, body, min: 1, max: 1 | MAX, tail: 0, suffix: None },
-        ] = rest
-        else {
-            return None;
-        };
-        if space != body || (sets.space != 0 && sets.space != *space) {
-            return None;
-        }
-        (sets.space, sets.unless) = (*space, *unless);
-
-        let in_slash = self.table.of('/') & sets.tail != 0;
-        let any_prefix = self.table.of('\t') & sets.prefix != 0;
-        let yes = |is: bool| if is { YES } else { 0 };
-        let grammar = Grammar {
-            any_blank: yes(any_prefix),
-            other_prefix: yes(any_prefix && sets.quoted == 0),
-            ascii_prefix: yes(sets.quoted != 0),
-            cased: yes(sets.upper != 0),
-            number_max,
-            blank_number: yes(sets.number_prefix != 0),
-            tail: yes(sets.tail != 0),
-            slash_tail: yes(in_slash),
-            number_ends_text: 0,
-            own_ends_text: 0,
-            to_end,
-            contraction,
-        };
-        // Without line breaks the class has no bit for them, and there can be no tails.
-        if (sets.newline == 0 && sets.tail != 0) || (sets.quoted != 0 && !any_prefix) {
-            return None;
-        }
-        let mut classes = vec![0; 0x11_0000].into_boxed_slice();
-        for c in '\0'..=char::MAX {
-            classes[c as usize] = self.class(c, &sets, &grammar, gaps)?;
-        }
-        contractions_are_plain(&grammar, &classes).then_some((grammar, classes))
+        Some((sets, contraction, rest))
     }
 
     /// The class of a character, `None` if the algebra does not hold for it.
@@ -234,6 +246,18 @@ impl Alternatives {
         (known && agrees && is_plain_ascii).then_some(class)
     }
 
+    fn contractions_are_plain(grammar: &Grammar, classes: &[u8]) -> bool {
+        let (Contraction::Own(texts) | Contraction::Suffix(texts)) = &grammar.contraction else {
+            return true;
+        };
+        texts.iter().all(|text| {
+            let Ok(text) = std::str::from_utf8(text) else { return false };
+            let is_letter = |c: char| matches!(classes[c as usize], 1..=LETTER);
+            text.strip_prefix('\'')
+                .is_some_and(|rest| (1..=8).contains(&rest.len()) && rest.chars().all(is_letter))
+        })
+    }
+
     /// The set and the longest run, if the pattern is nothing but runs of a set.
     pub(crate) fn only_run(&self) -> Option<(impl Fn(char) -> bool + '_, u32)> {
         let [Fragment::Run { prefix: Prefix::None, body, min: 1, max, tail: 0, suffix: None }] =
@@ -243,18 +267,6 @@ impl Alternatives {
         };
         Some((move |c| self.table.of(c) & body != 0, max))
     }
-}
-
-fn contractions_are_plain(grammar: &Grammar, classes: &[u8]) -> bool {
-    let (Contraction::Own(texts) | Contraction::Suffix(texts)) = &grammar.contraction else {
-        return true;
-    };
-    texts.iter().all(|text| {
-        let Ok(text) = std::str::from_utf8(text) else { return false };
-        let is_letter = |c: char| matches!(classes[c as usize], 1..=LETTER);
-        text.strip_prefix('\'')
-            .is_some_and(|rest| (1..=8).contains(&rest.len()) && rest.chars().all(is_letter))
-    })
 }
 
 fn optional(prefix: Prefix) -> Option<u32> {

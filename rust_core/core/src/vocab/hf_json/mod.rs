@@ -105,7 +105,7 @@ impl Kind {
         match self.model.kind.as_deref() {
             Some("BPE") => Ok(()),
             None if self.model.merges.is_some() => Ok(()),
-            Some(kind) => Err(format!("the model {kind} (byte-level BPE is supported)")),
+            Some(kind) => Err(format!("the model {kind} is not supported (byte-level BPE is)")),
             None => Err("a model without `type` and merges (byte-level BPE is supported)".into()),
         }
     }

@@ -22,6 +22,9 @@ fn change(value: &Value) -> Result<Change, Refusal> {
             Change::Replace { pattern, is_literal, content }
         }
         "Prepend" => Change::Prepend(text("prepend").ok_or("Prepend without its `prepend`")?),
-        other => return Err(format!("the normalizer {other}")),
+        other => {
+            let supported = "NFC, NFD, NFKC, NFKD, Replace and Prepend are";
+            return Err(format!("the normalizer {other} is not supported ({supported})"));
+        }
     })
 }

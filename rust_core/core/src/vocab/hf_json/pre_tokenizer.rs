@@ -31,7 +31,11 @@ pub(super) fn read(value: Option<&Value>) -> Result<(bool, Vec<Step>), Refusal> 
                 steps.push(Step::Split { pattern, is_literal, behavior: behavior(part)?, invert });
             }
             "Digits" => steps.push(Step::Digits { individual: switch(part, "individual_digits", false)? }),
-            other => return Err(format!("the pre-tokenizer {other}")),
+            other => {
+                return Err(format!(
+                    "the pre-tokenizer {other} is not supported (ByteLevel, Split and Digits are)"
+                ));
+            }
         }
     }
     if !is_bytes {

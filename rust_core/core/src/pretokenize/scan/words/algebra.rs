@@ -96,7 +96,6 @@ fn len_of(lead: u8) -> usize {
 
 /// The starts in a block, or `None` where they are not computed.
 #[inline]
-#[expect(clippy::too_many_lines, reason = "one expression over the planes; apart, its terms mean nothing")]
 pub(super) fn starts(g: &Grammar, s: &mut State, block: &Block<'_>) -> Option<u64> {
     let mut p = *block.own;
     if p.own & (p.other | p.number) != 0 {
@@ -140,60 +139,14 @@ pub(super) fn starts(g: &Grammar, s: &mut State, block: &Block<'_>) -> Option<u6
         s.ascii_run = run >> 63;
     }
     if g.cased != 0 {
-        let both = p.lower & p.upper;
-        let capital = p.upper & !p.lower;
-        let small = p.lower & !p.upper;
-        let phase = if both == 0 { small } else { fill(small | s.phase & p.lower & 1, p.lower) };
-        found |= capital & up(phase, s.phase);
-        for at in bits(capital & up(both & !phase, s.unphased)) {
-            let end = block.classes[at..].iter().position(|class| class & LETTER != UPPER)?;
-            if block.classes[at + end] & LOWER == 0 {
-                found |= 1 << at;
-            }
-        }
-        s.phase = phase >> 63;
-        s.unphased = (both & !phase) >> 63;
+        found |= capitals(s, block, p)?;
     }
 
     if p.number != 0 || s.number != 0 {
         found |= numbers(g, s, p, prev_blank)?;
     }
 
-    // Whitespace.
-    found |= spaces & !up(spaces, s.space);
-    let whole_before = |p: &Planes| p.space | p.number & g.number_ends_text | p.own & g.own_ends_text;
-    found |= blanks & !p.high & !(whole_before(p) >> 1 | whole_before(block.next) << 63);
-    if blanks & p.high != 0 {
-        let ends = |flag: u64, class: u8| if flag == 0 { 0 } else { class };
-        let stays = SPACE | ends(g.number_ends_text, NUMBER) | ends(g.own_ends_text, OWN);
-        for at in bits(blanks & p.high & !p.tail) {
-            if block.classes[at + len_of(block.text[block.offset + at])] & stays == 0 {
-                found |= 1 << at;
-            }
-        }
-    }
-    let after = blanks & up(newlines, s.newline);
-    if after != 0 {
-        let (sum, crosses) = blanks.overflowing_add(after);
-        found |= after;
-        if crosses || sum & !blanks & p.newline != 0 {
-            for at in bits(after) {
-                // A later line break takes them; so does the end of the text, in some patterns.
-                let end = block.classes[at..].iter().position(|class| class & (SPACE | NEWLINE) != SPACE);
-                let joins = match end {
-                    Some(end) if block.offset + at + end < block.text.len() => {
-                        block.classes[at + end] & NEWLINE != 0
-                    }
-                    _ if block.offset + block.classes.len() >= block.text.len() => g.to_end,
-                    _ => return None,
-                };
-                if joins {
-                    found &= !(1 << at);
-                }
-            }
-        }
-    }
-
+    found |= whitespace(g, s, block, p, tail)?;
     if p.own != 0 || s.own != 0 || s.own_other != 0 {
         let (letters, others) = (p.own & !p.loose, p.own & p.loose);
         found |= letters & !up(letters, s.own) | others & !up(others, s.own_other);
@@ -229,6 +182,67 @@ pub(super) fn starts(g: &Grammar, s: &mut State, block: &Block<'_>) -> Option<u6
     s.space = spaces >> 63;
     s.newline = newlines >> 63;
     s.loose = loose >> 63;
+    Some(found)
+}
+
+/// Starts of words inside runs of letters: at capitals.
+#[inline]
+fn capitals(s: &mut State, block: &Block<'_>, p: &Planes) -> Option<u64> {
+    let both = p.lower & p.upper;
+    let capital = p.upper & !p.lower;
+    let small = p.lower & !p.upper;
+    let phase = if both == 0 { small } else { fill(small | s.phase & p.lower & 1, p.lower) };
+    let mut found = capital & up(phase, s.phase);
+    for at in bits(capital & up(both & !phase, s.unphased)) {
+        let end = block.classes[at..].iter().position(|class| class & LETTER != UPPER)?;
+        if block.classes[at + end] & LOWER == 0 {
+            found |= 1 << at;
+        }
+    }
+    s.phase = phase >> 63;
+    s.unphased = (both & !phase) >> 63;
+    Some(found)
+}
+
+/// Starts of whitespace.
+#[inline]
+fn whitespace(g: &Grammar, s: &State, block: &Block<'_>, p: &Planes, tail: u64) -> Option<u64> {
+    let spaces = p.space & !tail;
+    let newlines = p.newline & !tail;
+    let blanks = spaces & !newlines;
+    let mut found = spaces & !up(spaces, s.space);
+    let whole_before = |p: &Planes| p.space | p.number & g.number_ends_text | p.own & g.own_ends_text;
+    found |= blanks & !p.high & !(whole_before(p) >> 1 | whole_before(block.next) << 63);
+    if blanks & p.high != 0 {
+        let ends = |flag: u64, class: u8| if flag == 0 { 0 } else { class };
+        let stays = SPACE | ends(g.number_ends_text, NUMBER) | ends(g.own_ends_text, OWN);
+        for at in bits(blanks & p.high & !p.tail) {
+            if block.classes[at + len_of(block.text[block.offset + at])] & stays == 0 {
+                found |= 1 << at;
+            }
+        }
+    }
+    let after = blanks & up(newlines, s.newline);
+    if after != 0 {
+        let (sum, crosses) = blanks.overflowing_add(after);
+        found |= after;
+        if crosses || sum & !blanks & p.newline != 0 {
+            for at in bits(after) {
+                // A later line break takes them; so does the end of the text, in some patterns.
+                let end = block.classes[at..].iter().position(|class| class & (SPACE | NEWLINE) != SPACE);
+                let joins = match end {
+                    Some(end) if block.offset + at + end < block.text.len() => {
+                        block.classes[at + end] & NEWLINE != 0
+                    }
+                    _ if block.offset + block.classes.len() >= block.text.len() => g.to_end,
+                    _ => return None,
+                };
+                if joins {
+                    found &= !(1 << at);
+                }
+            }
+        }
+    }
     Some(found)
 }
 

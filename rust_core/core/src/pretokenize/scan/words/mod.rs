@@ -1,5 +1,5 @@
-//! Where pretokens start, for the patterns of today's models: cl100k, o200k, Llama, Qwen, `DeepSeek`, Kimi
-//! and their like, as algebra on bit planes.
+//! Where pretokens start, for the patterns of today's models: cl100k, o200k, Llama, Qwen, `DeepSeek`,
+//! Kimi and their like, as algebra on bit planes.
 //!
 //! Every character gets a *class byte*, its memberships in the sets of the pattern, a bit each:
 //!
