@@ -238,7 +238,8 @@ class Rig:
 
     def client(self, **options: float) -> Client:
         """A client of this daemon."""
-        return Client(self.endpoint, **{"timeout": PATIENCE_S, **options})  # type: ignore[arg-type]
+        patient = dict.fromkeys(("timeout", "connect_timeout", "reconnect_timeout"), PATIENCE_S)
+        return Client(self.endpoint, **{**patient, **options})  # type: ignore[arg-type]
 
     def submit(self, client: Client, ground: Ground, known: Known, timeout_s: float = PATIENCE_S) -> TokendError | None:
         """Submits a job; its error, if it is not accepted."""

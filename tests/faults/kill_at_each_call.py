@@ -47,13 +47,13 @@ def _try(row: Row, ground: Ground, rig: Rig, call: str, number: int) -> bool:
     options = ["-e", f"trace={call}", "-e", f"inject={call}:signal=SIGKILL:when={number}"]
     with (
         traced(rig, rig.folder / "trace", *options, *only(paths(rig, ground, known))),
-        rig.client(reconnect_timeout=1) as client,
+        rig.client(connect_timeout=10, reconnect_timeout=10) as client,
     ):
         rig.submit(client, ground, known)
         until = time.monotonic() + PATIENCE_S
         while rig.is_alive() and time.monotonic() < until:
             try:
-                if client.job(known.job_id).status(timeout=30).state == "done":
+                if client.job(known.job_id).status(timeout=2).state == "done":
                     # What happens after the answer: the log is folded in.
                     time.sleep(0.1)
                     break

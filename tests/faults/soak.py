@@ -31,15 +31,16 @@ def run(scale: Scale) -> Row:
         for worker in workers:
             worker.start()
         time.sleep(minutes * 60 / 3)
-        early = _usage(rig.pid)
+        early = _usage(rig)
         time.sleep(minutes * 60 * 2 / 3)
-        late = _usage(rig.pid)
+        late = _usage(rig)
         stop.set()
         for worker in workers:
             worker.join(PATIENCE_S)
             row.demand(not worker.is_alive(), "a caller hangs")
         row.violations += failures[:20]
         row.tries = 1
+        row.demand(late[3] > early[3] + 10, "there was no load")
         if scale.share == 1:
             # What a short run still learns (caches fill up) is no leak.
             row.demand(late[0] <= early[0] + _MEMORY_MAX_BYTES, f"memory went from {early[0]} to {late[0]} bytes")
@@ -51,13 +52,15 @@ def run(scale: Scale) -> Row:
         row.demand(rig.stop() == 0, "the daemon did not end well")
     row.worst = (
         f"memory {(late[0] - early[0]) / 1e6:+.1f} MB to {late[0] / 1e6:.0f} MB, descriptors {late[1] - early[1]:+d}, "
-        f"threads {late[2] - early[2]:+d}; ping p99 {p99_s * 1000:.1f} ms, worst {worst_s * 1000:.0f} ms"
+        f"threads {late[2] - early[2]:+d}, {late[3]:,} requests; "
+        f"ping p99 {p99_s * 1000:.1f} ms, worst {worst_s * 1000:.0f} ms"
     )
     return row
 
 
-def _usage(pid: int) -> tuple[int, int, int]:
-    """Anonymous bytes, descriptors, threads of a process."""
+def _usage(rig: Rig) -> tuple[int, int, int, int]:
+    """Anonymous bytes, descriptors and threads of the daemon, and how many requests it has had."""
+    pid = rig.pid
     status = Path(f"/proc/{pid}/status").read_text()
 
     def field(name: str) -> int:
@@ -65,7 +68,9 @@ def _usage(pid: int) -> tuple[int, int, int]:
         assert found is not None
         return int(found[1])
 
-    return field("RssAnon") * 1024, len(list(Path(f"/proc/{pid}/fd").iterdir())), field("Threads")
+    with rig.client() as client:
+        n_requests = client.status().n_requests
+    return field("RssAnon") * 1024, len(list(Path(f"/proc/{pid}/fd").iterdir())), field("Threads"), n_requests
 
 
 def _load(rig: Rig, ground: Ground, number: int, stop: threading.Event, failures: list[str]) -> None:

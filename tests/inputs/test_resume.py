@@ -100,7 +100,8 @@ def test_interrupted_again_and_again(
         suspended_at(gpt2, undisturbed["n_tokens"] * part // 9, inputs[kind], output, threads=2, resume=True, **options)
         for part in range(1, 9)
     )
-    manifest = gpt2.encode_files(inputs[kind], output, threads=2, resume=True, **options)  # type: ignore[arg-type]
+    control = _core.JobControl()
+    manifest = gpt2.encode_files(inputs[kind], output, threads=2, resume=True, control=control, **options)  # type: ignore[arg-type]
     assert n_stops > 0
     total = sum(path.stat().st_size for path in inputs[kind])
     assert control.progress()[:2] == (total, total)
