@@ -136,8 +136,8 @@ class WorkerSource:
 
     def _receive(self, number: int) -> tuple[int, bytes]:
         connection, process = self._connections[number], self._processes[number]
-        beat, heard = int(self._beats[number]), time.monotonic()
-        begun, warn_after = heard, FIRST_WARNING_S
+        beat, silent_s = int(self._beats[number]), 0.0
+        begun, warn_after = time.monotonic(), FIRST_WARNING_S
         while True:
             self._assembler.report(self._k)
             waited_s = time.monotonic() - begun
@@ -146,6 +146,7 @@ class WorkerSource:
                 why = self._assembler.waits_for(self._k, waited_s)
                 if why is not None:
                     log.warning("%s", why)
+            looked = time.monotonic()
             ready = wait([connection, process.sentinel], 1.0)
             if connection in ready or connection.poll(0):
                 try:
@@ -160,9 +161,11 @@ class WorkerSource:
                 process.join(5)
                 raise self._died(number)
             now = int(self._beats[number])
+            # A pause of all processes together (a frozen container, Ctrl-Z) is no silence of this one.
+            silent_s += min(time.monotonic() - looked, 2.0)
             if now != beat:
-                beat, heard = now, time.monotonic()
-            elif time.monotonic() - heard > SILENCE_S:
+                beat, silent_s = now, 0.0
+            elif silent_s > SILENCE_S:
                 raise WorkerDiedError(
                     f"worker {number} (process {process.pid}) has shown no sign of life for {SILENCE_S:.0f} s, "
                     f"at sample {self._k}",
