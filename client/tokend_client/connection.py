@@ -79,6 +79,7 @@ class Connection:
         self._stray: Channel | None = None
         """A channel that is not used yet, or no more; whoever holds the wheel closes it."""
         self._hello_id = 0
+        """The request that greets; 0 until the channel is open."""
         self._slots: dict[int, Slot] = {}
         self._inflight: set[int] = set()
         """Requests that the daemon works on, those that nobody waits for any more included."""
@@ -264,12 +265,20 @@ class Connection:
                 until = min(until, now + _RECONNECT_S)
             try:
                 if channel.wait(until - now):
-                    for frames in channel.receive():
+                    messages = channel.receive()
+                    if channel.is_open and not self._hello_id:
+                        self._lost_at_s = now
+                        self._greet(channel, now)
+                    for frames in messages:
                         self._dispatch(frames)
             except OSError:
+                was_open = channel.is_open
                 with self._lock:
                     self._lose(channel)
                 self._close_stray()
+                if not was_open:
+                    # Whoever accepts and hangs up would be called thousands of times in a second.
+                    time.sleep(max(0.0, min(_RECONNECT_S, until - now)))
 
     def _connect(self, now: float) -> Channel | None:
         self._close_stray()
@@ -280,8 +289,7 @@ class Connection:
             self._close_stray()
             return None
         with self._lock:
-            self._channel, self._stray, self._lost_at_s = channel, None, now
-        self._greet(channel, now)
+            self._channel, self._stray, self._hello_id = channel, None, 0
         return channel
 
     def _greet(self, channel: Channel, now: float) -> None:
@@ -296,7 +304,9 @@ class Connection:
         if channel is None or self._channel is not channel:
             return
         channel.shutdown()
-        self._is_ready, self._lost_at_s = False, time.monotonic()
+        self._is_ready = False
+        if channel.is_open:
+            self._lost_at_s = time.monotonic()
         self._inflight.clear()
         for slot in self._slots.values():
             if slot.is_sent and slot.op == Op.SHUTDOWN:

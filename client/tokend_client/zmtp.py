@@ -35,8 +35,10 @@ _JOINED_BYTES = 64 * 1024
 class Channel:
     """A connection to a listening ZeroMQ socket. One thread may send while another receives.
 
-    `connect` first: it raises `OSError` where nobody listens. Nothing blocks but `send` and `wait`.
-    Raises `ConnectionError` when the peer is gone or breaks the protocol; it is of no use then.
+    `connect` first: it raises `OSError` where nobody listens. Then nothing may be sent until `is_open`:
+    libzmq ends a connection on which a message lies behind the greeting before its own has gone out, as
+    happens when it is late to accept. Nothing blocks but `send` and `wait`. Raises `ConnectionError` when
+    the peer is gone or breaks the protocol; it is of no use then.
 
     Whoever makes one keeps it before it connects, so that an interrupt at any place leaves somebody to close it.
     """
@@ -46,6 +48,8 @@ class Channel:
         self._frame_max_bytes = frame_max_bytes
         # It has its descriptor once `connect` was called.
         self._socket = socket.SocketType.__new__(socket.SocketType)
+        self.is_open = False
+        """Whether the peer has said that it is ready: messages may be sent."""
         self._greeted = self._is_ended = False
         self._buffer = bytearray(_BUFFER_BYTES)
         self._view = memoryview(self._buffer)
@@ -192,6 +196,7 @@ class Channel:
         if flags & _COMMAND:
             if body.startswith(b"\x05ERROR"):
                 raise ConnectionAbortedError(f"the daemon refuses the connection: {bytes(body[7:])!r}")
+            self.is_open = self.is_open or body.startswith(b"\x05READY")
             return
         self._frames.append(body)
         if not flags & _MORE:

@@ -56,10 +56,21 @@ def receive(channel: Channel, n_messages: int) -> list[list[bytes]]:
     return messages
 
 
+def opened(path: str) -> Channel:
+    """A channel that may be sent on."""
+    channel = Channel(path, protocol.FRAME_MAX_BYTES)
+    channel.connect()
+    deadline = time.monotonic() + 60
+    while not channel.is_open:
+        assert time.monotonic() < deadline
+        if channel.wait(1.0):
+            assert channel.receive() == []
+    return channel
+
+
 def test_frames_of_all_sizes_there_and_back(echo: str) -> None:
     chance = random.Random(3)
-    channel = Channel(echo, protocol.FRAME_MAX_BYTES)
-    channel.connect()
+    channel = opened(echo)
     sent = [[chance.randbytes(size)] for size in SIZES]
     sent += [[chance.randbytes(chance.choice(SIZES)) for _ in range(chance.randint(1, 16))] for _ in range(60)]
     got: list[list[bytes]] = []
@@ -109,6 +120,86 @@ def test_a_peer_of_another_kind_is_refused(run_folder: Path, greeting: bytes) ->
             with pytest.raises(ConnectionError, match="does not speak"):
                 channel.receive()
         channel.close()
+
+
+def test_nothing_is_said_before_the_peer_is_ready(run_folder: Path) -> None:
+    """A message behind the greeting of a peer that was late to accept ends the connection in libzmq."""
+    path = str(run_folder / "late.sock")
+    with socket.socket(socket.AF_UNIX) as listener, Client(f"ipc://{path}") as client:
+        listener.bind(path)
+        listener.listen()
+        errors: list[BaseException] = []
+
+        def ask() -> None:
+            with pytest.raises(NotConnectedError) as raised:
+                client.ping(timeout=60)
+            errors.append(raised.value)
+
+        asking = background(ask)
+        peer, _ = listener.accept()
+        with peer:
+            peer.settimeout(60)
+            got = b""
+            while not got.endswith(b"DEALER\x08Identity" + bytes(4)):
+                got += peer.recv(1000)
+            peer.settimeout(0.2)
+            with pytest.raises(TimeoutError):
+                peer.recv(1)
+            peer.sendall(b"\xff" + bytes(7) + b"\x01\x7f\x03\x01NULL" + bytes(48))
+            with pytest.raises(TimeoutError):
+                peer.recv(1)
+            peer.sendall(b"\x04\x06\x05READY")
+            peer.settimeout(60)
+            # The magic of a request is in its first frame.
+            assert len(peer.recv(1000)) > 2
+        client.close()
+        asking.join(60)
+        assert len(errors) == 1
+
+
+def test_a_daemon_that_is_late_to_accept_is_connected_to_once(daemon: Daemon, monkeypatch: pytest.MonkeyPatch) -> None:
+    n_connects = []
+    connect = Channel.connect
+
+    def counted(channel: Channel) -> None:
+        n_connects.append(1)
+        connect(channel)
+
+    monkeypatch.setattr(Channel, "connect", counted)
+    daemon.process.send_signal(signal.SIGSTOP)
+    with Client(daemon.endpoint, timeout=60) as client:
+        calls = [background(client.ping) for _ in range(3)]
+        time.sleep(0.3)
+        daemon.process.send_signal(signal.SIGCONT)
+        for call in calls:
+            call.join(60)
+        assert len(n_connects) == 1
+
+
+def test_one_who_accepts_and_hangs_up_is_not_called_without_end(run_folder: Path) -> None:
+    path = str(run_folder / "rude.sock")
+    stop = threading.Event()
+    n_accepted = [0]
+
+    def serve() -> None:
+        with socket.socket(socket.AF_UNIX) as listener:
+            listener.bind(path)
+            listener.listen()
+            listener.settimeout(0.05)
+            while not stop.is_set():
+                with contextlib.suppress(TimeoutError):
+                    listener.accept()[0].close()
+                    n_accepted[0] += 1
+
+    serving = background(serve)
+    with (
+        Client(f"ipc://{path}", connect_timeout=0.6, reconnect_timeout=0.6) as client,
+        pytest.raises(NotConnectedError, match="no daemon answers"),
+    ):
+        client.ping(timeout=60)
+    stop.set()
+    serving.join(60)
+    assert 1 < n_accepted[0] < 100
 
 
 class Script:
