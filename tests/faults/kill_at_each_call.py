@@ -6,8 +6,10 @@ The daemon runs one small job under strace and is killed by the injection; the n
 from __future__ import annotations
 
 import random
+import threading
 import time
 
+from tokend_client import Client
 from tokend_client.errors import TokendError
 
 from .common import PATIENCE_S, Ground, Known, Rig, Row, Scale, workplace
@@ -37,6 +39,12 @@ def run(scale: Scale) -> Row:
     return row
 
 
+def _close_once_dead(rig: Rig, client: Client) -> None:
+    assert rig.process is not None
+    rig.process.wait()
+    client.close()
+
+
 def _try(row: Row, ground: Ground, rig: Rig, call: str, number: int) -> bool:
     """One daemon, one job, one kill; False if the call was not reached."""
     rig.folder.mkdir(exist_ok=True)
@@ -49,11 +57,13 @@ def _try(row: Row, ground: Ground, rig: Rig, call: str, number: int) -> bool:
         traced(rig, rig.folder / "trace", *options, *only(paths(rig, ground, known))),
         rig.client(connect_timeout=10, reconnect_timeout=10) as client,
     ):
+        # Nobody starts it again: to wait for that would be most of the campaign's time.
+        threading.Thread(target=_close_once_dead, args=(rig, client), daemon=True).start()
         rig.submit(client, ground, known)
         until = time.monotonic() + PATIENCE_S
         while rig.is_alive() and time.monotonic() < until:
             try:
-                if client.job(known.job_id).status(timeout=2).state == "done":
+                if client.job(known.job_id).status(timeout=20).state == "done":
                     # What happens after the answer: the log is folded in.
                     time.sleep(0.1)
                     break
