@@ -416,7 +416,9 @@ fn make<L: Lane>(
     control.n_skipped.store(progress.n_skipped(), Ordering::Relaxed);
     let leases = Leases::default();
     let chunk_bytes = setting("TOKEND_CHUNK_BYTES", CHUNK_BYTES);
-    let planner = plan::Planner::new(sources, spec, &leases, tokenizer.cuts(), rules, chunk_bytes, &progress);
+    let threads = if spec.threads == 0 { default_threads() } else { spec.threads };
+    let cuts = tokenizer.cuts();
+    let planner = plan::Planner::new(sources, spec, &leases, cuts, rules, chunk_bytes, threads, &progress);
     let leading_id = (rules.eot == Eot::Both).then_some(rules.eot_id);
     let committer = commit::Committer::<L>::new(
         sink,
@@ -430,7 +432,6 @@ fn make<L: Lane>(
     );
     let field_rules = record_rules(rules, spec.special.unwrap_or(SpecialPolicy::Text));
     let text_rules = record_rules(rules, rules.special);
-    let threads = if spec.threads == 0 { default_threads() } else { spec.threads };
     let shared = work::Shared {
         tokenizer,
         spec,
