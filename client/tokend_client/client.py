@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 import numpy as np
@@ -120,6 +120,7 @@ class Client:
         truncate_tokens: int | None = None,
         deduplicate: bool = False,
         retire: bool = False,
+        more: Mapping[str, str | os.PathLike[str]] | None = None,
         key: str | None = None,
         deadline: float | None = None,
         timeout: float | None = None,
@@ -133,6 +134,10 @@ class Client:
         and another job under that key raises `ConflictError`; without one each call is a job of its own.
         A job that has not ended `deadline` seconds after its acceptance fails. With `retire`, segments of a
         stream that no loader will read again are deleted: see `docs/concepts/pacing.md`.
+
+        `more` names further fields and an output for each, `{"meta.title": "titles.bin"}`: made in the same pass,
+        each what a job of its own would make. `wait()` then has their manifests in `manifest["more"]`, in this
+        order; progress and counts are those of `output`.
         """
         call = requests.submit(
             inputs,
@@ -157,6 +162,7 @@ class Client:
             truncate_tokens=truncate_tokens,
             deduplicate=deduplicate,
             retire=retire,
+            more=more,
         )
         return Job(self, self._call(call, timeout).job_id)
 

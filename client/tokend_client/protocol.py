@@ -131,7 +131,10 @@ class CountReply(_Struct):
 
 
 class JobSpec(_Struct):
-    """What a job does; paths are absolute. `special` None: `"raise"` for text, `"text"` for JSON lines and columns."""
+    """What a job does; paths are absolute. `special` None: `"raise"` for text, `"text"` for JSON lines and columns.
+
+    `more` names further fields and the output of each, made in the same pass.
+    """
 
     inputs: list[str]
     output: str
@@ -153,6 +156,7 @@ class JobSpec(_Struct):
     truncate_tokens: int | None = None
     deduplicate: bool = False
     retire: bool = False
+    more: dict[str, str] = {}
 
 
 class Submit(_Struct):

@@ -118,6 +118,7 @@ class JobTable:
                 resume=failed is not None,
                 partial_key=failed or job_id,
                 records=record_options(spec),
+                more=list(spec.more.items()),
             )
             record = Record(
                 job_id=job_id,

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+from msgspec.structs import replace
 from tokend_client.errors import ConflictError, InputChangedError, TokendError, TokenizerInvalidError
 from tokend_client.protocol import JobSpec
 
@@ -67,6 +68,7 @@ def run_job(record: Record, control: _core.JobControl, registry: Registry, confi
             resume=resume,
             partial_key=partial_key(record),
             retire=spec.retire,
+            more=list(spec.more.items()),
         )
 
     resumes = record.attempts > 1 or record.partial_key is not None
@@ -83,6 +85,8 @@ def run_job(record: Record, control: _core.JobControl, registry: Registry, confi
     discard_partials(record, config)
     manifest = msgspec.json.decode(report)
     up_to_date = manifest.pop("up_to_date")
+    for other in manifest.get("more", ()):
+        up_to_date &= other.pop("up_to_date")
     accounts = [source.get("records", {}) for source in manifest["sources"]]
     n_skipped = sum(account.get(name, 0) for account in accounts for name in ("n_bad", "n_filtered", "n_duplicates"))
     return Summary(msgspec.json.encode(manifest), manifest["n_tokens"], manifest["n_documents"], n_skipped, up_to_date)
@@ -108,14 +112,30 @@ def manifest_path(record: Record) -> Path:
 
 def read_manifest(record: Record) -> bytes | None:
     """The manifest of a job that is done, from the disk; None if what is there is not what it made."""
+    data = _read_manifest(record)
+    if data is None or not record.spec.more:
+        return data
+    manifest = msgspec.json.decode(data)
+    manifest["more"] = []
+    for output in record.spec.more.values():
+        one = replace(record.spec, output=output, more={})
+        # How much the others hold is not in the journal.
+        other = _read_manifest(replace(record, spec=one), is_counted=False)
+        if other is None:
+            return None
+        manifest["more"].append(msgspec.json.decode(other))
+    return msgspec.json.encode(manifest)
+
+
+def _read_manifest(record: Record, *, is_counted: bool = True) -> bytes | None:
     try:
         data = manifest_path(record).read_bytes()
         manifest = msgspec.json.decode(data)
         same = (
             manifest["tokenizer"]["fingerprint"] == record.fingerprint
             and [source["path"] for source in manifest["sources"]] == record.spec.inputs
-            and manifest["n_tokens"] == record.n_tokens
-            and manifest["n_documents"] == record.n_documents
+            and (not is_counted or manifest["n_tokens"] == record.n_tokens)
+            and (not is_counted or manifest["n_documents"] == record.n_documents)
             and manifest.get("state", "sealed") == "sealed"
             and all(os.stat(path).st_size >= size for path, size in _files(record, manifest))
         )
@@ -141,10 +161,11 @@ def _files(record: Record, manifest: dict) -> list[tuple[str, int]]:  # type: ig
 
 def discard_partials(record: Record, config: ServerConfig) -> None:
     """Removes what an unfinished job left; what others left is not touched, nor what is finished."""
-    try:
-        _core.discard_partials(record.spec.output, partial_key(record), record.spec.format, roots=_roots(config))
-    except TokendError as error:
-        log.warning("job %s: what it left cannot be removed: %s", record.job_id, error.message)
+    for output in (record.spec.output, *record.spec.more.values()):
+        try:
+            _core.discard_partials(output, partial_key(record), record.spec.format, roots=_roots(config))
+        except TokendError as error:
+            log.warning("job %s: what it left cannot be removed: %s", record.job_id, error.message)
 
 
 def _roots(config: ServerConfig) -> list[str]:

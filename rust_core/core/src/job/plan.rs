@@ -21,6 +21,7 @@ use crate::input::ahead::{Ahead, Claim};
 use crate::input::border::{self, Cuts};
 use crate::input::columnar::{Batch, Columns, Rows};
 use crate::input::detect::{Compression, Content, Kind};
+use crate::input::jsonl::FieldPath;
 use crate::input::lease::Leases;
 use crate::input::{Opened, Source};
 
@@ -51,9 +52,10 @@ pub(super) struct Lump {
     pub(super) index: usize,
     pub(super) source: Arc<Opened>,
     pub(super) what: What,
-    /// Where the input stands behind it.
+    /// Where the input stands before it, and behind it.
+    pub(super) start: (usize, u64),
     pub(super) next: Position,
-    /// Bytes of the file that were read for it.
+    /// Bytes of the file that were read for it, about.
     pub(super) n_bytes: u64,
     /// Hash of the file as far as it was read, where that is not the text itself.
     pub(super) xxh3: Option<u64>,
@@ -87,6 +89,8 @@ enum Reader {
 pub(super) struct Planner<'a> {
     sources: &'a [Source],
     spec: &'a JobSpec,
+    /// The fields of its outputs.
+    fields: Vec<FieldPath>,
     leases: &'a Leases,
     cuts: Option<Cuts<'a>>,
     rules: &'a Rules<'a>,
@@ -122,6 +126,7 @@ impl<'a> Planner<'a> {
     pub(super) fn new(
         sources: &'a [Source],
         spec: &'a JobSpec,
+        fields: Vec<FieldPath>,
         leases: &'a Leases,
         cuts: Option<Cuts<'a>>,
         rules: &'a Rules<'a>,
@@ -134,7 +139,7 @@ impl<'a> Planner<'a> {
         let begun = (position.source, progress.n_bytes.saturating_sub(before));
         let cursor = Mutex::new(Cursor { sequence: 0, position, open: None, reader: None, begun });
         let decoded = Condvar::new();
-        Self { sources, spec, leases, cuts, rules, chunk_bytes, n_threads, cursor, decoded }
+        Self { sources, spec, fields, leases, cuts, rules, chunk_bytes, n_threads, cursor, decoded }
     }
 
     /// An upper bound of the pieces of work, so that no threads are started for nothing.
@@ -238,8 +243,9 @@ impl<'a> Planner<'a> {
             } else {
                 Position { source: index, offset_bytes: end, ..Position::default() }
             };
-            let what = What::Range(start..end);
-            Lump { index, source: Arc::clone(&opened), what, next, n_bytes: end - start, xxh3: None }
+            let (what, start) = (What::Range(start..end), cursor.position.order());
+            let n_bytes = end - start.1;
+            Lump { index, source: Arc::clone(&opened), what, start, next, n_bytes, xxh3: None }
         } else {
             match self.in_order(cursor, source, &opened, ends, behind)? {
                 Next::Work(lump) => lump,
@@ -277,26 +283,30 @@ impl<'a> Planner<'a> {
             content: Some(content),
             carry: None,
         };
-        let (what, next, read, xxh3) = match &mut reader {
-            Reader::Lumps(reader) => {
-                let Some(lump) = reader.next(ends, self.chunk_bytes)? else {
-                    let claim = reader.claim()?;
-                    cursor.reader = Some((reader, given));
-                    return Ok(Next::Starved(claim));
-                };
-                let lumps::UnpackedLump { bytes, offset, is_last } = lump;
-                let (taken, xxh3) = reader.content().taken();
-                let next = if is_last { behind } else { at(taken, offset + bytes.len() as u64) };
-                let read = reader.content().n_file_bytes();
-                (What::Unpacked { bytes, offset, is_last }, next, read, xxh3)
-            }
-            Reader::Rows(rows) => match rows.next()? {
+        let found = match &mut reader {
+            Reader::Lumps(reader) => match reader.next(ends, self.chunk_bytes)? {
+                Some(lumps::UnpackedLump { bytes, offset, is_last }) => {
+                    let (taken, xxh3) = reader.content().taken();
+                    let next = if is_last { behind } else { at(taken, offset + bytes.len() as u64) };
+                    let read = reader.content().n_file_bytes();
+                    Ok((What::Unpacked { bytes, offset, is_last }, next, read, xxh3))
+                }
+                None => Err(reader.claim()?),
+            },
+            Reader::Rows(rows) => Ok(match rows.next()? {
                 Some(batch) => {
                     let next = at(0, batch.first_row + batch.n_rows);
                     (What::Rows(batch), next, rows.n_file_bytes(), 0)
                 }
                 None => (What::End, behind, 0, 0),
-            },
+            }),
+        };
+        let (what, next, read, xxh3) = match found {
+            Ok(found) => found,
+            Err(claim) => {
+                cursor.reader = Some((reader, given));
+                return Ok(Next::Starved(claim));
+            }
         };
         // After a resume a reader may have come less far than it had for the lump before.
         let read = if next.source > index { opened.size_bytes() } else { read.max(given) };
@@ -305,7 +315,8 @@ impl<'a> Planner<'a> {
         }
         let n_bytes = read.saturating_sub(given);
         let source = Arc::clone(opened);
-        Ok(Next::Work(Lump { index, source, what, next, n_bytes, xxh3: Some(xxh3) }))
+        let start = cursor.position.order();
+        Ok(Next::Work(Lump { index, source, what, start, next, n_bytes, xxh3: Some(xxh3) }))
     }
 
     fn reader(&self, source: &Source, opened: &Arc<Opened>, from: &Position) -> Result<Reader> {
@@ -323,7 +334,7 @@ impl<'a> Planner<'a> {
             return Err(Error::BadOption { option: "inputs", what });
         }
         let records = &self.spec.records;
-        let columns = Columns { text: records.text_field(), id: records.id_field.clone() };
+        let columns = Columns { texts: self.fields.clone(), id: records.id_field.clone() };
         let rows = Rows::open(opened.file()?, &source.path, content, columns, done, self.chunk_bytes)?;
         Ok(Reader::Rows(Box::new(rows)))
     }

@@ -32,6 +32,7 @@ use super::Opened;
 use super::compressed::{Decoder, Hashed, Unpacked, is_shorter};
 use super::detect::Compression;
 use crate::error::Result;
+use crate::job::setting;
 use walk::{Form, Limits, Part, Size, Stretch, Walker};
 
 /// Bytes that may be held for each thread of the job.
@@ -143,7 +144,9 @@ pub(crate) struct Ahead {
 impl Ahead {
     pub(crate) fn new(source: Arc<Opened>, compression: Compression, n_threads: usize) -> Self {
         let budget = (BUDGET_PER_THREAD * n_threads as u64).clamp(BUDGET_PER_THREAD, BUDGET_MAX_BYTES);
-        Self::with_limits(source, compression, budget, Limits::default())
+        let limits = Limits::default();
+        let min_bytes = setting("TOKEND_PART_BYTES", limits.min_bytes);
+        Self::with_limits(source, compression, budget, Limits { min_bytes, ..limits })
     }
 
     fn with_limits(source: Arc<Opened>, compression: Compression, budget: u64, limits: Limits) -> Self {

@@ -9,7 +9,7 @@ use super::*;
 use crate::input::Source;
 use crate::input::access::Roots;
 
-const SMALL: Limits = Limits { min_bytes: 1, max_bytes: 1 << 16 };
+const SMALL: Limits = Limits { min_bytes: 1, max_bytes: 150_000 };
 
 fn opened(bytes: &[u8]) -> (tempfile::TempDir, Arc<Opened>) {
     let folder = tempfile::tempdir().expect("a directory");
