@@ -8,8 +8,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 from conftest import Daemon
 from interrupt import suspended_at
@@ -19,22 +17,22 @@ from tokend_client.errors import BadDocumentError, BadRequestError, ConflictErro
 from tokend_client.protocol import TERMINAL_STATES
 
 from . import naive
+from .test_packed import GOLDEN
 from .test_paths import tokend
 from .test_resume import SMALL, contents
 
-FIELDS = ("text", "meta.title", "note")
-OPTIONS: dict[str, Any] = {"bad_documents": "skip", "deduplicate": True, "min_tokens": 2, "id_field": "id"}
+FIELDS = ("meta.body", "meta.name", "note")
+OPTIONS: dict[str, Any] = {"bad_documents": "skip", "deduplicate": True, "min_tokens": 2, "id_field": "meta.name"}
 
 
 def records(n_records: int) -> list[dict[str, Any]]:
     """Records in which each field is bad, too short or there again at other places."""
     made = []
     for n in range(n_records):
-        record: dict[str, Any] = {"id": n, "text": f"line {n * n} é中 " * (n % 20), "meta": {"title": f"title {n % 70}"}}
+        body = 5 if n % 13 == 0 else f"line {n * n} é中 " * (n % 20)
+        record: dict[str, Any] = {"id": n, "meta": {"body": body, "name": f"name {n % 70}"}}
         if n % 7:
             record["note"] = None if n % 11 == 0 else "a\\note\n" * (n % 5)
-        if n % 13 == 0:
-            record["text"] = 5
         made.append(record)
     return made
 
@@ -50,57 +48,58 @@ def write_lines(path: Path, rows: list[dict[str, Any]], kind: str = "") -> Path:
     return old(path)
 
 
-def write_columns(path: Path, rows: list[dict[str, Any]]) -> Path:
-    rows = [{**row, "note": row.get("note"), "text": str(row["text"])} for row in rows]
-    pq.write_table(pa.Table.from_pylist(rows), path, row_group_size=100)
-    return old(path)
+@pytest.fixture(params=["lines", "zst", "columns", "several"])
+def corpus(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[list[Path], tuple[str, ...]]:
+    """Inputs and the fields that they have."""
+    plain = write_lines(tmp_path / "a.jsonl", records(1500))
+    packed = write_lines(tmp_path / "b.jsonl.zst", records(1300), "zst")
+    columns = [GOLDEN / "nested.parquet", GOLDEN / "nested.arrow"]
+    inputs = {"lines": [plain], "zst": [packed], "columns": columns, "several": [packed, *columns, plain]}
+    return inputs[request.param], FIELDS if request.param in ("lines", "zst") else FIELDS[:2]
 
 
-@pytest.fixture(params=["lines", "zst", "parquet", "several"])
-def inputs(request: pytest.FixtureRequest, tmp_path: Path) -> list[Path]:
-    rows = records(1500)
-    plain, packed, columns = tmp_path / "a.jsonl", tmp_path / "b.jsonl.zst", tmp_path / "c.parquet"
-    write_lines(plain, rows)
-    write_lines(packed, rows[100:], "zst")
-    write_columns(columns, rows)
-    return {"lines": [plain], "zst": [packed], "parquet": [columns], "several": [packed, columns, plain]}[request.param]
-
-
-def alone(gpt2: Tokenizer, inputs: list[Path], folder: Path, **options: Any) -> list[dict[str, bytes]]:
+def alone(
+    gpt2: Tokenizer, inputs: list[Path], folder: Path, fields: tuple[str, ...] = FIELDS, **options: Any
+) -> list[dict[str, bytes]]:
     """What jobs of one field each make."""
     folder.mkdir()
     made = []
-    for number, field in enumerate(FIELDS):
+    for number, field in enumerate(fields):
         gpt2.encode_files(inputs, folder / f"{number}.bin", field=field, **options)
         made.append(contents(folder / f"{number}.bin"))
     return made
 
 
-def places(folder: Path) -> list[Path]:
+def places(folder: Path, fields: tuple[str, ...] = FIELDS) -> list[Path]:
     folder.mkdir(exist_ok=True)
-    return [folder / f"{number}.bin" for number in range(len(FIELDS))]
+    return [folder / f"{number}.bin" for number in range(len(fields))]
 
 
-def together(folder: Path) -> tuple[Path, dict[str, Any]]:
+def together(folder: Path, fields: tuple[str, ...] = FIELDS) -> tuple[Path, dict[str, Any]]:
     """The first output and the options that make the others beside it."""
-    first, *others = places(folder)
-    return first, {"field": FIELDS[0], "more": dict(zip(FIELDS[1:], others, strict=True))}
+    first, *others = places(folder, fields)
+    return first, {"field": fields[0], "more": dict(zip(fields[1:], others, strict=True))}
 
 
 @pytest.mark.parametrize("threads", [1, 3])
 def test_each_output_is_that_of_its_field_alone(
-    threads: int, inputs: list[Path], tmp_path: Path, gpt2: Tokenizer, monkeypatch: pytest.MonkeyPatch
+    threads: int,
+    corpus: tuple[list[Path], tuple[str, ...]],
+    tmp_path: Path,
+    gpt2: Tokenizer,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("TOKEND_CHUNK_BYTES", "3000")
-    expected = alone(gpt2, inputs, tmp_path / "alone", **OPTIONS)
-    first, several = together(tmp_path / "together")
+    inputs, fields = corpus
+    expected = alone(gpt2, inputs, tmp_path / "alone", fields, **OPTIONS)
+    first, several = together(tmp_path / "together", fields)
     control = _core.JobControl()
     manifest = gpt2.encode_files(inputs, first, threads=threads, control=control, **OPTIONS, **several)
-    assert [contents(place) for place in places(first.parent)] == expected
+    assert [contents(place) for place in places(first.parent, fields)] == expected
     assert all(any("skipped" in name for name in files) for files in expected)
     total = sum(path.stat().st_size for path in inputs)
     assert control.progress() == (total, total, manifest["n_tokens"], manifest["n_documents"])
-    for place, made in zip(places(first.parent), [manifest, *manifest["more"]], strict=True):
+    for place, made in zip(places(first.parent, fields), [manifest, *manifest["more"]], strict=True):
         assert made["n_tokens"] * 2 == place.stat().st_size
         _core.verify(str(place))
     assert not list(tmp_path.glob("**/.*.partial"))
@@ -115,23 +114,24 @@ def cut_log(output: Path, n_lines: int) -> None:
 
 
 def test_interrupted_again_and_again_with_outputs_at_different_places(
-    inputs: list[Path], tmp_path: Path, gpt2: Tokenizer, monkeypatch: pytest.MonkeyPatch
+    corpus: tuple[list[Path], tuple[str, ...]], tmp_path: Path, gpt2: Tokenizer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name, value in SMALL.items():
         monkeypatch.setenv(name, value)
-    expected = alone(gpt2, inputs, tmp_path / "alone", **OPTIONS)
-    first, several = together(tmp_path / "together")
+    inputs, fields = corpus
+    expected = alone(gpt2, inputs, tmp_path / "alone", fields, **OPTIONS)
+    first, several = together(tmp_path / "together", fields)
     n_tokens = (tmp_path / "alone/0.bin").stat().st_size // 2
     n_stops = 0
     for part in range(1, 7):
         options = OPTIONS | several | {"threads": 3, "resume": True}
         if suspended_at(gpt2, n_tokens * part // 7, inputs, first, **options):
             n_stops += 1
-            cut_log(places(first.parent)[part % 3], 1 + 2 * part)
+            cut_log(places(first.parent, fields)[part % len(fields)], 1 + 2 * part)
     control = _core.JobControl()
     gpt2.encode_files(inputs, first, resume=True, control=control, **OPTIONS, **several)
     assert n_stops > 0
-    assert [contents(place) for place in places(first.parent)] == expected
+    assert [contents(place) for place in places(first.parent, fields)] == expected
     total = sum(path.stat().st_size for path in inputs)
     assert control.progress()[:2] == (total, total)
     assert not list(tmp_path.glob("**/.*.partial"))
@@ -171,7 +171,7 @@ def test_a_bad_document_of_any_field_fails_the_job_which_goes_on_with_skip(
     tmp_path: Path, gpt2: Tokenizer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TOKEND_CHUNK_BYTES", "1000")
-    rows = [{"text": f"text {n}", "meta": {"title": f"title {n}"}, "note": "x"} for n in range(400)]
+    rows = [{"meta": {"body": f"text {n}", "name": f"name {n}"}, "note": "x"} for n in range(400)]
     del rows[300]["note"]
     source = write_lines(tmp_path / "a.jsonl", rows)
     first, several = together(tmp_path / "together")
