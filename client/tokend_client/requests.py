@@ -100,8 +100,9 @@ def submit(
     **options: Any,
 ) -> Call[protocol.JobInfo]:
     options["tokenizer"] = named(options.get("tokenizer", "gpt2"))
-    options["more"] = {field: os.path.abspath(place) for field, place in (options.get("more") or {}).items()}
-    spec = protocol.JobSpec(inputs=expand(inputs, output, options["more"].values()), output=os.path.abspath(output), **options)
+    more = {field: os.path.abspath(place) for field, place in (options.pop("more", None) or {}).items()}
+    files = expand(inputs, output, more.values())
+    spec = protocol.JobSpec(inputs=files, output=os.path.abspath(output), more=more, **options)
     if key == "":
         raise BadRequestError("the key is empty", "give one, or none at all")
     deadline_ms = None if deadline is None else _ms(deadline)

@@ -175,7 +175,7 @@ def test_a_bad_document_of_any_field_fails_the_job_which_goes_on_with_skip(
     del rows[300]["note"]
     source = write_lines(tmp_path / "a.jsonl", rows)
     first, several = together(tmp_path / "together")
-    with pytest.raises(BadDocumentError, match='line 301, byte .*"note"'):
+    with pytest.raises(BadDocumentError, match=r'line 301, byte .*"note"'):
         gpt2.encode_files([source], first, threads=2, **several)
     assert not any(place.exists() for place in places(first.parent))
     gpt2.encode_files([source], first, threads=2, resume=True, bad_documents="skip", **several)

@@ -276,8 +276,8 @@ def _records(parser: argparse.ArgumentParser) -> None:
         "--field",
         action="append",
         metavar="NAME[=OUT]",
-        help="field or column of the text, with dots: meta.body (default: text); with =OUT, and without -o, repeatable: "
-        "each field goes to an output of its own, in one pass",
+        help="field or column of the text, with dots: meta.body (default: text); with =OUT and without -o "
+        "repeatable: each field goes to an output of its own, in one pass",
     )
     group.add_argument("--id-field", metavar="NAME", help="a field or column to keep in OUT.ids, a line per document")
     group.add_argument(

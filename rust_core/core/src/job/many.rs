@@ -67,7 +67,8 @@ pub(super) fn check(specs: &[JobSpec], prepared: &[(Vec<Source>, u64)]) -> Resul
     for (number, source) in first.iter().enumerate() {
         let is_same = others.iter().all(|(sources, _)| sources[number].kind.content == source.kind.content);
         if source.kind.content == Content::Text || !is_same {
-            let fields: Vec<_> = specs.iter().map(|spec| spec.records.text_field().name().to_owned()).collect();
+            let fields: Vec<_> =
+                specs.iter().map(|spec| spec.records.text_field().name().to_owned()).collect();
             let what = format!(
                 "{} is not known to have fields, but {} are to be read from it (say so if it is JSON \
                  lines: --input-format jsonl)",

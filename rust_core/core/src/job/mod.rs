@@ -485,7 +485,8 @@ fn make<L: Lane>(
     let nothing = || Error::Internal { what: "a job without an output".to_owned() };
     let first = making.first().ok_or_else(nothing)?;
     let Target { spec, sources, .. } = *first.target;
-    let least = begins.iter().map(|(_, progress, ..)| progress).min_by_key(|progress| progress.position.order());
+    let least =
+        begins.iter().map(|(_, progress, ..)| progress).min_by_key(|progress| progress.position.order());
     let least = least.ok_or_else(nothing)?.clone();
     let counted = &begins[0].1;
     control.bytes_done.store(least.n_bytes, Ordering::Relaxed);

@@ -220,12 +220,7 @@ impl Shared<'_> {
         Error::BadDocument { path: path.clone(), place, reason: skip.reason }
     }
 
-    fn encode<L: Lane>(
-        &self,
-        lump: &Lump,
-        number: usize,
-        mut buffers: Buffers<L>,
-    ) -> Result<Block<L>, Stop> {
+    fn encode<L: Lane>(&self, lump: &Lump, number: usize, mut buffers: Buffers<L>) -> Result<Block<L>, Stop> {
         let Lump { index, source, what, next, n_bytes, xxh3, .. } = lump;
         let (index, n_bytes, xxh3) = (*index, *n_bytes, *xxh3);
         let Source { path, kind, .. } = &self.sources[index];

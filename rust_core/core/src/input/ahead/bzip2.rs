@@ -93,10 +93,7 @@ impl Walker {
         if self.stream.is_none() {
             let mut head = Vec::new();
             peek::<4>(&self.source, from, &mut head)?;
-            let level = match *head.as_slice() {
-                [b'B', b'Z', b'h', level @ b'1'..=b'9'] => level,
-                _ => return Ok(None),
-            };
+            let [b'B', b'Z', b'h', level @ b'1'..=b'9'] = *head.as_slice() else { return Ok(None) };
             self.stream = Some(Stream { start: from, level, at_bit: (from + 4) * 8, crc: 0 });
         }
         let Some(stream) = &mut self.stream else { return Ok(None) };
@@ -207,7 +204,9 @@ fn push_block(bytes: &[u8], start: u64, end: u64, out: &mut Vec<u8>) {
         out.extend(pairs.map(|(&high, &low)| high << shift | low >> (8 - shift)));
     }
     // What is left of the block, then the end, as one number.
-    let crc = out.get(block + 6..block + 10).map_or(0, |crc| crc.iter().fold(0, |crc, &byte| crc << 8 | u128::from(byte)));
+    let crc = out
+        .get(block + 6..block + 10)
+        .map_or(0, |crc| crc.iter().fold(0, |crc, &byte| crc << 8 | u128::from(byte)));
     let last = u128::from(byte(from + whole) >> (8 - left).min(7)) & ((1 << left) - 1);
     let tail = (last << HEAD_BITS | u128::from(END) << 32 | crc) << (48 - left);
     out.extend_from_slice(&tail.to_be_bytes()[..(u64::from(left) + HEAD_BITS).div_ceil(8) as usize]);

@@ -249,19 +249,16 @@ impl Ahead {
         if restart != self.restart.0 {
             self.restart = (restart, self.n_bytes);
         }
-        let decoded = match self.queue.front() {
-            Some(Slot::Stretch(task)) => {
-                let mut state = task.state.lock().unwrap_or_else(PoisonError::into_inner);
-                match std::mem::replace(&mut *state, State::Claimed) {
-                    State::Claimed => return Ok(Read::Starved),
-                    State::Failed => None,
-                    State::Decoded(content) => Some(content),
-                }
+        let decoded = if let Some(Slot::Stretch(task)) = self.queue.front() {
+            let mut state = task.state.lock().unwrap_or_else(PoisonError::into_inner);
+            match std::mem::replace(&mut *state, State::Claimed) {
+                State::Claimed => return Ok(Read::Starved),
+                State::Failed => None,
+                State::Decoded(content) => Some(content),
             }
-            _ => {
-                self.n_bytes += size.n_bytes;
-                Some(Vec::new())
-            }
+        } else {
+            self.n_bytes += size.n_bytes;
+            Some(Vec::new())
         };
         let Some(content) = decoded else { return self.stream_from(restart) };
         let is_passed = matches!(self.queue.pop_front(), Some(Slot::Passed(_)));

@@ -213,8 +213,14 @@ fn case() -> impl Strategy<Value = Case> {
     let skip = prop_oneof![3 => Just(0.0), 1 => 0.0..1.0];
     let budget = prop::sample::select(vec![1_u64, 20_000, 1 << 20]);
     (compression, pieces, any::<u64>(), 1..200_000_usize, damage, skip, budget).prop_map(
-        |(compression, pieces, seed, step, damage, skip, budget)| {
-            Case { compression, pieces, seed, step, damage, skip, budget }
+        |(compression, pieces, seed, step, damage, skip, budget)| Case {
+            compression,
+            pieces,
+            seed,
+            step,
+            damage,
+            skip,
+            budget,
         },
     )
 }
@@ -222,8 +228,11 @@ fn case() -> impl Strategy<Value = Case> {
 impl Case {
     fn file(&self) -> (Vec<u8>, usize) {
         let is_gzip = self.compression == Compression::Gzip;
-        let sizes: Vec<_> =
-            self.pieces.iter().map(|(size, how)| (if is_gzip { *size % 40_000 } else { *size }, *how)).collect();
+        let sizes: Vec<_> = self
+            .pieces
+            .iter()
+            .map(|(size, how)| (if is_gzip { *size % 40_000 } else { *size }, *how))
+            .collect();
         let all = text(sizes.iter().map(|(size, _)| size).sum(), self.seed);
         let mut rest = &all[..];
         let pieces: Vec<_> = sizes
@@ -285,7 +294,8 @@ fn every_cut_and_many_changes_of_a_file_end_as_with_the_plain_decoder() {
             }
             let (_folder, source) = opened(&damaged);
             let plain = serial(&source, compression, 1000, 0);
-            let (found, n_claimed) = ahead(Ahead::with_limits(source, compression, 1 << 20, SMALL), 1000, 0, at as u64);
+            let (found, n_claimed) =
+                ahead(Ahead::with_limits(source, compression, 1 << 20, SMALL), 1000, 0, at as u64);
             assert_eq!(found.end, plain.end, "{compression:?} {at} {change}");
             assert!(found.content == plain.content, "{compression:?} {at} {change}");
             if (at, change) == whole {
@@ -359,7 +369,8 @@ fn what_a_resumed_job_has_is_stepped_over_and_not_decoded() {
     for (compression, expected) in [(Compression::Zstd, 4), (Compression::Xz, 4), (Compression::Bzip2, 10)] {
         let file = compress(compression, &pieces);
         let (_folder, source) = opened(&file);
-        let (found, n_claimed) = ahead(Ahead::with_limits(source, compression, 1 << 20, SMALL), 777, 65_000, 2);
+        let (found, n_claimed) =
+            ahead(Ahead::with_limits(source, compression, 1 << 20, SMALL), 777, 65_000, 2);
         assert!(found.content == all[65_000..]);
         assert_eq!(n_claimed, expected, "{compression:?}");
         assert_eq!(found.end, Ok((file.len() as u64, xxhash_rust::xxh3::xxh3_64(&file))));

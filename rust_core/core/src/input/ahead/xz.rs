@@ -84,7 +84,8 @@ impl Walker {
         if let Some(restart) = self.rest {
             return Ok(Part::Rest { restart });
         }
-        let Some(Stream { start, end, flags, records }) = self.streams.as_mut().and_then(|all| all.front_mut())
+        let Some(Stream { start, end, flags, records }) =
+            self.streams.as_mut().and_then(|all| all.front_mut())
         else {
             return Ok(Part::End);
         };

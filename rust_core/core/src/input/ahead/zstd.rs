@@ -35,7 +35,10 @@ pub(super) struct Walker {
 
 /// What stands at a place.
 enum Found {
-    Frame { end: u64, size: Size },
+    Frame {
+        end: u64,
+        size: Size,
+    },
     Large,
     /// Not a frame as it should be.
     Unknown,
