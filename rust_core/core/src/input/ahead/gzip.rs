@@ -41,7 +41,7 @@ impl Walker {
             }
             match self.member()? {
                 Some((end, size)) if !group.is_full(size, end) => {
-                    group.add(size, end);
+                    group.add(size, end, false);
                     self.at = end;
                 }
                 _ if !group.is_empty() => return Ok(group.into_part()),

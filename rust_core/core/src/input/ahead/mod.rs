@@ -41,6 +41,8 @@ const BUDGET_PER_THREAD: u64 = 32 << 20;
 const BUDGET_MAX_BYTES: u64 = 256 << 20;
 /// Most content of a part whose format does not state how much it is, as a multiple of what was expected.
 const UNEXPECTED: u64 = 4;
+/// Rooms for content that are kept.
+const IDLE_MAX: usize = 2;
 /// Content that is decoded at a time: less than most frames have, for zstd decodes a frame that has room for all
 /// of its content in another way, which forgives other damage.
 const STEP_BYTES: usize = 128 << 10;
@@ -73,6 +75,8 @@ pub(crate) struct Claimed {
     task: Arc<Task>,
     compression: Compression,
     bytes: Vec<u8>,
+    /// Room for the content.
+    room: Vec<u8>,
 }
 
 struct Task {
@@ -130,6 +134,8 @@ pub(crate) struct Ahead {
     reserved: u64,
     queue: VecDeque<Slot>,
     front: Front,
+    /// What earlier content was in, whose pages need not be made anew.
+    idle: Vec<Vec<u8>>,
     streamed: Option<Streamed>,
     /// Bytes of the content that were given out or passed over.
     n_bytes: u64,
@@ -162,6 +168,7 @@ impl Ahead {
             reserved: 0,
             queue: VecDeque::new(),
             front: Front::default(),
+            idle: Vec::new(),
             streamed: None,
             n_bytes: 0,
             skip_to: 0,
@@ -223,6 +230,11 @@ impl Ahead {
             return Ok(Read::Full);
         }
         self.reserved -= std::mem::take(&mut self.front.reserved);
+        let room = std::mem::take(&mut self.front.content);
+        self.front.n_read = 0;
+        if room.capacity() > 0 && self.idle.len() < IDLE_MAX {
+            self.idle.push(room);
+        }
         self.next_part()
     }
 
@@ -340,7 +352,8 @@ impl Ahead {
         self.reserved += needed;
         let task = Arc::new(Task { stretch, state: Mutex::new(State::Claimed) });
         self.queue.push_back(Slot::Stretch(Arc::clone(&task)));
-        Ok(Claim::Decode(Claimed { task, compression: self.compression, bytes }))
+        let room = self.idle.pop().unwrap_or_default();
+        Ok(Claim::Decode(Claimed { task, compression: self.compression, bytes, room }))
     }
 
     /// Bytes of the file that the content read so far was made of.
@@ -372,10 +385,10 @@ impl Claimed {
     /// Decodes it, and puts the content where its reader finds it; nothing else need be locked. Somebody
     /// who waits has to be woken afterwards.
     pub(crate) fn decode(self) {
-        let Self { task, compression, bytes } = self;
+        let Self { task, compression, bytes, room } = self;
         // Should this thread end early, the reader finds that it failed.
         let settle = Settle { task: &task, state: State::Failed };
-        if let Some(content) = content_of(&task.stretch, compression, bytes) {
+        if let Some(content) = content_of(&task.stretch, compression, bytes, room) {
             settle.with(State::Decoded(content));
         }
     }
@@ -400,9 +413,14 @@ impl Drop for Settle<'_> {
 }
 
 /// The content of a stretch of these bytes, if it is what a plain decoder would make of them, to the last byte.
-fn content_of(stretch: &Stretch, compression: Compression, bytes: Vec<u8>) -> Option<Vec<u8>> {
+fn content_of(
+    stretch: &Stretch,
+    compression: Compression,
+    bytes: Vec<u8>,
+    mut content: Vec<u8>,
+) -> Option<Vec<u8>> {
     let bytes = match &stretch.form {
-        Form::Whole => bytes,
+        Form::Whole | Form::Checked => bytes,
         Form::Xz(blocks) => blocks.streams(&bytes),
         Form::Bzip2(blocks) => blocks.streams(&bytes),
     };
@@ -411,9 +429,16 @@ fn content_of(stretch: &Stretch, compression: Compression, bytes: Vec<u8>) -> Op
     if bytes.is_empty() {
         return (expected == 0 || !is_exact).then(Vec::new);
     }
+    if let (Form::Checked, Compression::Zstd) = (&stretch.form, compression) {
+        content.clear();
+        content.reserve(expected);
+        let mut decoder = ::zstd::bulk::Decompressor::new().ok()?;
+        decoder.decompress_to_buffer(&bytes, &mut content).ok()?;
+        return (content.len() == expected || !is_exact && content.len() < expected).then_some(content);
+    }
     let most = if is_exact { expected } else { expected.saturating_mul(UNEXPECTED as usize) };
     let mut decoder = Decoder::new(&*bytes, compression).ok()?;
-    let mut content = vec![0; expected];
+    content.resize(expected, 0);
     let mut len = 0;
     loop {
         if len == content.len() {

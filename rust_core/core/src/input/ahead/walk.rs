@@ -73,6 +73,8 @@ impl Size {
 pub(super) enum Form {
     /// Nothing: they are whole frames or members.
     Whole,
+    /// The same of zstd, and whatever is wrong with them shows (see [`zstd`]).
+    Checked,
     Xz(xz::Blocks),
     Bzip2(bzip2::Blocks),
 }
@@ -119,12 +121,13 @@ impl Walker {
 pub(super) struct Group {
     range: Range<u64>,
     size: Size,
+    is_checked: bool,
     limits: Limits,
 }
 
 impl Group {
     pub(super) fn at(start: u64, limits: Limits) -> Self {
-        Self { range: start..start, size: Size::NOTHING, limits }
+        Self { range: start..start, size: Size::NOTHING, is_checked: true, limits }
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -139,15 +142,16 @@ impl Group {
             && (enough || large(self.size.n_bytes + size.n_bytes) || large(end - self.range.start))
     }
 
-    pub(super) fn add(&mut self, size: Size, end: u64) {
+    pub(super) fn add(&mut self, size: Size, end: u64, is_checked: bool) {
         self.range.end = end;
+        self.is_checked &= is_checked;
         self.size = self.size.and(size);
     }
 
     pub(super) fn into_part(self) -> Part {
-        let Self { range, size, .. } = self;
-        let restart = range.start;
-        Part::Stretch(Stretch { range, size, restart, form: Form::Whole })
+        let Self { range, size, is_checked, .. } = self;
+        let (restart, form) = (range.start, if is_checked { Form::Checked } else { Form::Whole });
+        Part::Stretch(Stretch { range, size, restart, form })
     }
 }
 

@@ -9,6 +9,10 @@
 //! skippable  magic 0x184D2A50 to ..5F · size (4) · data
 //! ```
 //!
+//! A decoder that has all of a frame in memory finds bytes that no window reaches back to; one with a window does
+//! not. So what they make of damage may differ, unless a checksum, or a window of all the content, gives it
+//! away to both: only such frames (`is_checked`) are decoded at one go, which takes fewer copies.
+//!
 //! The seekable format is frames, and its table of them is a skippable frame. A frame with more than
 //! [`Limits::max_bytes`] is not walked to its end: that would touch every page of a file that is one frame.
 
@@ -38,6 +42,7 @@ enum Found {
     Frame {
         end: u64,
         size: Size,
+        is_checked: bool,
     },
     Large,
     /// Not a frame as it should be.
@@ -56,8 +61,8 @@ impl Walker {
                 return Ok(if group.is_empty() { Part::End } else { group.into_part() });
             }
             match self.frame()? {
-                Found::Frame { end, size } if !group.is_full(size, end) => {
-                    group.add(size, end);
+                Found::Frame { end, size, is_checked } if !group.is_full(size, end) => {
+                    group.add(size, end, is_checked);
                     self.at = end;
                 }
                 _ if !group.is_empty() => return Ok(group.into_part()),
@@ -75,7 +80,8 @@ impl Walker {
             let Some(len) = self.buffer.get(4..8).map(number) else { return Ok(Found::Unknown) };
             let end = self.at + 8 + len;
             let is_small = len <= self.limits.max_bytes && end <= file_end;
-            return Ok(if is_small { Found::Frame { end, size: Size::NOTHING } } else { Found::Unknown });
+            let found = Found::Frame { end, size: Size::NOTHING, is_checked: true };
+            return Ok(if is_small { found } else { Found::Unknown });
         }
         let Some(header) = Header::read(&self.buffer).filter(|_| magic == MAGIC) else {
             return Ok(Found::Unknown);
@@ -115,7 +121,9 @@ impl Walker {
         }
         let end = at + header.checksum;
         let size = Size { n_bytes: header.content.unwrap_or(at_most), is_exact: header.content.is_some() };
-        Ok(if end <= file_end { Found::Frame { end, size } } else { Found::Unknown })
+        let is_checked =
+            header.checksum > 0 || header.content.is_some_and(|content| content <= header.window);
+        Ok(if end <= file_end { Found::Frame { end, size, is_checked } } else { Found::Unknown })
     }
 }
 
