@@ -157,6 +157,9 @@ class JobBook:
                 "n_documents": summary.n_documents,
                 "n_skipped": summary.n_skipped,
                 "up_to_date": summary.up_to_date,
+                "reused": summary.reused,
+                "encoded_bytes": summary.encoded_bytes,
+                "note": summary.note,
             }
             self._manifests.keep(job, summary.manifest)
         self.n_unsettled += 1

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tokend import Tokenizer
-from tokend.cli import known, main
+from tokend import Tokenizer, reuse
+from tokend.cli import main
 from tokend.estimate import estimate
 
 
@@ -19,7 +19,7 @@ from tokend.estimate import estimate
 def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A state directory of its own, and no job too small to be remembered."""
     monkeypatch.setenv("TOKEND_STATE_DIR", str(tmp_path / "state"))
-    monkeypatch.setattr(known, "MIN_BYTES", 0)
+    monkeypatch.setattr(reuse, "MIN_BYTES", 0)
 
 
 def encode(source: Path, output: Path, *options: str) -> int:

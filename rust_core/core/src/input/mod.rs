@@ -30,6 +30,7 @@ pub mod detect;
 mod filesystem;
 pub mod jsonl;
 pub(crate) mod lease;
+pub mod one_record;
 mod sigbus;
 
 use std::fs::{File, Metadata};

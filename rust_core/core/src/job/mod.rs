@@ -21,6 +21,7 @@ mod buffers;
 pub(crate) mod checkpoint;
 mod commit;
 mod gate;
+mod known_texts;
 mod lumps;
 mod plan;
 pub(crate) mod records;
@@ -122,6 +123,8 @@ pub struct JobSpec {
     pub resume: bool,
     /// Part of the names of partial files, so that who made them can be told; `None`: `"local"`.
     pub partial_key: Option<String>,
+    /// Files of texts that other jobs encoded, to be left out as duplicates; the job then writes one of its own.
+    pub known_texts: Option<Vec<PathBuf>>,
     pub roots: Roots,
 }
 
@@ -144,6 +147,7 @@ impl JobSpec {
             retire: false,
             resume: false,
             partial_key: None,
+            known_texts: None,
             format: Format::default(),
             roots: Roots::default(),
         }
@@ -257,6 +261,7 @@ fn prepare(spec: &JobSpec) -> Result<(Vec<Source>, u64)> {
     if spec.retire && spec.format != Format::Stream {
         return Err(Error::BadOption { option: "retire", what: "it needs format stream".into() });
     }
+    known_texts::check(spec)?;
     let (format, field) = (spec.records.input_format, spec.records.text_field());
     let sources: Vec<_> = spec
         .inputs
@@ -322,7 +327,7 @@ fn run<L: Lane>(tokenizer: &Tokenizer, spec: &JobSpec, control: &Control) -> Res
         return Ok(Outcome { manifest, up_to_date: true });
     }
     let rules = rules(tokenizer, spec)?;
-    let Begun { sink, log, progress, texts } = match spec.format {
+    let Begun { sink, log, progress, mut texts } = match spec.format {
         Format::Bin => bin::begin(&target, control)?,
         Format::Stream => growing::begin(&target, control)?,
     };
@@ -335,8 +340,12 @@ fn run<L: Lane>(tokenizer: &Tokenizer, spec: &JobSpec, control: &Control) -> Res
         sink.abandon(error, is_kept(error) || matches!(error, Error::InputChanged { .. }));
     })?;
     let made = log.handle().and_then(|kept| {
+        known_texts::read(spec.known_texts.as_deref().unwrap_or_default(), &mut texts)?;
         let progress =
             make::<L>(tokenizer, &target, &rules, control, &*sink, log, progress, source_hash, texts)?;
+        if spec.known_texts.is_some() {
+            known_texts::write(spec, &kept)?;
+        }
         sink.publish(&progress, &kept)
     });
     match made {
