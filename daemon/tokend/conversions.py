@@ -24,7 +24,7 @@ from . import _core
 from .config import ServerConfig
 
 Say = Callable[[str], None]
-"""Told what a job is at, in words."""
+"""Told what a job is at, in words; in none where that is plain."""
 
 
 def check(spec: JobSpec, config: ServerConfig) -> tuple[dict[str, Any], int]:

@@ -77,12 +77,12 @@ class Job:
         )
 
     def at(self, phase: str) -> None:
-        """Notes what the job is at, and that counting begins."""
+        """Notes what the job is at, if that is not plain, and that counting begins."""
         self.phase, self.phase_began_s = phase, time.time()
 
     def _note(self) -> str | None:
         if self.needed_bytes > 0 and self.state == "queued":
             return f"waits for {self.needed_bytes} bytes of free space beside its output"
         if self.state == "running":
-            return self.pace or self.phase
+            return self.pace or self.phase or None
         return self.record.note if self.state == "done" else None

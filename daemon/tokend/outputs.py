@@ -78,7 +78,7 @@ def run_job(
         remark = "all of it is encoded: a daemon with --root reads no sets"
     if key is not None and (found := _reuse(spec, control, tokenizer, config, key, say)) is not None:
         return found
-    say("encodes")
+    say("")
     manifest = _encode(record, control, tokenizer, config)
     if key is not None:
         reuse.remember(key, spec.output, config.state_dir)
@@ -158,7 +158,7 @@ def _update(
     spec = record.spec
 
     def encode(parts: list[str], place: str, resume: bool) -> str:
-        say("encodes what is new")
+        say("what is new")
         return encode_part(spec, control, tokenizer, config, parts, place, resume=resume)
 
     say("compares the inputs with what was encoded of them")

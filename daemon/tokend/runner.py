@@ -159,6 +159,8 @@ class Runner:
         except TokendError as error:
             self.fail(job, "failed", error)
         else:
+            for record in self._book.superseded(job):
+                discard_partials(record, self._config)
             with self._book.lock:
                 self._book.end(job, "done", summary=summary)
                 is_last = not self._book.queue

@@ -20,6 +20,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 import secrets
 import shutil
 import time
@@ -42,6 +43,8 @@ log = logging.getLogger("tokend.watch")
 Encode = Callable[[list[str], str, list[str] | None], dict[str, Any]]
 """Encodes files into a set with the options of the watch, leaving out known texts; returns its manifest."""
 
+_HIDDEN = ".watch.partial"
+_FIRST = re.compile(r"(tokens|ends|docs|ids|skipped|texts)-00000\.\w+")
 _CLOSED = (b"\x1f\x8b", b"\x28\xb5\x2f\xfd", b"BZh", b"\xfd7zXZ\0", b"PAR1", b"ARROW1")
 
 
@@ -94,7 +97,10 @@ class Watch:
     def _open(self) -> None:
         place = self.output / "manifest.json"
         if not place.exists():
-            if self.output.exists() and os.listdir(self.output):
+            names = os.listdir(self.output) if self.output.exists() else []
+            # A watch that was killed in its first round has left these.
+            is_ours = _HIDDEN in names and all(name == _HIDDEN or _FIRST.fullmatch(name) for name in names)
+            if names and not is_ours:
                 raise BadRequestError(f"{self.output} is there and holds no stream", "choose another output")
             self.output.mkdir(exist_ok=True)
             return
@@ -122,7 +128,7 @@ class Watch:
         taken = [piece for path in files if (piece := self._take(path, is_last=is_last)) is not None]
         if not taken:
             return Round()
-        hidden = self.output / ".watch.partial"
+        hidden = self.output / _HIDDEN
         if hidden.exists():
             self.settle(str(hidden / "new.bin"))
             shutil.rmtree(hidden)
@@ -170,7 +176,11 @@ class Watch:
             raise BadRequestError(f"{self.output} was made with other options", "give the same, or another output")
 
     def _take(self, path: str, *, is_last: bool) -> Taken | None:
-        found = os.stat(path)
+        try:
+            found = os.stat(path)
+        except FileNotFoundError:
+            # It was there a moment ago, when the directory was listed.
+            return None
         known = [source for source in self.manifest.get("sources", ()) if source["path"] == path]
         done = known[-1]["size_bytes"] if known else 0
         if known and found.st_size == done:

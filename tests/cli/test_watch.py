@@ -225,3 +225,18 @@ def test_a_bad_document_is_named_by_its_own_file(tmp_path: Path, capsys: pytest.
     texts.write_bytes(bytes(16))
     assert main(["encode", "--watch", str(tmp_path / "in"), *output]) == 1
     assert "texts-00000.u128 is damaged" in capsys.readouterr().err
+
+
+def test_one_that_was_killed_in_its_first_round_goes_on(
+    tmp_path: Path, gpt2: Tokenizer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "a.jsonl").write_text('{"text": "one"}\n')
+    (tmp_path / "out" / ".watch.partial" / "0").mkdir(parents=True)
+    (tmp_path / "out" / "tokens-00000.bin").write_bytes(b"xx")
+    (tmp_path / "out" / "mine").write_text("mine")
+    assert watch(tmp_path) == 2
+    assert "holds no stream" in capsys.readouterr().err
+    (tmp_path / "out" / "mine").unlink()
+    assert watch(tmp_path) == 0
+    assert documents(tmp_path, gpt2) == ["one"]

@@ -139,6 +139,8 @@ def say(made: dict[str, Any], place: str, seconds: float) -> None:
     what = f"{plural(made['n_tokens'], 'token')}, {plural(made['n_documents'], 'document')}"
     if made["n_val_documents"]:
         what += f" ({made['n_val_documents']:,} for validation)"
+    if left_out := made["arrangement"]["n_tokens_left_out"]:
+        what += f" ({left_out:,} at the end fill no row and are left out)"
     n_bytes = sum(file["size_bytes"] for file in made["files"])
     files = f"{plural(len(made['files']), 'file')}, {size(n_bytes)}"
     print(f"{place} ({made['kind']}): {what} in {files}, {duration(seconds)}", file=sys.stderr)

@@ -154,7 +154,8 @@ def _native(
             if arguments.no_wait:
                 print(json.dumps({"job_id": job.job_id}) if arguments.json else job.job_id)
                 return 0
-            manifest = follow_own(client, job.job_id, output)
+            # A hidden set is the first half of what was asked for.
+            manifest = follow_own(client, job.job_id, arguments.output)
     if not is_hidden:
         report(manifest, output, time.monotonic() - start, arguments.json)
     return 0
@@ -269,7 +270,7 @@ def _local(arguments: argparse.Namespace, inputs: list[str], output: str, option
     recall = threading.Thread(target=words.recall, args=(tokenizer,), daemon=True)
     recall.start()
     try:
-        outcome = _in_thread(tokenizer, inputs, output, output, options)
+        outcome = _in_thread(tokenizer, inputs, output, arguments.output, options)
     except KeyboardInterrupt:
         print(f"tokend: the same command with --resume goes on with {arguments.output}", file=sys.stderr)
         raise

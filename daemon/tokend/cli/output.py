@@ -68,21 +68,24 @@ def progress_bar(label: str) -> Iterator[Update]:
         TimeRemainingColumn,
         TransferSpeedColumn,
     )
+    from rich.table import Column
 
+    # One line of 80 columns, as long as the name is short; a long one is cut.
     columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        DownloadColumn(),
-        TransferSpeedColumn(),
-        TextColumn("{task.fields[tokens]:,} tokens"),
-        TimeRemainingColumn(),
+        TextColumn("{task.description}", table_column=Column(no_wrap=True, overflow="ellipsis")),
+        BarColumn(bar_width=15),
+        DownloadColumn(table_column=Column(no_wrap=True, min_width=14)),
+        TransferSpeedColumn(table_column=Column(no_wrap=True, min_width=9)),
+        TextColumn("{task.fields[tokens]}", table_column=Column(no_wrap=True, min_width=13)),
+        TimeRemainingColumn(table_column=Column(no_wrap=True, min_width=7)),
     )
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task(label, total=None, tokens=0)
+        task = bar.add_task(label, total=None, tokens="")
 
         def update(done: int, total: int, tokens: int, phase: str | None) -> None:
             said = f"{label}: {phase}" if phase else label
-            bar.update(task, completed=done, total=total or None, tokens=tokens, description=said)
+            count = f"{tokens:,} tokens" if tokens < 1_000_000 else f"{tokens / 1e6:,.1f} M tokens"
+            bar.update(task, completed=done, total=total or None, tokens=count, description=said)
 
         yield update
 

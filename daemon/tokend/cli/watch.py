@@ -51,7 +51,10 @@ def watch(arguments: argparse.Namespace, options: dict[str, Any]) -> int:
     if arguments.seal and not arguments.json:
         found = watched.manifest
         what = f"{plural(found.get('n_documents', 0), 'document')}, {plural(found.get('n_tokens', 0), 'token')}"
-        print(f"{arguments.output} is sealed: {what}" if found else f"{arguments.output}: nothing was found")
+        print(
+            f"{arguments.output} is sealed: {what}" if found else f"{arguments.output}: nothing was found",
+            file=sys.stderr,
+        )
     return 0
 
 
