@@ -131,6 +131,14 @@ impl Source {
                 let what = "the compressed data ends too early,".to_owned();
                 return Err(Error::DamagedInput { path: path.to_owned(), offset: identity.size_bytes, what });
             }
+            if let Some(name) = detect::compression_by_name(path) {
+                let mut begin = vec![0; detect::TEXT_BYTES.min(identity.size_bytes as usize)];
+                file.read_exact_at(&mut begin, 0).map_err(|error| Error::io(path, "reading", error))?;
+                if !detect::is_text(&begin) {
+                    let what = format!("named {name}, but it begins neither so nor as text");
+                    return Err(Error::DamagedInput { path: path.to_owned(), offset: 0, what });
+                }
+            }
             if let Some(content) = detect::content(path, &head[..len], format) {
                 source.kind.content = content;
                 return Ok(source);
