@@ -17,7 +17,7 @@ use crate::tokenizer::{Tokenizer, special_policy};
 /// Progress and cancellation of one file job; made before the job, used from any thread.
 #[pyclass(frozen, module = "tokend._core")]
 pub(crate) struct JobControl {
-    inner: Arc<Control>,
+    pub(crate) inner: Arc<Control>,
 }
 
 #[pymethods]
@@ -103,7 +103,7 @@ fn record_options(records: Option<Records>) -> Result<RecordOptions, CoreError> 
 }
 
 #[pyfunction]
-#[pyo3(signature = (tokenizer, inputs, output, *, separator, eot, eot_id, special, errors, threads, force, roots, control, format="bin", resume=false, partial_key=None, records=None, retire=false))]
+#[pyo3(signature = (tokenizer, inputs, output, *, separator, eot, eot_id, special, errors, threads, force, roots, control, format="bin", resume=false, partial_key=None, records=None, retire=false, known_texts=None))]
 #[expect(clippy::too_many_arguments, reason = "keyword arguments of the Python function")]
 pub(crate) fn encode_files(
     py: Python<'_>,
@@ -124,6 +124,7 @@ pub(crate) fn encode_files(
     partial_key: Option<String>,
     records: Option<Records>,
     retire: bool,
+    known_texts: Option<Vec<PathBuf>>,
 ) -> PyResult<String> {
     let replace_invalid = match errors {
         "strict" => false,
@@ -148,6 +149,7 @@ pub(crate) fn encode_files(
         format: Format::parse(format).map_err(CoreError::from)?,
         resume,
         partial_key,
+        known_texts,
         roots: Roots::new(roots),
     };
     let json = py

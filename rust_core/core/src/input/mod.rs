@@ -32,6 +32,7 @@ mod filesystem;
 pub mod jsonl;
 pub(crate) mod lease;
 pub(crate) mod nearby;
+pub mod one_record;
 mod sigbus;
 
 use std::fs::{File, Metadata};
@@ -178,6 +179,14 @@ impl Source {
                 let what = "the compressed data ends too early,".to_owned();
                 return Err(Error::DamagedInput { path: path.to_owned(), offset: identity.size_bytes, what });
             }
+            if let Some(name) = detect::compression_by_name(path) {
+                let mut begin = vec![0; detect::TEXT_BYTES.min(identity.size_bytes as usize)];
+                file.read_exact_at(&mut begin, 0).map_err(|error| Error::io(path, "reading", error))?;
+                if !detect::is_text(&begin) {
+                    let what = format!("named {name}, but it begins neither so nor as text");
+                    return Err(Error::DamagedInput { path: path.to_owned(), offset: 0, what });
+                }
+            }
             if let Some(content) = detect::content(path, &head[..len], format) {
                 source.kind.content = content;
                 return Ok(source);
@@ -222,7 +231,7 @@ impl Source {
             return Err(changed(&self.path, &self.identity, &now));
         }
         read.map_err(|error| Error::io(&self.path, "reading", error))?;
-        if self.is_supposed && !detect::is_text(&self.path, &buffer[start..], format) {
+        if self.is_supposed && !detect::is_plain_text(&self.path, &buffer[start..], format) {
             return Ok(None);
         }
         let xxh3 = xxh3_64(&buffer[start..]);

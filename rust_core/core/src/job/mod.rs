@@ -21,6 +21,7 @@ mod buffers;
 pub(crate) mod checkpoint;
 mod commit;
 mod gate;
+mod known_texts;
 mod lumps;
 mod plan;
 pub(crate) mod records;
@@ -122,6 +123,8 @@ pub struct JobSpec {
     pub resume: bool,
     /// Part of the names of partial files, so that who made them can be told; `None`: `"local"`.
     pub partial_key: Option<String>,
+    /// Files of texts that other jobs encoded, to be left out as duplicates; the job then writes one of its own.
+    pub known_texts: Option<Vec<PathBuf>>,
     pub roots: Roots,
 }
 
@@ -144,6 +147,7 @@ impl JobSpec {
             retire: false,
             resume: false,
             partial_key: None,
+            known_texts: None,
             format: Format::default(),
             roots: Roots::default(),
         }
@@ -256,7 +260,11 @@ fn may_suppose(spec: &JobSpec) -> bool {
     let looks_at_documents =
         *skip_bad || *min_tokens > 0 || max_tokens.is_some() || truncate_tokens.is_some() || *deduplicate;
     let is_of_fields = field.is_some() || id_field.is_some();
-    spec.format == Format::Bin && !spec.resume && !looks_at_documents && !is_of_fields
+    spec.format == Format::Bin
+        && !spec.resume
+        && !looks_at_documents
+        && !is_of_fields
+        && spec.known_texts.is_none()
 }
 
 fn prepare(spec: &JobSpec, supposes: bool) -> Result<(Vec<Source>, u64)> {
@@ -269,6 +277,7 @@ fn prepare(spec: &JobSpec, supposes: bool) -> Result<(Vec<Source>, u64)> {
     if spec.retire && spec.format != Format::Stream {
         return Err(Error::BadOption { option: "retire", what: "it needs format stream".into() });
     }
+    known_texts::check(spec)?;
     let (format, field) = (spec.records.input_format, spec.records.text_field());
     let (devices, mut nearby) = (Devices::default(), Nearby::new(&spec.roots));
     let max_bytes = if supposes { chunk_bytes() } else { 0 };
@@ -356,7 +365,7 @@ fn run_once<L: Lane>(
         return Ok(Outcome { manifest, up_to_date: true });
     }
     let rules = rules(tokenizer, spec)?;
-    let Begun { sink, log, progress, texts } = match spec.format {
+    let Begun { sink, log, progress, mut texts } = match spec.format {
         Format::Bin => bin::begin(&target, control)?,
         Format::Stream => growing::begin(&target, control)?,
     };
@@ -369,8 +378,12 @@ fn run_once<L: Lane>(
         sink.abandon(error, is_kept(error) || matches!(error, Error::InputChanged { .. }));
     })?;
     let made = log.handle().and_then(|kept| {
+        known_texts::read(spec.known_texts.as_deref().unwrap_or_default(), &mut texts)?;
         let progress =
             make::<L>(tokenizer, &target, &rules, is_misjudged, &*sink, log, progress, source_hash, texts)?;
+        if spec.known_texts.is_some() {
+            known_texts::write(spec, &kept)?;
+        }
         sink.publish(&progress, &kept)
     });
     match made {
