@@ -122,6 +122,19 @@ class AsyncClient:
         info = await self._call(requests.submit(inputs, output, **options), timeout)
         return AsyncJob(self, info.job_id)
 
+    async def convert(
+        self,
+        path: str | os.PathLike[str],
+        output: str | os.PathLike[str],
+        *,
+        format: str,
+        timeout: float | None = None,
+        **options: Any,
+    ) -> AsyncJob:
+        """Submits a conversion; the options are those of `Client.convert`."""
+        info = await self._call(requests.convert(path, output, format=format, **options), timeout)
+        return AsyncJob(self, info.job_id)
+
     def job(self, job_id: str) -> AsyncJob:
         """A job by its id; nothing is asked yet."""
         return AsyncJob(self, job_id)

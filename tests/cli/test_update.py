@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 from pathlib import Path
 
 import pytest
+from tokend import publish
 from tokend import update as module
 from tokend.cli import main
 
+RENAME = os.rename
 OUTPUTS = ("", ".ends", ".docs", ".json")
 
 
@@ -76,7 +79,7 @@ def test_a_line_that_was_not_complete(tmp_path: Path, capsys: pytest.CaptureFixt
     with path.open("a") as file:
         file.write('\n{"text": "three"}\n')
     assert encode(tmp_path, "set", "--update") == 0
-    assert "34 B of that were new" in capsys.readouterr().err
+    assert "34 B of that new and encoded" in capsys.readouterr().err
     compare(tmp_path)
     capsys.readouterr()
     assert encode(tmp_path, "set", "--update") == 0
@@ -146,3 +149,60 @@ def test_an_update_that_fails_leaves_the_set(tmp_path: Path, monkeypatch: pytest
     assert encode(tmp_path, "set", "--update") == 1
     assert before == {suffix: (tmp_path / f"set.bin{suffix}").read_bytes() for suffix in OUTPUTS}
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["in", *sorted(f"set.bin{s}" for s in OUTPUTS)]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [["--eot", "prepend"], ["--separator", "|"], ["--errors", "replace"], ["--special", "token"], ["--min-tokens", "2"],
+     ["--input-format", "jsonl"], ["--bad-documents", "skip"]],
+    ids=lambda options: options[0],
+)  # fmt: skip
+@pytest.mark.parametrize("kind", ["jsonl", "txt"])
+def test_other_options_are_noticed(
+    kind: str, options: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Also where no input has changed."""
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / f"a.{kind}").write_text('{"text": "one|two three"}\n')
+    assert encode(tmp_path, "set") == 0
+    capsys.readouterr()
+    assert encode(tmp_path, "set", "--update", *options) == 0
+    assert "other options" in capsys.readouterr().err
+    compare(tmp_path, *options)
+    assert encode(tmp_path, "set", "--update", *options) == 0
+    assert "up to date" in capsys.readouterr().err
+
+
+def test_a_killed_update_is_brought_to_its_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At each step of publishing, and what stands there by somebody else stays."""
+    (tmp_path / "in").mkdir()
+    path = tmp_path / "in" / "a.jsonl"
+    path.write_text('{"text": "one"}\n')
+    for step in range(5):
+        assert encode(tmp_path, "set", "--force") == 0
+        with path.open("a") as file:
+            file.write('{"text": "two"}\n')
+        left = step
+
+        def dies(source: str, target: str) -> None:
+            nonlocal left
+            if target.startswith(str(tmp_path / "set.bin")):
+                if left == 0:
+                    raise KeyboardInterrupt
+                left -= 1
+            RENAME(source, target)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(publish.os, "rename", dies)
+            if step < 4:
+                assert encode(tmp_path, "set", "--update") == 130
+                assert not (tmp_path / "set.bin.json").exists()
+        if step == 2:
+            # A file that is neither the old set's nor the new one's.
+            (tmp_path / "set.bin.docs").unlink()
+            (tmp_path / "set.bin.docs").write_text("mine")
+        assert encode(tmp_path, "set", "--update") == (1 if step == 2 else 0)
+        if step == 2:
+            assert (tmp_path / "set.bin.docs").read_text() == "mine"
+        else:
+            compare(tmp_path)

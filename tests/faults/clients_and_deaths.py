@@ -74,16 +74,19 @@ def run(scale: Scale) -> Row:
         submitter = threading.Thread(target=_submit, args=(rig, ground, stop, tally))
         for each in (*readers, *threads, submitter):
             each.start()
-        for _ in range(scale.n(50, 3)):
-            time.sleep(chance.uniform(0.2, 1.5))
-            rig.kill()
-            row.tries += 1
-            time.sleep(chance.choice([0.0, 0.0, 0.5]))
-            start = time.monotonic()
-            rig.start()
-            slowest_s = max(slowest_s, time.monotonic() - start)
-        stop.set()
-        ends.set()
+        try:
+            for _ in range(scale.n(50, 3)):
+                time.sleep(chance.uniform(0.2, 1.5))
+                rig.kill()
+                row.tries += 1
+                time.sleep(chance.choice([0.0, 0.0, 0.5]))
+                start = time.monotonic()
+                rig.start()
+                slowest_s = max(slowest_s, time.monotonic() - start)
+        finally:
+            # Else they would call for ever, and this process would not end.
+            stop.set()
+            ends.set()
         for each in (*threads, submitter):
             each.join(PATIENCE_S)
             row.demand(not each.is_alive(), "a thread hangs")

@@ -20,6 +20,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -206,7 +207,23 @@ class Rig:
             self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
         _daemons.append(self.process)
         with Client(self.endpoint, connect_timeout=PATIENCE_S) as client:
-            client.ping(timeout=PATIENCE_S)
+            self.close_once_dead(client)
+            try:
+                client.ping(timeout=PATIENCE_S)
+            except TokendError as error:
+                log = self.log.read_text(errors="replace").splitlines()[-20:]
+                raise AssertionError("\n".join([f"no daemon: {error}; exit code {self.process.poll()}", *log])) from error
+
+    def close_once_dead(self, client: Client) -> None:
+        """Lets a client that waits for this daemon fail as soon as it is gone."""
+        process = self.process
+        assert process is not None
+
+        def wait() -> None:
+            process.wait()
+            client.close()
+
+        threading.Thread(target=wait, daemon=True).start()
 
     @property
     def pid(self) -> int:

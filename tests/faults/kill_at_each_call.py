@@ -6,10 +6,8 @@ The daemon runs one small job under strace and is killed by the injection; the n
 from __future__ import annotations
 
 import random
-import threading
 import time
 
-from tokend_client import Client
 from tokend_client.errors import TokendError
 
 from .common import PATIENCE_S, Ground, Known, Rig, Row, Scale, workplace
@@ -39,12 +37,6 @@ def run(scale: Scale) -> Row:
     return row
 
 
-def _close_once_dead(rig: Rig, client: Client) -> None:
-    assert rig.process is not None
-    rig.process.wait()
-    client.close()
-
-
 def _try(row: Row, ground: Ground, rig: Rig, call: str, number: int) -> bool:
     """One daemon, one job, one kill; False if the call was not reached."""
     rig.folder.mkdir(exist_ok=True)
@@ -58,7 +50,7 @@ def _try(row: Row, ground: Ground, rig: Rig, call: str, number: int) -> bool:
         rig.client(connect_timeout=10, reconnect_timeout=10) as client,
     ):
         # Nobody starts it again: to wait for that would be most of the campaign's time.
-        threading.Thread(target=_close_once_dead, args=(rig, client), daemon=True).start()
+        rig.close_once_dead(client)
         rig.submit(client, ground, known)
         until = time.monotonic() + PATIENCE_S
         while rig.is_alive() and time.monotonic() < until:

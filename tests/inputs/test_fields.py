@@ -220,6 +220,9 @@ def test_command_line(tmp_path: Path, gpt2: Tokenizer) -> None:
         ([source, "--field", "text"], b"no output is named"),
         ([source, "--field", f"text={tmp_path / 'x'}", "--field", f"text={tmp_path / 'y'}"], b"named twice"),
         ([source, *named, "--format", "stream"], b"format bin"),
+        ([source, *named, "--format", "bin", "--format", "llmc"], b"format bin"),
+        ([source, *named, "--update"], b"of one field"),
+        ([source, *named, "--dry-run"], b"of one field"),
     ):
         refused = tokend("encode", "--local", *arguments)
         assert refused.returncode == 2 and message in refused.stderr, refused.stderr

@@ -72,6 +72,22 @@ def test_what_is_cut_off_fails_at_its_end(kind: str, tmp_path: Path, gpt2: Token
                 raise AssertionError(f"{kind} cut at {size} of {len(packed)} went unnoticed")
 
 
+@pytest.mark.parametrize("bad_documents", ["fail", "skip"])
+@pytest.mark.parametrize("kind", naive.KINDS)
+def test_what_does_not_begin_as_it_is_named_is_no_text(
+    kind: str, bad_documents: str, tmp_path: Path, gpt2: Tokenizer
+) -> None:
+    packed = bytearray(naive.compress(kind, texts(2)[1].encode()))
+    packed[1] ^= 2
+    path = tmp_path / f"flipped.jsonl.{kind}"
+    path.write_bytes(packed)
+    with pytest.raises(InputInvalidError, match=f"named .{kind}, but it begins neither so nor as text at byte 0"):
+        gpt2.encode_files([path], tmp_path / "flipped.bin", bad_documents=bad_documents)
+    # A text is one whatever it is called.
+    path.write_text('{"text": "a text"}\n')
+    assert gpt2.encode_files([path], tmp_path / "text.bin")["sources"][0]["format"] == "jsonl"
+
+
 def test_a_packed_bad_document_is_named_by_its_place_in_the_content(tmp_path: Path, gpt2: Tokenizer) -> None:
     source = tmp_path / "x.jsonl.gz"
     source.write_bytes(naive.compress("gz", b'{"text":"a"}\n{"text":1}\n{"text":"b"}\n'))

@@ -13,12 +13,17 @@ import os
 import sys
 import time
 from collections.abc import Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tokend_client.errors import BadRequestError
 
 from .. import _core
-from .output import duration, plural, size
+from ..conversions import source_manifest
+from .encode import connected, follow_own
+from .output import duration, plural, size, watched
+
+if TYPE_CHECKING:
+    from tokend_client import Client
 
 SHARD_LIMITS = ("shard_tokens", "shard_bytes", "shard_documents")
 _SINGLE = ("nanogpt", "megatron")
@@ -27,11 +32,19 @@ _RAW = ("nanogpt", "megatron", "datatrove", "olmo")
 
 
 def convert(arguments: argparse.Namespace) -> int:
-    """Makes sets in trainers' formats from a finished one, which is verified first."""
+    """Makes sets in trainers' formats from a finished one, verified first; in this process, or by the daemon."""
     _, formats = split(arguments.format)
     places = check(arguments, formats, has_native=False)
     source = os.path.abspath(arguments.path)
-    _core.verify(source)
+    if arguments.no_wait or arguments.endpoint is not None:
+        if len(places) > 1 and arguments.no_wait:
+            raise BadRequestError("--no-wait goes with one format", "name one, or several commands")
+        with connected(arguments) as client:
+            make(arguments, source, places, client)
+        return 0
+    source_manifest(source)
+    control = _core.JobControl()
+    watched(lambda: _core.verify(source), control, f"{os.path.basename(source)}: verifying", control.cancel)
     make(arguments, source, places)
     return 0
 
@@ -76,39 +89,61 @@ def _row_tokens(arguments: argparse.Namespace, formats: Iterable[str], name: str
     return None if name != "mds" and "mds" in formats else rows
 
 
-def make(arguments: argparse.Namespace, source: str, places: dict[str, str]) -> None:
-    """Makes the sets and says what each holds."""
+def make(arguments: argparse.Namespace, source: str, places: dict[str, str], client: Client | None = None) -> None:
+    """Makes the sets, in this process or by a daemon, and says what each holds."""
     raw: tuple[str, str] | None = None
     for name, place in places.items():
         start = time.monotonic()
-        made: dict[str, Any] = json.loads(
-            _core.export(
-                source,
-                place,
-                name,
-                eot=arguments.eot,
-                eot_id=arguments.eot_id,
-                **_limits(arguments, places, name),
-                row_tokens=_row_tokens(arguments, places, name),
-                val_fraction=arguments.val_fraction,
-                seed=arguments.seed,
-                shuffle=arguments.shuffle,
-                force=arguments.force,
-                sibling=raw,
-            )
-        )
+        options = {
+            "eot": arguments.eot,
+            "eot_id": arguments.eot_id,
+            **_limits(arguments, places, name),
+            "row_tokens": _row_tokens(arguments, places, name),
+            "val_fraction": arguments.val_fraction,
+            "seed": arguments.seed,
+            "shuffle": arguments.shuffle,
+            "force": arguments.force,
+            "sibling": raw,
+        }
+        if client is not None:
+            job = client.convert(source, place, format=name, **options)
+            if arguments.no_wait:
+                print(json.dumps({"job_id": job.job_id}) if arguments.json else job.job_id)
+                return
+            made = follow_own(client, job.job_id, place)
+            del made["up_to_date"]
+        else:
+            made = _local(source, place, name, options)
         if name in _RAW:
             raw = place, name
         if arguments.json:
             print(json.dumps({"path": place, **made}))
-            continue
-        what = f"{plural(made['n_tokens'], 'token')}, {plural(made['n_documents'], 'document')}"
-        if made["n_val_documents"]:
-            what += f" ({made['n_val_documents']:,} for validation)"
-        n_bytes = sum(file["size_bytes"] for file in made["files"])
-        files = f"{plural(len(made['files']), 'file')}, {size(n_bytes)}"
-        seconds = duration(time.monotonic() - start)
-        print(f"{place} ({name}): {what} in {files}, {seconds}", file=sys.stderr)
+        else:
+            say(made, place, time.monotonic() - start)
+
+
+def _local(source: str, place: str, name: str, options: dict[str, Any]) -> dict[str, Any]:
+    control = _core.JobControl()
+    made = watched(
+        lambda: _core.export(source, place, name, control=control, **options),
+        control,
+        f"{os.path.basename(place)}: writes {name}",
+        control.cancel,
+    )
+    result: dict[str, Any] = json.loads(made)
+    return result
+
+
+def say(made: dict[str, Any], place: str, seconds: float) -> None:
+    """One line of what a conversion made."""
+    what = f"{plural(made['n_tokens'], 'token')}, {plural(made['n_documents'], 'document')}"
+    if made["n_val_documents"]:
+        what += f" ({made['n_val_documents']:,} for validation)"
+    if left_out := made["arrangement"]["n_tokens_left_out"]:
+        what += f" ({left_out:,} at the end fill no row and are left out)"
+    n_bytes = sum(file["size_bytes"] for file in made["files"])
+    files = f"{plural(len(made['files']), 'file')}, {size(n_bytes)}"
+    print(f"{place} ({made['kind']}): {what} in {files}, {duration(seconds)}", file=sys.stderr)
 
 
 def hidden_set(output: str) -> str:

@@ -8,11 +8,8 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-from tokend_client.errors import TokendError
+from tokend_client.errors import OutputExistsError, TokendError
 from tokend_client.inputs import expand
-
-MIN_BYTES = 8_000_000
-"""Less than that is encoded as quickly as it is looked up."""
 
 
 @dataclass
@@ -33,13 +30,17 @@ class Known:
 
     def link(self, output: str) -> dict[str, Any] | None:
         """Gives the set that was found another name; None if none was, or if something stands there."""
-        from ..reuse import link
+        from .. import publish, reuse
 
         place = os.path.abspath(output)
-        taken = any(os.path.lexists(f"{place}{suffix}") for suffix in ("", ".json", ".ends"))
-        if self.output is None or self.manifest is None or taken:
+        is_begun = os.path.isdir(publish.hidden_folder(place, reuse.PURPOSE))
+        if self.output is None or self.manifest is None or (reuse.is_taken(place) and not is_begun):
             return None
-        made = link(self.output, self.manifest, place, self.files)
+        try:
+            made = reuse.link(self.output, self.manifest, place, self.files)
+        except OutputExistsError:
+            # Whether what stands there is this very set, the core finds out.
+            return None
         self.remember(output)
         return {**made, "up_to_date": False, "reused": self.output}
 
@@ -54,9 +55,10 @@ def look(arguments: argparse.Namespace, inputs: list[str], options: dict[str, An
     except (OSError, TokendError):
         # The job itself says what is wrong with them.
         return None
-    if sum(sizes) < MIN_BYTES:
+    from .. import reuse
+
+    if sum(sizes) < reuse.MIN_BYTES:
         return None
-    from ..reuse import find, key_of
 
     @cache
     def fingerprint() -> str:
@@ -64,6 +66,6 @@ def look(arguments: argparse.Namespace, inputs: list[str], options: dict[str, An
 
         return Tokenizer.load(arguments.tokenizer).fingerprint
 
-    key = key_of(options, sizes)
-    found = find(key, files, fingerprint)
+    key = reuse.key_of(options, sizes)
+    found = reuse.find(key, files, fingerprint)
     return Known(key, files, *found) if found else Known(key, files)

@@ -21,6 +21,7 @@ use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::Xxh3;
 
 use crate::error::{Error, Result};
+use crate::job::Control;
 
 const BUFFER_BYTES: usize = 1 << 18;
 
@@ -320,13 +321,15 @@ pub(crate) fn hash_file(path: &Path) -> Result<(u64, String)> {
 /// XXH3-64 of the first so many bytes of a file, for each of `lengths`, which go up; as manifests have them.
 ///
 /// # Errors
-/// [`Error::InputChanged`] for a file that is shorter, [`Error::NotFound`], [`Error::Io`].
-pub fn hash_prefixes(path: &Path, lengths: &[u64]) -> Result<Vec<String>> {
+/// [`Error::InputChanged`] for a file that is shorter, [`Error::NotFound`], [`Error::Io`], and
+/// [`Error::Cancelled`] where `control` says so.
+pub fn hash_prefixes(path: &Path, lengths: &[u64], control: &Control) -> Result<Vec<String>> {
     let mut file = File::open(path).map_err(|error| Error::io(path, "opening", error))?;
     let (mut hash, mut at, mut buffer) = (Xxh3::new(), 0, vec![0; 1 << 20]);
     let mut found = Vec::with_capacity(lengths.len());
     for &length in lengths {
         while at < length {
+            control.check()?;
             let most = buffer.len().min((length - at).try_into().unwrap_or(usize::MAX));
             let n = file.read(&mut buffer[..most]).map_err(|error| Error::io(path, "reading", error))?;
             if n == 0 {

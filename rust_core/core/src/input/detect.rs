@@ -11,6 +11,10 @@
 //! hold JSON lines, `.txt`, `.text` and `.md` hold text. Under any other name, content whose first
 //! line is a JSON object with a text in the wanted field is JSON lines, and everything else text. The
 //! user can say `text` or `jsonl` instead, which then holds for every file that is no parquet or arrow.
+//!
+//! A name is believed in one more case: what is called `.gz` and the like, does not begin so and is no text
+//! is damaged. (Taken for text, all its lines would be bad documents, and where those are skipped the
+//! whole file would be.)
 
 use std::path::Path;
 
@@ -155,6 +159,23 @@ pub(crate) fn is_cut_off(path: &Path, size_bytes: u64) -> bool {
     stem(path).1.is_some_and(|magic_bytes| size_bytes < magic_bytes as u64)
 }
 
+/// Bytes of a file's start that [`is_text`] looks at.
+pub(crate) const TEXT_BYTES: usize = 4096;
+
+/// The compression that a name speaks of.
+#[must_use]
+pub(crate) fn compression_by_name(path: &Path) -> Option<&'static str> {
+    let name = path.file_name()?.to_string_lossy().to_ascii_lowercase();
+    SUFFIXES.iter().map(|(suffix, _)| *suffix).find(|suffix| name.ends_with(suffix))
+}
+
+/// Whether a file may begin so and be text: whole characters of UTF-8 but for the last, and no NUL.
+#[must_use]
+pub(crate) fn is_text(begin: &[u8]) -> bool {
+    let is_cut = |error: std::str::Utf8Error| begin.len() == TEXT_BYTES && error.error_len().is_none();
+    !begin.contains(&0) && std::str::from_utf8(begin).map_or_else(is_cut, |_| true)
+}
+
 /// What content is that begins with `head`; `None` where only its first line can tell.
 #[must_use]
 pub(crate) fn content(path: &Path, head: &[u8], format: InputFormat) -> Option<Content> {
@@ -183,6 +204,20 @@ pub(crate) fn content(path: &Path, head: &[u8], format: InputFormat) -> Option<C
     if is_named(&[".txt", ".text", ".md"]) || !may_be_json { Some(Content::Text) } else { None }
 }
 
+/// Whether a name lets suppose that the file holds plain text: it says nothing else.
+#[must_use]
+pub(crate) fn may_be_text(path: &Path, format: InputFormat) -> bool {
+    // Of content that begins like this, what is not text is so by its name.
+    stem(path).1.is_none() && content(path, b"a text ..", format) == Some(Content::Text)
+}
+
+/// Whether a file that begins with `head` is plain text: what [`may_be_text`] of its name let suppose.
+#[must_use]
+pub(crate) fn is_plain_text(path: &Path, head: &[u8], format: InputFormat) -> bool {
+    let head = &head[..head.len().min(HEAD_BYTES)];
+    compression(head) == Compression::None && content(path, head, format) == Some(Content::Text)
+}
+
 /// What content is whose first line that is not blank is `line`.
 #[must_use]
 pub(crate) fn by_first_line(line: &[u8], field: &FieldPath) -> Content {
@@ -198,6 +233,28 @@ pub(crate) fn by_first_line(line: &[u8], field: &FieldPath) -> Content {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn text_is_told_from_damaged_compression() {
+        assert!(
+            is_text(b"")
+                && is_text(
+                    "naïve
+"
+                    .as_bytes()
+                )
+        );
+        let long = "é".repeat(TEXT_BYTES);
+        assert!(
+            is_text(&long.as_bytes()[..TEXT_BYTES])
+                && is_text(&[b"a", &long.as_bytes()[..TEXT_BYTES - 1]].concat())
+        );
+        assert!(
+            !is_text(b"a\0") && !is_text(&[0x28, 0xB5, 0x2F, 0xFF]) && !is_text("é".as_bytes().split_at(1).0)
+        );
+        assert_eq!(compression_by_name(Path::new("/x/A.JSONL.ZST")), Some(".zst"));
+        assert_eq!(compression_by_name(Path::new("/x.gz/a.txt")), None);
+    }
 
     #[test]
     fn first_bytes_decide() {
@@ -227,6 +284,17 @@ mod tests {
         assert_eq!(kind("x", b""), Some(Content::Text));
         assert_eq!(content(Path::new("x.txt"), b"{", InputFormat::JsonLines), Some(Content::JsonLines));
         assert_eq!(content(Path::new("x.jsonl"), b"{", InputFormat::Text), Some(Content::Text));
+        for (name, head) in [("x", "plain"), ("x.txt", "{"), ("x.c", ""), ("x.html", "<html>\n<he")] {
+            assert!(may_be_text(Path::new(name), InputFormat::Auto), "{name}");
+            assert!(is_plain_text(Path::new(name), head.as_bytes(), InputFormat::Auto), "{name}");
+        }
+        assert!(!may_be_text(Path::new("x.jsonl"), InputFormat::Auto));
+        assert!(may_be_text(Path::new("x.jsonl"), InputFormat::Text));
+        assert!(!may_be_text(Path::new("x.txt.gz"), InputFormat::Text));
+        assert!(!may_be_text(Path::new("x"), InputFormat::JsonLines));
+        for head in [&b"{\"text\":"[..], b"PAR1", b"\x1f\x8b\x08", b"\xff\xff\xff\xff"] {
+            assert!(!is_plain_text(Path::new("x"), head, InputFormat::Auto), "{head:?}");
+        }
         let line = |line: &str| by_first_line(line.as_bytes(), &FieldPath::text());
         assert_eq!(line(r#"{"text":"a"}"#), Content::JsonLines);
         assert_eq!(line("\u{FEFF}{\"text\":\"a\"}\r"), Content::JsonLines);

@@ -30,6 +30,10 @@ pub(super) fn outputs(spec: &JobSpec) -> Result<Vec<JobSpec>> {
         let what = format!("several outputs are made with format bin, not {}", spec.format.name());
         return Err(Error::BadOption { option: "format", what });
     }
+    if spec.known_texts.is_some() {
+        let what = "it is of one output, not of several".to_owned();
+        return Err(Error::BadOption { option: "known_texts", what });
+    }
     for more in &spec.more {
         let mut one = all[0].clone();
         one.records.field = Some(more.field.clone());

@@ -21,6 +21,7 @@ mod buffers;
 pub(crate) mod checkpoint;
 mod commit;
 mod gate;
+mod known_texts;
 mod lumps;
 mod many;
 mod plan;
@@ -39,10 +40,10 @@ pub use records::{Counts, RecordOptions};
 
 use crate::documents::{Eot, Rules};
 use crate::error::{Error, Result};
-use crate::input::Source;
 use crate::input::access::Roots;
 use crate::input::jsonl::FieldPath;
 use crate::input::lease::Leases;
+use crate::input::{Devices, Nearby, Source};
 use crate::lane::Lane;
 use crate::special::SpecialPolicy;
 use crate::stream::folder::Folder;
@@ -124,6 +125,8 @@ pub struct JobSpec {
     pub resume: bool,
     /// Part of the names of partial files, so that who made them can be told; `None`: `"local"`.
     pub partial_key: Option<String>,
+    /// Files of texts that other jobs encoded, to be left out as duplicates; the job then writes one of its own.
+    pub known_texts: Option<Vec<PathBuf>>,
     pub roots: Roots,
     /// More outputs that are made in the same pass, each a set of its own, of another field.
     pub more: Vec<FieldOutput>,
@@ -155,6 +158,7 @@ impl JobSpec {
             retire: false,
             resume: false,
             partial_key: None,
+            known_texts: None,
             format: Format::default(),
             roots: Roots::default(),
             more: Vec::new(),
@@ -259,12 +263,28 @@ pub fn default_threads() -> usize {
 /// date) or is one of the inputs, paths outside the roots, too little free space.
 pub fn check(spec: &JobSpec) -> Result<u64> {
     let specs = many::outputs(spec)?;
-    let prepared: Vec<_> = specs.iter().map(prepare).collect::<Result<_>>()?;
+    let prepared: Vec<_> = specs.iter().map(|spec| prepare(spec, false)).collect::<Result<_>>()?;
     many::check(&specs, &prepared)?;
     Ok(prepared.first().map_or(0, |(_, total)| *total))
 }
 
-fn prepare(spec: &JobSpec) -> Result<(Vec<Source>, u64)> {
+/// Whether small inputs can be taken for what their names let suppose, until they are read: nothing of the
+/// output may depend on what they are, and nobody may see of it before they were read.
+fn may_suppose(spec: &JobSpec) -> bool {
+    let RecordOptions {
+        field, id_field, skip_bad, min_tokens, max_tokens, truncate_tokens, deduplicate, ..
+    } = &spec.records;
+    let looks_at_documents =
+        *skip_bad || *min_tokens > 0 || max_tokens.is_some() || truncate_tokens.is_some() || *deduplicate;
+    let is_of_fields = field.is_some() || id_field.is_some();
+    spec.format == Format::Bin
+        && !spec.resume
+        && !looks_at_documents
+        && !is_of_fields
+        && spec.known_texts.is_none()
+}
+
+fn prepare(spec: &JobSpec, supposes: bool) -> Result<(Vec<Source>, u64)> {
     if spec.inputs.is_empty() {
         return Err(Error::BadOption { option: "inputs", what: "no input files given".into() });
     }
@@ -274,11 +294,18 @@ fn prepare(spec: &JobSpec) -> Result<(Vec<Source>, u64)> {
     if spec.retire && spec.format != Format::Stream {
         return Err(Error::BadOption { option: "retire", what: "it needs format stream".into() });
     }
+    known_texts::check(spec)?;
     let (format, field) = (spec.records.input_format, spec.records.text_field());
+    let (devices, mut nearby) = (Devices::default(), Nearby::new(&spec.roots));
+    let max_bytes = if supposes { chunk_bytes() } else { 0 };
+    let mut suppose = |path: &Path| Source::suppose(path, &mut nearby, format, max_bytes, &devices);
     let sources: Vec<_> = spec
         .inputs
         .iter()
-        .map(|path| Source::detect(path, &spec.roots, format, &field))
+        .map(|path| match suppose(path).filter(|_| supposes) {
+            Some(source) => Ok(source),
+            None => Source::detect(path, &spec.roots, format, &field, &devices),
+        })
         .collect::<Result<_>>()?;
     spec.records.check(&sources)?;
     let total = sources.iter().map(|source| source.identity.size_bytes).sum();
@@ -328,8 +355,25 @@ pub fn encode_files(tokenizer: &Tokenizer, spec: &JobSpec, control: &Control) ->
 }
 
 fn run<L: Lane>(tokenizer: &Tokenizer, spec: &JobSpec, control: &Control) -> Result<Outcome> {
+    let is_misjudged = AtomicBool::new(false);
+    let outcome =
+        run_once::<L>(tokenizer, spec, control, may_suppose(spec) && spec.more.is_empty(), &is_misjudged);
+    if is_misjudged.load(Ordering::Relaxed) {
+        // A file is not what its name let suppose: every one is looked at before the job starts, then.
+        return run_once::<L>(tokenizer, spec, control, false, &is_misjudged);
+    }
+    outcome
+}
+
+fn run_once<L: Lane>(
+    tokenizer: &Tokenizer,
+    spec: &JobSpec,
+    control: &Control,
+    supposes: bool,
+    is_misjudged: &AtomicBool,
+) -> Result<Outcome> {
     let specs = many::outputs(spec)?;
-    let prepared: Vec<_> = specs.iter().map(prepare).collect::<Result<_>>()?;
+    let prepared: Vec<_> = specs.iter().map(|spec| prepare(spec, supposes)).collect::<Result<_>>()?;
     many::check(&specs, &prepared)?;
     control.bytes_total.store(prepared.first().map_or(0, |(_, total)| *total), Ordering::Relaxed);
     let targets: Vec<_> = specs
@@ -353,7 +397,7 @@ fn run<L: Lane>(tokenizer: &Tokenizer, spec: &JobSpec, control: &Control) -> Res
     if !missing.is_empty() {
         let rules = rules(tokenizer, spec)?;
         let missing: Vec<_> = missing.iter().map(|&at| &targets[at]).collect();
-        let mut made = pass::<L>(tokenizer, &missing, &rules, control)?.into_iter();
+        let mut made = pass::<L>(tokenizer, &missing, &rules, is_misjudged)?.into_iter();
         for outcome in outcomes.iter_mut().filter(|outcome| outcome.is_none()) {
             let new = |manifest| Outcome { manifest, up_to_date: false, more: Vec::new() };
             *outcome = made.next().map(new);
@@ -378,20 +422,22 @@ fn pass<L: Lane>(
     tokenizer: &Tokenizer,
     targets: &[&Target<'_>],
     rules: &Rules<'_>,
-    control: &Control,
+    is_misjudged: &AtomicBool,
 ) -> Result<Vec<Report>> {
+    let Some(Target { control, .. }) = targets.first() else { return Ok(Vec::new()) };
     let is_kept = |error: &Error| {
         let suspended = matches!(error, Error::Cancelled) && control.suspended.load(Ordering::Relaxed);
         suspended || error.is_resumable()
     };
     let (mut making, mut lanes) = (Vec::<Making<'_>>::new(), Vec::new());
     let begun = targets.iter().try_for_each(|target| {
-        let Begun { sink, log, progress, texts } = match target.spec.format {
+        let Begun { sink, log, progress, mut texts } = match target.spec.format {
             Format::Bin => bin::begin(target, control)?,
             Format::Stream => growing::begin(target, control)?,
         };
         making.push(Making { target, sink, is_resumed: progress.n_bytes > 0 });
         let source_hash = read_so_far(target, &progress)?;
+        known_texts::read(target.spec.known_texts.as_deref().unwrap_or_default(), &mut texts)?;
         lanes.push((log, progress, source_hash, texts));
         Ok(())
     });
@@ -404,11 +450,17 @@ fn pass<L: Lane>(
     }
     let kept: Result<Vec<_>> = lanes.iter().map(|(log, ..)| log.handle()).collect();
     let made = kept.and_then(|kept| {
-        Ok(kept.into_iter().zip(make::<L>(tokenizer, &making, lanes, rules, control)?).collect::<Vec<_>>())
+        Ok(kept
+            .into_iter()
+            .zip(make::<L>(tokenizer, &making, lanes, rules, is_misjudged)?)
+            .collect::<Vec<_>>())
     });
     let mut reports = Vec::new();
     let published = made.and_then(|made| {
         for (making, (log, progress)) in making.iter().zip(&made) {
+            if making.target.spec.known_texts.is_some() {
+                known_texts::write(making.target.spec, log)?;
+            }
             reports.push(making.sink.publish(progress, log)?);
         }
         Ok(())
@@ -480,11 +532,11 @@ fn make<L: Lane>(
     making: &[Making<'_>],
     begins: Vec<Begins>,
     rules: &Rules<'_>,
-    control: &Control,
+    is_misjudged: &AtomicBool,
 ) -> Result<Vec<checkpoint::Progress>> {
     let nothing = || Error::Internal { what: "a job without an output".to_owned() };
     let first = making.first().ok_or_else(nothing)?;
-    let Target { spec, sources, .. } = *first.target;
+    let Target { spec, sources, control, .. } = *first.target;
     let least =
         begins.iter().map(|(_, progress, ..)| progress).min_by_key(|progress| progress.position.order());
     let least = least.ok_or_else(nothing)?.clone();
@@ -494,7 +546,7 @@ fn make<L: Lane>(
     control.n_documents.store(counted.n_documents, Ordering::Relaxed);
     control.n_skipped.store(counted.n_skipped(), Ordering::Relaxed);
     let leases = Leases::default();
-    let chunk_bytes = setting("TOKEND_CHUNK_BYTES", CHUNK_BYTES);
+    let chunk_bytes = chunk_bytes();
     let threads = if spec.threads == 0 { default_threads() } else { spec.threads };
     let cuts = tokenizer.cuts();
     let fields = making.iter().map(|making| making.target.spec.records.text_field()).collect();
@@ -529,6 +581,7 @@ fn make<L: Lane>(
         sources,
         control,
         outputs,
+        is_misjudged,
     };
     // Of several failures the one that stands first in the input is reported, whatever came first.
     let failure: Mutex<Option<(u64, Error)>> = Mutex::new(None);
@@ -590,6 +643,10 @@ fn from_panic(panic: &(dyn std::any::Any + Send)) -> Error {
         .or_else(|| panic.downcast_ref::<String>().cloned())
         .unwrap_or_else(|| "a worker panicked".to_owned());
     Error::Internal { what }
+}
+
+fn chunk_bytes() -> u64 {
+    setting("TOKEND_CHUNK_BYTES", CHUNK_BYTES)
 }
 
 /// A size or time of the job's machinery, which an environment variable changes for tests.

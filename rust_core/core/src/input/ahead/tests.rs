@@ -139,6 +139,14 @@ fn serial(source: &Arc<Opened>, compression: Compression, step: usize, skip: u64
     Outcome { content, end }
 }
 
+/// Whether two readers gave the same content. A plain decoder that has filled a read at a border looks at what
+/// stands behind it before it returns: then it fails a read earlier than one for whom a part ends there.
+fn is_same(found: &Outcome, plain: &Outcome, step: usize) -> bool {
+    let n_more = found.content.len().checked_sub(plain.content.len());
+    let is_allowed = n_more.is_some_and(|more| more == 0 || (more == step && plain.end.is_err()));
+    is_allowed && found.content.starts_with(&plain.content)
+}
+
 /// Decodes parts in an order that `random` chooses.
 fn ahead(mut content: Ahead, step: usize, skip: u64, mut random: u64) -> (Outcome, usize) {
     let mut all = Vec::new();
@@ -274,7 +282,7 @@ proptest! {
         // not met again. The interrupted run has read them.
         if skip == 0 || plain.end.is_ok() {
             prop_assert_eq!(&found.end, &plain.end);
-            prop_assert!(found.content == plain.content);
+            prop_assert!(is_same(&found, &plain, case.step));
         }
     }
 }
@@ -300,7 +308,7 @@ fn every_cut_and_many_changes_of_a_file_end_as_with_the_plain_decoder() {
             let (found, n_claimed) =
                 ahead(Ahead::with_limits(source, compression, 1 << 20, SMALL), 1000, 0, at as u64);
             assert_eq!(found.end, plain.end, "{compression:?} {at} {change}");
-            assert!(found.content == plain.content, "{compression:?} {at} {change}");
+            assert!(is_same(&found, &plain, 1000), "{compression:?} {at} {change}");
             if (at, change) == whole {
                 assert!(found.content == all && n_claimed >= 4, "{compression:?}: {n_claimed} parts");
             }

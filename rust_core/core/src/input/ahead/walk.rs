@@ -91,6 +91,8 @@ pub(super) enum Walker {
 impl Walker {
     pub(super) fn new(source: &Arc<Opened>, compression: Compression, limits: Limits) -> Self {
         match compression {
+            // No bytes are no frame: an error, which the plain decoder has to give.
+            _ if source.size_bytes() == 0 => Self::Plain,
             Compression::None => Self::Plain,
             Compression::Gzip => Self::Gzip(gzip::Walker::new(Arc::clone(source), limits)),
             Compression::Bzip2 => Self::Bzip2(bzip2::Walker::new(Arc::clone(source), limits)),
