@@ -10,7 +10,8 @@
 //!
 //! What comes out, where it fails and with which error is what [`Unpacked`] makes of the same file: a part that
 //! does not decode, or not to the very end of its bytes, is given to one that starts where the part does.
-//! (Content before the failure may be given out that ends where a part does, of which it never said a word.)
+//! Only what is given out before a failure may be more by one read, where that ends with a part: the plain
+//! decoder looks behind a border before it returns.
 //! Which files have parts: zstd with several frames, BGZF, xz with several blocks, bzip2. Any
 //! other file, and any frame or block that is too large to be held, is streamed by [`Unpacked`].
 //!

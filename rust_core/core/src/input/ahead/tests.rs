@@ -268,7 +268,7 @@ impl Case {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(if cfg!(debug_assertions) { 200 } else { 600 }))]
+    #![proptest_config(ProptestConfig::with_cases(300))]
 
     #[test]
     fn parts_give_what_the_plain_decoder_gives(case in case(), order: u64) {
