@@ -36,7 +36,8 @@ from tokend_client.inputs import expand
 
 from . import _core
 from .publish import claimed, sync_folder
-from .update import Taken, cut_out, in_their_names, last_line, last_separator, write_array
+from .splice import Taken, moved, write_array
+from .update import cut_out, in_their_names, last_line, last_separator
 
 log = logging.getLogger("tokend.watch")
 
@@ -302,15 +303,10 @@ class Watch:
             if source["path"] in lines_before and "records" in source:
                 lines_before[source["path"]] += source["records"]["n_in"] + source["records"]["n_blank_lines"]
         by_part = dict(zip(parts, taken, strict=True))
-        with made.open(encoding="utf-8") as file, target.open("w", encoding="utf-8") as out:
+        with made.open("rb") as file, target.open("wb") as out:
             for line in file:
-                entry = json.loads(line)
-                piece = by_part[entry["path"]]
-                entry["path"] = piece.path
-                entry["line"] += lines_before[piece.path]
-                if entry["offset_bytes"] is not None:
-                    entry["offset_bytes"] += piece.border or 0
-                out.write(json.dumps(entry, ensure_ascii=False, separators=(",", ":")) + "\n")
+                piece = by_part[json.loads(line)["path"]]
+                out.write(moved(line, piece.path, lines_before[piece.path], piece.border or 0))
 
     def _commit(self, change: dict[str, Any]) -> None:
         made = {**self.manifest, **change, "commit": self.manifest["commit"] + 1}
