@@ -132,7 +132,7 @@ def test_a_conversion_is_a_job(daemon: Daemon, tmp_path: Path, capsys: pytest.Ca
         with pytest.raises(NotFoundError):
             client.convert(tmp_path / "none.bin", tmp_path / "n", format="megatron")
         job = client.convert(
-            tmp_path / "a.bin", tmp_path / "l", format="llmc", shuffle=True, seed=3, shard_documents=99
+            tmp_path / "a.bin", tmp_path / "l", format="llmc", shuffle=True, seed=3, shard_documents=999
         )
         until(lambda: client.job(job.job_id).status().state != "queued")
     daemon.kill()
