@@ -36,7 +36,7 @@ bench-families: $(STAMP)
 # Each fuzzer for SECONDS; needs a nightly compiler and cargo-fuzz. TOKEND_CPU chooses the tier.
 SECONDS ?= 1800
 fuzz:
-	for target in encode pieces vocabulary; do \
+	for target in encode pieces documents vocabulary; do \
 		(cd rust_core && cargo +nightly fuzz run --fuzz-dir fuzz $$target -- \
 			-max_total_time=$(SECONDS) -max_len=3000 -detect_leaks=0) || exit 1; done
 

@@ -355,8 +355,10 @@ def account(manifest: dict[str, Any]) -> dict[str, int]:
     """The accounts of all sources that are made of records, added up; empty if none is."""
     total: dict[str, int] = {}
     for source in manifest["sources"]:
-        for name, number in source.get("records", {}).items():
-            total[name] = total.get(name, 0) + number
+        records = source.get("records")
+        if records:
+            for name, number in records.items():
+                total[name] = total.get(name, 0) + number
     return total
 
 

@@ -5,7 +5,7 @@ use crate::cache::WordCache;
 use crate::pretokenize::gpt2::Gpt2;
 use crate::pretokenize::unicode::classes;
 use crate::tier;
-use crate::vocab::Reference;
+use crate::vocab::{Reference, named};
 
 /// Characters that have tripped scanners up: every class, every length, every whitespace, quotes, what
 /// looks like quotes, marks, characters of the mixed blocks, and the exceptions in uniform ones.
@@ -187,6 +187,82 @@ fn what_is_certain_does_not_depend_on_what_follows() {
             assert_eq!(ids, expected, "{text:?} cut at {cut}");
         }
     }
+}
+
+/// Byte vocabularies with a few merges, for patterns that are scanned in each of the other ways.
+fn other_vocabularies() -> Vec<Vocabulary> {
+    let machine = r"\p{L}+|\s+";
+    let alternatives = r"[^\r\n\p{L}\p{N}]?+\p{L}++|\p{N}{1,3}+|\s+(?!\S)|\s|[^\s\p{L}\p{N}]+";
+    let families = ["cl100k_base", "o200k_base"].map(|name| named::published(name).expect("known").0);
+    let mut ranks = String::new();
+    let bytes = (0..=255_u8).map(|byte| vec![byte]);
+    let pairs = ["ae", "rl", "  ", " a", "''", "19"].map(|pair| pair.as_bytes().to_vec());
+    for (token, rank) in bytes.chain(pairs).zip(0..) {
+        let digit = |at: u32| {
+            let bits = token.iter().fold(0_u32, |bits, &byte| bits << 8 | u32::from(byte))
+                << (8 * (3 - token.len()));
+            let digits = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+            if at as usize > token.len() {
+                '='
+            } else {
+                char::from(digits[(bits >> (18 - 6 * at) & 63) as usize])
+            }
+        };
+        ranks += &format!("{}{}{}{} {rank}\n", digit(0), digit(1), digit(2), digit(3));
+    }
+    let folder = tempfile::tempdir().expect("a directory");
+    let path = folder.path().join("ranks");
+    std::fs::write(&path, ranks).expect("write");
+    [machine, alternatives]
+        .into_iter()
+        .chain(families)
+        .map(|pattern| Vocabulary::from_tiktoken(&path, pattern, vec![], "x").expect("a vocabulary"))
+        .collect()
+}
+
+#[test]
+fn documents_together_are_what_they_are_alone() {
+    let (mut random, mut n_scanned) = (Random(5), 0);
+    for vocab in other_vocabularies().into_iter().chain([Vocabulary::gpt2()]) {
+        for kernels in tier::available() {
+            let model = Model::new(&vocab, kernels).expect("a model");
+            n_scanned += usize::from(matches!(model.splitter, Splitter::Words { .. }));
+            let cache = WordCache::with_lines(1 << 12, kernels).expect("memory");
+            let table = cache.table();
+            let mut scratch = Scratch::default();
+            let mut encoder = Encoder { model: &model, table: &table, scratch: &mut scratch };
+            for round in 0..250 {
+                // From many tiny documents to some that fill several batches; what stands between them is
+                // nothing, or would join them, or is a word that the cache knows.
+                let gap = ["", "", "\n", " ", "a", "''", " the", "→", "0123456789abcdefghij"][round % 9];
+                let longest = [1, 3, 40, 300, 1100, 3000][random.below(6)];
+                let (mut text, mut ranges) = (random.text(round % 5), Vec::new());
+                for _ in 0..random.below(6000 / (longest + 10) + 2) {
+                    let (start, n_chars) = (text.len(), random.below(longest + 1));
+                    text += &random.text(n_chars);
+                    ranges.push(start..text.len());
+                    text += gap;
+                }
+                let (before, behind) =
+                    [(None, None), (Some(7), None), (None, Some(8)), (Some(7), Some(8))][round % 4];
+                let (mut ids, mut ends): (Vec<u16>, _) = (vec![3], vec![1]);
+                let between = documents::Between::new(before, behind);
+                encoder
+                    .documents(&text, &ranges, between, &mut ids, &mut ends)
+                    .expect("every byte has a token");
+                let (mut expected, mut expected_ends): (Vec<u16>, _) = (vec![3], vec![1]);
+                for range in ranges {
+                    encoder.encode(&text[range], true, 0, &mut expected).expect("ids");
+                    expected.extend(before.map(|id| id as u16));
+                    expected_ends.push(expected.len() as u64);
+                    expected.extend(behind.map(|id| id as u16));
+                }
+                assert!(ids == expected, "{} {}: {text:?}", kernels.name, vocab.pattern());
+                assert_eq!(ends, expected_ends, "{} {}: {text:?}", kernels.name, vocab.pattern());
+            }
+        }
+    }
+    assert!(n_scanned >= 2, "two of the patterns are of the family");
 }
 
 fn first_line(text: &str) -> &str {

@@ -204,6 +204,20 @@ pub(crate) fn content(path: &Path, head: &[u8], format: InputFormat) -> Option<C
     if is_named(&[".txt", ".text", ".md"]) || !may_be_json { Some(Content::Text) } else { None }
 }
 
+/// Whether a name lets suppose that the file holds plain text: it says nothing else.
+#[must_use]
+pub(crate) fn may_be_text(path: &Path, format: InputFormat) -> bool {
+    // Of content that begins like this, what is not text is so by its name.
+    stem(path).1.is_none() && content(path, b"a text ..", format) == Some(Content::Text)
+}
+
+/// Whether a file that begins with `head` is plain text: what [`may_be_text`] of its name let suppose.
+#[must_use]
+pub(crate) fn is_plain_text(path: &Path, head: &[u8], format: InputFormat) -> bool {
+    let head = &head[..head.len().min(HEAD_BYTES)];
+    compression(head) == Compression::None && content(path, head, format) == Some(Content::Text)
+}
+
 /// What content is whose first line that is not blank is `line`.
 #[must_use]
 pub(crate) fn by_first_line(line: &[u8], field: &FieldPath) -> Content {
@@ -270,6 +284,17 @@ mod tests {
         assert_eq!(kind("x", b""), Some(Content::Text));
         assert_eq!(content(Path::new("x.txt"), b"{", InputFormat::JsonLines), Some(Content::JsonLines));
         assert_eq!(content(Path::new("x.jsonl"), b"{", InputFormat::Text), Some(Content::Text));
+        for (name, head) in [("x", "plain"), ("x.txt", "{"), ("x.c", ""), ("x.html", "<html>\n<he")] {
+            assert!(may_be_text(Path::new(name), InputFormat::Auto), "{name}");
+            assert!(is_plain_text(Path::new(name), head.as_bytes(), InputFormat::Auto), "{name}");
+        }
+        assert!(!may_be_text(Path::new("x.jsonl"), InputFormat::Auto));
+        assert!(may_be_text(Path::new("x.jsonl"), InputFormat::Text));
+        assert!(!may_be_text(Path::new("x.txt.gz"), InputFormat::Text));
+        assert!(!may_be_text(Path::new("x"), InputFormat::JsonLines));
+        for head in [&b"{\"text\":"[..], b"PAR1", b"\x1f\x8b\x08", b"\xff\xff\xff\xff"] {
+            assert!(!is_plain_text(Path::new("x"), head, InputFormat::Auto), "{head:?}");
+        }
         let line = |line: &str| by_first_line(line.as_bytes(), &FieldPath::text());
         assert_eq!(line(r#"{"text":"a"}"#), Content::JsonLines);
         assert_eq!(line("\u{FEFF}{\"text\":\"a\"}\r"), Content::JsonLines);

@@ -39,9 +39,9 @@ pub use records::{Counts, RecordOptions};
 
 use crate::documents::{Eot, Rules};
 use crate::error::{Error, Result};
-use crate::input::Source;
 use crate::input::access::Roots;
 use crate::input::lease::Leases;
+use crate::input::{Devices, Nearby, Source};
 use crate::lane::Lane;
 use crate::special::SpecialPolicy;
 use crate::stream::folder::Folder;
@@ -248,10 +248,26 @@ pub fn default_threads() -> usize {
 /// files, an output that exists (unless `force`, or unless its manifest says that it may be up to
 /// date) or is one of the inputs, paths outside the roots, too little free space.
 pub fn check(spec: &JobSpec) -> Result<u64> {
-    Ok(prepare(spec)?.1)
+    Ok(prepare(spec, false)?.1)
 }
 
-fn prepare(spec: &JobSpec) -> Result<(Vec<Source>, u64)> {
+/// Whether small inputs can be taken for what their names let suppose, until they are read: nothing of the
+/// output may depend on what they are, and nobody may see of it before they were read.
+fn may_suppose(spec: &JobSpec) -> bool {
+    let RecordOptions {
+        field, id_field, skip_bad, min_tokens, max_tokens, truncate_tokens, deduplicate, ..
+    } = &spec.records;
+    let looks_at_documents =
+        *skip_bad || *min_tokens > 0 || max_tokens.is_some() || truncate_tokens.is_some() || *deduplicate;
+    let is_of_fields = field.is_some() || id_field.is_some();
+    spec.format == Format::Bin
+        && !spec.resume
+        && !looks_at_documents
+        && !is_of_fields
+        && spec.known_texts.is_none()
+}
+
+fn prepare(spec: &JobSpec, supposes: bool) -> Result<(Vec<Source>, u64)> {
     if spec.inputs.is_empty() {
         return Err(Error::BadOption { option: "inputs", what: "no input files given".into() });
     }
@@ -263,10 +279,16 @@ fn prepare(spec: &JobSpec) -> Result<(Vec<Source>, u64)> {
     }
     known_texts::check(spec)?;
     let (format, field) = (spec.records.input_format, spec.records.text_field());
+    let (devices, mut nearby) = (Devices::default(), Nearby::new(&spec.roots));
+    let max_bytes = if supposes { chunk_bytes() } else { 0 };
+    let mut suppose = |path: &Path| Source::suppose(path, &mut nearby, format, max_bytes, &devices);
     let sources: Vec<_> = spec
         .inputs
         .iter()
-        .map(|path| Source::detect(path, &spec.roots, format, &field))
+        .map(|path| match suppose(path).filter(|_| supposes) {
+            Some(source) => Ok(source),
+            None => Source::detect(path, &spec.roots, format, &field, &devices),
+        })
         .collect::<Result<_>>()?;
     spec.records.check(&sources)?;
     let total = sources.iter().map(|source| source.identity.size_bytes).sum();
@@ -312,7 +334,23 @@ pub fn encode_files(tokenizer: &Tokenizer, spec: &JobSpec, control: &Control) ->
 }
 
 fn run<L: Lane>(tokenizer: &Tokenizer, spec: &JobSpec, control: &Control) -> Result<Outcome> {
-    let (sources, total) = prepare(spec)?;
+    let is_misjudged = AtomicBool::new(false);
+    let outcome = run_once::<L>(tokenizer, spec, control, may_suppose(spec), &is_misjudged);
+    if is_misjudged.load(Ordering::Relaxed) {
+        // A file is not what its name let suppose: every one is looked at before the job starts, then.
+        return run_once::<L>(tokenizer, spec, control, false, &is_misjudged);
+    }
+    outcome
+}
+
+fn run_once<L: Lane>(
+    tokenizer: &Tokenizer,
+    spec: &JobSpec,
+    control: &Control,
+    supposes: bool,
+    is_misjudged: &AtomicBool,
+) -> Result<Outcome> {
+    let (sources, total) = prepare(spec, supposes)?;
     control.bytes_total.store(total, Ordering::Relaxed);
     let (tokenizer_info, options) = (TokenizerInfo::of::<L>(tokenizer.vocab()), Options::of(spec, &sources));
     let target = Target {
@@ -342,7 +380,7 @@ fn run<L: Lane>(tokenizer: &Tokenizer, spec: &JobSpec, control: &Control) -> Res
     let made = log.handle().and_then(|kept| {
         known_texts::read(spec.known_texts.as_deref().unwrap_or_default(), &mut texts)?;
         let progress =
-            make::<L>(tokenizer, &target, &rules, control, &*sink, log, progress, source_hash, texts)?;
+            make::<L>(tokenizer, &target, &rules, is_misjudged, &*sink, log, progress, source_hash, texts)?;
         if spec.known_texts.is_some() {
             known_texts::write(spec, &kept)?;
         }
@@ -411,20 +449,20 @@ fn make<L: Lane>(
     tokenizer: &Tokenizer,
     target: &Target<'_>,
     rules: &Rules<'_>,
-    control: &Control,
+    is_misjudged: &AtomicBool,
     sink: &dyn sink::Sink,
     log: checkpoint::Log,
     progress: checkpoint::Progress,
     source_hash: xxhash_rust::xxh3::Xxh3,
     texts: FxHashSet<u128>,
 ) -> Result<checkpoint::Progress> {
-    let Target { spec, sources, .. } = *target;
+    let Target { spec, sources, control, .. } = *target;
     control.bytes_done.store(progress.n_bytes, Ordering::Relaxed);
     control.n_tokens.store(progress.n_tokens, Ordering::Relaxed);
     control.n_documents.store(progress.n_documents, Ordering::Relaxed);
     control.n_skipped.store(progress.n_skipped(), Ordering::Relaxed);
     let leases = Leases::default();
-    let chunk_bytes = setting("TOKEND_CHUNK_BYTES", CHUNK_BYTES);
+    let chunk_bytes = chunk_bytes();
     let planner = plan::Planner::new(sources, spec, &leases, tokenizer.cuts(), rules, chunk_bytes, &progress);
     let leading_id = (rules.eot == Eot::Both).then_some(rules.eot_id);
     let committer = commit::Committer::<L>::new(
@@ -448,6 +486,7 @@ fn make<L: Lane>(
         text_rules: &text_rules,
         sources,
         control,
+        is_misjudged,
     };
     // Of several failures the one that stands first in the input is reported, whatever came first.
     let failure: Mutex<Option<(u64, Error)>> = Mutex::new(None);
@@ -508,6 +547,10 @@ fn from_panic(panic: &(dyn std::any::Any + Send)) -> Error {
         .or_else(|| panic.downcast_ref::<String>().cloned())
         .unwrap_or_else(|| "a worker panicked".to_owned());
     Error::Internal { what }
+}
+
+fn chunk_bytes() -> u64 {
+    setting("TOKEND_CHUNK_BYTES", CHUNK_BYTES)
 }
 
 /// A size or time of the job's machinery, which an environment variable changes for tests.

@@ -12,13 +12,13 @@ use crate::documents::{DocumentEncoder, Rules, TextEnd};
 use crate::error::{Error, Result};
 use crate::input::compressed::Unpacked;
 use crate::input::detect::{Compression, Content};
-use crate::input::{Opened, Source};
+use crate::input::{Nearby, Opened, Source};
 use crate::lane::Lane;
 use crate::tokenizer::Tokenizer;
 use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
-use xxhash_rust::xxh3::xxh3_64;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Bytes that a streamed source is read at a time.
 const STREAM_BYTES: u64 = 1 << 20;
@@ -35,6 +35,8 @@ pub(super) struct Shared<'a> {
     pub(super) text_rules: &'a Rules<'a>,
     pub(super) sources: &'a [Source],
     pub(super) control: &'a Control,
+    /// A source that was supposed to be plain text is none; the job has failed because of that.
+    pub(super) is_misjudged: &'a AtomicBool,
 }
 
 /// Works until there is nothing left to do; a failure comes with the place of its work in the order.
@@ -87,30 +89,53 @@ impl Shared<'_> {
         self.tokenizer.with_encoder(|encoder| run(&mut DocumentEncoder::new(encoder.reborrow(), rules)))
     }
 
+    /// Whole small sources: read one by one, encoded together.
     fn batch<L: Lane>(&self, range: Range<usize>, buffers: Buffers<L>) -> Result<Block<L>> {
-        let mut shares = Vec::with_capacity(range.len());
+        let sources = &self.sources[range.clone()];
         self.documents(|documents| {
             let mut bytes = refill(documents, buffers);
-            let mut n_bytes = 0;
-            for index in range.clone() {
+            let (mut shares, mut places) = (Vec::with_capacity(range.len()), Vec::with_capacity(range.len()));
+            let mut nearby = Nearby::new(&self.spec.roots);
+            for (index, source) in range.clone().zip(sources) {
                 self.control.check()?;
-                let path = &self.sources[index].path;
-                let source = self.sources[index].open(&self.spec.roots)?;
-                source.read(0, source.size_bytes(), &mut bytes)?;
-                let xxh3 = xxh3_64(&bytes);
-                source.verify(xxh3, self.control)?;
-                let (n_ids, n_ends) = (documents.ids.len(), documents.ends.len());
-                let text = self.text(&bytes, path, 0)?;
-                documents.push(&text, 0, TextEnd::Source).map_err(|error| in_source(error, path))?;
-                n_bytes += bytes.len() as u64;
-                shares.push(Share {
-                    source: index,
-                    n_tokens: (documents.ids.len() - n_ids) as u64,
-                    n_documents: (documents.ends.len() - n_ends) as u64,
-                    xxh3,
-                    counts: None,
-                });
+                let start = bytes.len();
+                let format = self.spec.records.input_format;
+                let Some(xxh3) = source.read_whole(&mut nearby, format, &mut bytes)? else {
+                    self.is_misjudged.store(true, Ordering::Relaxed);
+                    let what = format!("{} is not plain text, as was supposed", source.path.display());
+                    return Err(Error::Internal { what });
+                };
+                places.push(start..bytes.len());
+                shares.push(Share { source: index, n_tokens: 0, n_documents: 0, xxh3, counts: None });
             }
+            documents.ids.reserve(bytes.len() / 3);
+            let starts_character =
+                |place: &Range<usize>| bytes.get(place.start).is_none_or(|b| b & 0xC0 != 0x80);
+            let are_documents = self.rules.separator.is_none() && places.iter().all(starts_character);
+            match simdutf8::basic::from_utf8(&bytes) {
+                Ok(text) if are_documents => {
+                    documents
+                        .whole(text, &places, |_| 0)
+                        .map_err(|(number, error)| in_source(error, &sources[number].path))?;
+                    let mut start = 0;
+                    for (share, &end) in shares.iter_mut().zip(&documents.ends) {
+                        (share.n_tokens, share.n_documents) = (end - start, 1);
+                        start = end;
+                    }
+                }
+                _ => {
+                    for (share, (place, Source { path, .. })) in
+                        shares.iter_mut().zip(places.iter().zip(sources))
+                    {
+                        let (n_ids, n_ends) = (documents.ids.len(), documents.ends.len());
+                        let text = self.text(&bytes[place.clone()], path, 0)?;
+                        documents.push(&text, 0, TextEnd::Source).map_err(|error| in_source(error, path))?;
+                        share.n_tokens = (documents.ids.len() - n_ids) as u64;
+                        share.n_documents = (documents.ends.len() - n_ends) as u64;
+                    }
+                }
+            }
+            let n_bytes = bytes.len() as u64;
             let next = Some(Position { source: range.end, ..Position::default() });
             Ok(Block { next, ..Block::new(documents, bytes, shares, n_bytes) })
         })
