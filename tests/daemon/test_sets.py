@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import shutil
@@ -17,8 +18,8 @@ from tokend.config import ServerConfig
 from tokend.outputs import run_job
 from tokend.record import Record
 from tokend.registry import Registry
-from tokend_client import Client, TokenStream
-from tokend_client.errors import BadRequestError, NoSpaceError, NotFoundError, OutputExistsError
+from tokend_client import AsyncClient, Client, TokenStream
+from tokend_client.errors import BadRequestError, NoSpaceError, NotFoundError, OutputExistsError, StreamError
 from tokend_client.protocol import TERMINAL_STATES, JobSpec
 
 PARTS = ("", ".ends", ".docs", ".json")
@@ -230,3 +231,22 @@ def test_what_the_system_says_is_an_error_with_a_path(tmp_path: Path, monkeypatc
     with pytest.raises(NotFoundError, match=r"a\.jsonl"):
         run_job(record, JobControl(), registry, config)
     assert main(["verify", str(tmp_path / "a.bin")]) == 0
+
+
+def test_the_asynchronous_client(daemon: Daemon, tmp_path: Path) -> None:
+    source = lines(tmp_path / "a.jsonl", 0, 10)
+
+    async def run() -> None:
+        async with AsyncClient(daemon.endpoint, timeout=60.0) as client:
+            assert await client.roots() == []
+            await (await client.submit([source], tmp_path / "a.bin", update=True)).wait(timeout=60)
+            lines(source, 10, 1, "a")
+            job = await client.submit([source], tmp_path / "a.bin", update=True)
+            assert (await job.wait(timeout=60)).encoded_bytes == len(LINE.encode()) - 1
+            job = await client.convert(tmp_path / "a.bin", tmp_path / "m", format="megatron", val_fraction=0.5)
+            result = await job.wait(timeout=60)
+            assert result.n_documents == 11 and result.manifest["kind"] == "megatron"
+            with pytest.raises(StreamError):
+                result.open()
+
+    asyncio.run(run())
