@@ -14,6 +14,7 @@ from conftest import Daemon
 from tokend import Tokenizer, splice
 from tokend._core import JobControl
 from tokend.cli import main
+from tokend.cli import watch as watching
 from tokend.config import ServerConfig
 from tokend.outputs import run_job
 from tokend.record import Record
@@ -163,7 +164,8 @@ def test_a_conversion_is_a_job(daemon: Daemon, tmp_path: Path, capsys: pytest.Ca
     assert not [name for name in os.listdir(tmp_path) if name.startswith(".")]
 
 
-def test_a_watched_directory(daemon: Daemon, tmp_path: Path, gpt2: Tokenizer) -> None:
+def test_a_watched_directory(daemon: Daemon, tmp_path: Path, gpt2: Tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(watching, "DAEMON_MIN_BYTES", 200)
     (tmp_path / "in").mkdir()
     arguments = ["encode", "--watch", str(tmp_path / "in"), "-o", str(tmp_path / "out"), "--endpoint", daemon.endpoint]
     lines(tmp_path / "in" / "a.jsonl", 0, 3)
@@ -177,6 +179,8 @@ def test_a_watched_directory(daemon: Daemon, tmp_path: Path, gpt2: Tokenizer) ->
         lines(tmp_path / "in" / "a.jsonl", 3, 2, "a")
         assert main([*arguments, "--seal"]) == 0
         assert left.status().state in TERMINAL_STATES
+        # What came of at least 200 bytes was the daemon's to encode.
+        assert [job.output for job in client.jobs()].count(str(hidden / "new.bin")) == 3
     with TokenStream(tmp_path / "out") as stream:
         found = [gpt2.decode(stream.document(number)[:-1]) for number in range(stream.n_documents)]
         assert stream.state == "sealed"
