@@ -6,6 +6,7 @@ interrupted run left is taken up by the next one; what a job that has ended left
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 from dataclasses import dataclass
@@ -16,6 +17,9 @@ import msgspec
 from tokend_client.errors import (
     ConflictError,
     InputChangedError,
+    IoError,
+    NoSpaceError,
+    NotFoundError,
     OutputExistsError,
     TokendError,
     TokenizerInvalidError,
@@ -58,6 +62,25 @@ def run_job(
 
     `say` is told what it is at. Raises the job's error.
     """
+    try:
+        return _run(record, control, registry, config, say)
+    except TokendError:
+        raise
+    except OSError as error:
+        raise _named(error, record.spec.output) from error
+
+
+def _named(error: OSError, output: str) -> TokendError:
+    """What the system said, as an error of ours."""
+    message = f"{error.filename or output}: {error.strerror or error}"
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return NoSpaceError(message)
+    return NotFoundError(message) if error.errno == errno.ENOENT else IoError(message)
+
+
+def _run(
+    record: Record, control: _core.JobControl, registry: Registry, config: ServerConfig, say: conversions.Say
+) -> Summary:
     spec = record.spec
     if spec.layout is not None:
         report, up_to_date = conversions.convert(spec, control, say, is_again=record.attempts > 1)

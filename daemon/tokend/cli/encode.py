@@ -98,7 +98,8 @@ def _convert(arguments: argparse.Namespace, source: str, places: dict[str, str])
         convert.make(arguments, source, places)
         return
     with connected(arguments) as client:
-        convert.make(arguments, source, places, client)
+        # One that is confined to directories makes no conversions.
+        convert.make(arguments, source, places, None if client.roots() else client)
 
 
 def _formats(arguments: argparse.Namespace) -> tuple[str | None, list[str]]:
