@@ -110,6 +110,7 @@ def encode_files(
     records: dict[str, Any] | None = None,
     retire: bool = False,
     known_texts: list[str] | None = None,
+    more: list[tuple[str, str]] = ...,
 ) -> str: ...
 def check_paths(
     inputs: list[str],
@@ -122,6 +123,7 @@ def check_paths(
     partial_key: str | None = None,
     records: dict[str, Any] | None = None,
     retire: bool = False,
+    more: list[tuple[str, str]] = ...,
 ) -> int: ...
 def discard_partials(
     output: str, partial_key: str | None = None, format: str = "bin", *, roots: list[str] = ...
