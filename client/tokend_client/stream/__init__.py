@@ -77,6 +77,10 @@ class TokenStream:
         self._options = {"fingerprint": fingerprint, "dtype": dtype, "eot_id": eot_id, "eot_at": eot_at}
         self._lock = threading.Lock()
         self._snapshot = self._open(dtype, eot_id, eot_at)
+        self.require(fingerprint)
+
+    def require(self, fingerprint: str | None) -> None:
+        """Raises `StreamError` if a fingerprint is given and is not that of the tokenizer that made the stream."""
         made_by = self._snapshot.fingerprint
         if fingerprint is not None and fingerprint != made_by:
             found = "an unknown tokenizer" if made_by is None else f"tokenizer {made_by[:12]}"
@@ -162,6 +166,11 @@ class TokenStream:
     def fingerprint(self) -> str | None:
         """That of the tokenizer that made the stream; None where the format has none."""
         return self._snapshot.fingerprint
+
+    @property
+    def vocabulary(self) -> str | None:
+        """What another tool's format says of the tokenizer: two that differ are of two tokenizers. None for others."""
+        return self._snapshot.vocabulary
 
     @property
     def tokenizer(self) -> str | None:
