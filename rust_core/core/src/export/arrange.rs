@@ -205,6 +205,9 @@ pub fn export(spec: &ExportSpec, control: &Control) -> Result<Exported> {
         sources: set.manifest["sources"].clone(),
         arrangement: {
             let mut whole = arrangement;
+            whole["shard_tokens"] = spec.shard_tokens.into();
+            whole["shard_bytes"] = spec.shard_bytes.into();
+            whole["shard_documents"] = spec.shard_documents.into();
             whole["row_tokens"] = spec.row_tokens.into();
             whole["n_tokens_left_out"] = spec.row_tokens.map(|row| left_out(n_tokens, row)).into();
             whole
