@@ -126,7 +126,7 @@ def make(
     formats: list[str],
     client: Client | None = None,
 ) -> None:
-    """Makes the sets, in this process or by a daemon, and says what each holds; `formats` are all that are asked for."""
+    """Makes the sets, in this process or by a daemon, and says what each holds; `formats` are all asked for."""
     raw: tuple[str, str] | None = None
     for name, place in places.items():
         start = time.monotonic()
