@@ -290,7 +290,7 @@ def manifest_path(record: Record) -> Path:
     """Where the manifest of a job's output is."""
     output = record.spec.output
     if record.spec.layout is not None:
-        return conversions.note_path(record.spec)
+        return conversions.note_path(record.spec.output, record.spec.format)
     return Path(output, "manifest.json") if record.spec.format == "stream" else Path(f"{output}.json")
 
 
@@ -335,7 +335,7 @@ def _files(record: Record, manifest: dict) -> list[tuple[str, int]]:  # type: ig
     """The data files of an output and the least size of each."""
     output = record.spec.output
     if record.spec.layout is not None:
-        note = conversions.note_path(record.spec)
+        note = conversions.note_path(record.spec.output, record.spec.format)
         return [(str(note.parent / file["file"]), file["size_bytes"]) for file in manifest["files"]]
     if record.spec.format != "stream":
         folder = os.path.dirname(output)

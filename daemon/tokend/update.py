@@ -114,7 +114,12 @@ def _check_possible(fingerprint: str, eot_id: int | None, old: dict[str, Any], o
         raise NotPossible("another tokenizer made it")
     if options["eot"] == "both" or options["deduplicate"]:
         raise NotPossible("--eot both and --deduplicate look at the whole")
-    was = old["options"]
+    if not are_same_options(old["options"], options, eot_id):
+        raise NotPossible("it was made with other options")
+
+
+def are_same_options(was: dict[str, Any], options: dict[str, Any], eot_id: int | None) -> bool:
+    """Whether a manifest's options are those of a job."""
     # As `stream/manifest.rs` writes them.
     now = {name: options[name] for name in ("separator", "eot", "errors")} | {"eot_id": eot_id}
     now["special"] = options["special"] or "raise"
@@ -126,8 +131,7 @@ def _check_possible(fingerprint: str, eot_id: int | None, old: dict[str, Any], o
         # Text that is not looked at as a whole: as long as it is left at that.
         is_same = records == {**dict.fromkeys(_OF_RECORDS), **_PLAIN, "input_format": records["input_format"]}
         is_same &= records["input_format"] in ("auto", "text")
-    if not is_same or any(was[name] != value for name, value in now.items()):
-        raise NotPossible("it was made with other options")
+    return is_same and all(was[name] == value for name, value in now.items())
 
 
 _OF_RECORDS = (

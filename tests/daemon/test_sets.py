@@ -129,8 +129,9 @@ def test_a_conversion_is_a_job(daemon: Daemon, tmp_path: Path, capsys: pytest.Ca
         assert result.n_tokens == made.n_tokens and result.manifest["kind"] == "megatron"
         info = client.job(result.job_id).status()
         assert info.bytes_done == info.bytes_total == 2 * made.n_tokens
+        assert client.convert(tmp_path / "a.bin", tmp_path / "m", format="megatron").wait(timeout=60).up_to_date
         with pytest.raises(OutputExistsError):
-            client.convert(tmp_path / "a.bin", tmp_path / "m", format="megatron")
+            client.convert(tmp_path / "a.bin", tmp_path / "m", format="megatron", val_fraction=0.1)
         with pytest.raises(NotFoundError):
             client.convert(tmp_path / "none.bin", tmp_path / "n", format="megatron")
         job = client.convert(
