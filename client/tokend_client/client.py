@@ -252,6 +252,12 @@ class Client:
         self._call(requests.ping(), timeout)
         return time.perf_counter() - start
 
+    def roots(self, *, timeout: float | None = None) -> list[str]:
+        """The directories whose paths the daemon serves; none: whatever its user may open."""
+        self.ping(timeout=timeout)
+        hello = self._connection.hello
+        return [] if hello is None else hello.roots
+
     def shutdown(self, *, drain: bool = True, timeout: float = 30.0) -> None:
         """Stops the daemon, with `drain` after its running jobs."""
         self._call(requests.shutdown(drain, timeout), timeout)

@@ -5,6 +5,7 @@ from numpy.typing import NDArray
 
 __all__ = [
     "JobControl",
+    "PrefixHash",
     "StreamEncoder",
     "Tokenizer",
     "check_export",
@@ -81,6 +82,13 @@ class JobControl:
     def retire(self, before: int) -> None: ...
     def progress(self) -> tuple[int, int, int, int]: ...
     def n_skipped(self) -> int: ...
+
+@final
+class PrefixHash:
+    def __new__(cls) -> PrefixHash: ...
+    def advance(self, path: str, length: int) -> str: ...
+    @property
+    def n_bytes(self) -> int: ...
 
 def encode_files(
     tokenizer: Tokenizer,

@@ -6,6 +6,7 @@ interrupted run left is taken up by the next one; what a job that has ended left
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 from dataclasses import dataclass
@@ -17,6 +18,9 @@ from msgspec.structs import replace
 from tokend_client.errors import (
     ConflictError,
     InputChangedError,
+    IoError,
+    NoSpaceError,
+    NotFoundError,
     OutputExistsError,
     TokendError,
     TokenizerInvalidError,
@@ -59,6 +63,25 @@ def run_job(
 
     `say` is told what it is at. Raises the job's error.
     """
+    try:
+        return _run(record, control, registry, config, say)
+    except TokendError:
+        raise
+    except OSError as error:
+        raise _named(error, record.spec.output) from error
+
+
+def _named(error: OSError, output: str) -> TokendError:
+    """What the system said, as an error of ours."""
+    message = f"{error.filename or output}: {error.strerror or error}"
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return NoSpaceError(message)
+    return NotFoundError(message) if error.errno == errno.ENOENT else IoError(message)
+
+
+def _run(
+    record: Record, control: _core.JobControl, registry: Registry, config: ServerConfig, say: conversions.Say
+) -> Summary:
     spec = record.spec
     if spec.layout is not None:
         report, up_to_date = conversions.convert(spec, control, say, is_again=record.attempts > 1)
@@ -267,7 +290,7 @@ def manifest_path(record: Record) -> Path:
     """Where the manifest of a job's output is."""
     output = record.spec.output
     if record.spec.layout is not None:
-        return conversions.note_path(record.spec)
+        return conversions.note_path(record.spec.output, record.spec.format)
     return Path(output, "manifest.json") if record.spec.format == "stream" else Path(f"{output}.json")
 
 
@@ -312,7 +335,7 @@ def _files(record: Record, manifest: dict) -> list[tuple[str, int]]:  # type: ig
     """The data files of an output and the least size of each."""
     output = record.spec.output
     if record.spec.layout is not None:
-        note = conversions.note_path(record.spec)
+        note = conversions.note_path(record.spec.output, record.spec.format)
         return [(str(note.parent / file["file"]), file["size_bytes"]) for file in manifest["files"]]
     if record.spec.format != "stream":
         folder = os.path.dirname(output)

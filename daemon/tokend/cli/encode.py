@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from tokend_client.errors import BadDocumentError, BadRequestError, NoSpaceError, TokendError
 
-from .known import look
+from .known import look, made_of
 from .output import check_utf8, duration, plural, progress_bar, size, watched
 
 if TYPE_CHECKING:
@@ -95,20 +95,23 @@ def _encode(arguments: argparse.Namespace, inputs: list[str]) -> int:
         return _native(arguments, inputs, arguments.output, native or "bin")
     from . import convert
 
-    places = convert.check(arguments, foreign, has_native=native is not None)
+    is_same = made_of(arguments, inputs, _options(arguments))
+    places = convert.check(arguments, foreign, has_native=native is not None, is_same=is_same)
     if native is not None:
         _native(arguments, inputs, arguments.output, native)
-        _convert(arguments, os.path.abspath(arguments.output), places)
+        _convert(arguments, os.path.abspath(arguments.output), places, foreign)
+        return 0
+    if not places:
         return 0
     known = look(arguments, inputs, _options(arguments))
     if known and known.output and known.manifest and not {"skipped", "ids"} & set(known.manifest):
         print(f"tokend: the same inputs are in {known.output}, which verified: made from it", file=sys.stderr)
-        _convert(arguments, known.output, places)
+        _convert(arguments, known.output, places, foreign)
         return 0
     made = convert.hidden_set(arguments.output)
     _native(arguments, inputs, made, "bin", is_hidden=True)
     try:
-        _convert(arguments, made, places)
+        _convert(arguments, made, places, foreign)
     except BaseException:
         print(f"tokend: the tokens are kept in {made}, for `tokend convert`", file=sys.stderr)
         raise
@@ -117,15 +120,16 @@ def _encode(arguments: argparse.Namespace, inputs: list[str]) -> int:
     return 0
 
 
-def _convert(arguments: argparse.Namespace, source: str, places: dict[str, str]) -> None:
+def _convert(arguments: argparse.Namespace, source: str, places: dict[str, str], formats: list[str]) -> None:
     """Makes the formats of trainers where the set was made: by the daemon, or in this process."""
     from . import convert
 
-    if arguments.local:
-        convert.make(arguments, source, places)
+    if arguments.local or not places:
+        convert.make(arguments, source, places, formats)
         return
     with connected(arguments) as client:
-        convert.make(arguments, source, places, client)
+        # One that is confined to directories makes no conversions.
+        convert.make(arguments, source, places, formats, None if client.roots() else client)
 
 
 def _formats(arguments: argparse.Namespace) -> tuple[str | None, list[str]]:

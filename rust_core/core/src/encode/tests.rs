@@ -1,11 +1,13 @@
 //! Every tier against the plain way: pretokens from the scalar scanner, merged one by one.
 
+use std::path::Path;
+
 use super::*;
 use crate::cache::WordCache;
 use crate::pretokenize::gpt2::Gpt2;
 use crate::pretokenize::unicode::classes;
 use crate::tier;
-use crate::vocab::{Reference, named};
+use crate::vocab::{Reference, named, rank_file};
 
 /// Characters that have tripped scanners up: every class, every length, every whitespace, quotes, what
 /// looks like quotes, marks, characters of the mixed blocks, and the exceptions in uniform ones.
@@ -210,13 +212,13 @@ fn other_vocabularies() -> Vec<Vocabulary> {
         };
         ranks += &format!("{}{}{}{} {rank}\n", digit(0), digit(1), digit(2), digit(3));
     }
-    let folder = tempfile::tempdir().expect("a directory");
-    let path = folder.path().join("ranks");
-    std::fs::write(&path, ranks).expect("write");
     [machine, alternatives]
         .into_iter()
         .chain(families)
-        .map(|pattern| Vocabulary::from_tiktoken(&path, pattern, vec![], "x").expect("a vocabulary"))
+        .map(|pattern| {
+            rank_file::parse(Path::new("ranks"), ranks.as_bytes(), pattern, vec![], "x")
+                .expect("a vocabulary")
+        })
         .collect()
 }
 

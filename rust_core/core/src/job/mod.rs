@@ -489,9 +489,10 @@ fn up_to_date(target: &Target<'_>) -> Result<Option<Report>> {
     target.control.check()?;
     match found {
         Ok(Some(report)) => {
-            if spec.format == Format::Bin {
-                let _ = bin::discard(spec);
-            }
+            let _ = match spec.format {
+                Format::Bin => bin::discard(spec).map(drop),
+                Format::Stream => growing::tidy(spec),
+            };
             Ok(Some(report))
         }
         Err(Error::OutputExists { .. }) if spec.force => Ok(None),
