@@ -10,9 +10,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tokend_client.errors import TokendError
-
 from tokend.tokenizer import Tokenizer
+from tokend_client.errors import TokendError
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +24,7 @@ def documents(text: str, separator: str | None) -> list[str]:
     if separator is None:
         return [text]
     *whole, rest = text.split(separator)
-    return whole + [rest] if rest or not text else whole
+    return [*whole, rest] if rest or not text else whole
 
 
 @pytest.mark.parametrize("odd", [None, "gzip", "json", "both"])
