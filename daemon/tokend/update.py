@@ -89,7 +89,7 @@ def update(
         plan = [_take(path, old_set, control) for path in files]
         unchanged = [source["path"] for source in old["sources"]] == list(files)
         if unchanged and all(taken.border is None for taken in plan):
-            shutil.rmtree(folder, ignore_errors=True)
+            _drop(folder)
             return {**old, "up_to_date": True}, 0
         is_kept = False
         try:
@@ -106,7 +106,7 @@ def update(
         finally:
             # Where the old set could not be put back, the next update finds here what to do.
             if not is_kept and os.path.exists(f"{output}.json"):
-                shutil.rmtree(folder, ignore_errors=True)
+                _drop(folder)
 
 
 def _check_possible(fingerprint: str, eot_id: int | None, old: dict[str, Any], options: dict[str, Any]) -> None:
@@ -160,7 +160,7 @@ def _begin(folder: str, plan: list[Taken], old: dict[str, Any]) -> bool:
                 return True
     except (OSError, UnicodeDecodeError):
         pass
-    shutil.rmtree(folder, ignore_errors=True)
+    _drop(folder)
     os.mkdir(folder)
     for number, taken in enumerate(plan):
         if taken.border:
@@ -179,7 +179,17 @@ def discard(output: str) -> None:
     if os.path.isdir(folder):
         with claimed(output):
             if os.path.exists(f"{output}.json") or not os.path.exists(os.path.join(folder, "json")):
-                shutil.rmtree(folder, ignore_errors=True)
+                _drop(folder)
+
+
+def _drop(folder: str) -> None:
+    """Removes the hidden directory, the plan first: nobody goes on from what an error may leave of the rest."""
+    try:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(os.path.join(folder, "plan.json"))
+    except OSError:
+        return
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def _n_new(plan: list[Taken]) -> int:
