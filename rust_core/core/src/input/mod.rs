@@ -14,7 +14,7 @@
 //! * [`access`]: which paths may be opened;
 //! * [`border`]: where a big file may be cut;
 //! * [`detect`]: what an input is;
-//! * [`compressed`]: gzip, zstd, bzip2 and xz as plain bytes;
+//! * [`compressed`]: gzip, zstd, bzip2 and xz as plain bytes; [`ahead`]: their parts side by side;
 //! * [`jsonl`]: the fields of a JSON line; [`columnar`]: the columns of a parquet or arrow file,
 //!   [`arrow_sizes`]: whose sizes are looked at first;
 //! * [`nearby`]: many files of one directory;
@@ -23,6 +23,7 @@
 //! * [`sigbus`]: pages that vanish all the same.
 
 pub mod access;
+pub(crate) mod ahead;
 mod arrow_sizes;
 pub(crate) mod border;
 pub(crate) mod columnar;
