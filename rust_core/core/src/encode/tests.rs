@@ -210,7 +210,8 @@ fn other_vocabularies() -> Vec<Vocabulary> {
                 char::from(digits[(bits >> (18 - 6 * at) & 63) as usize])
             }
         };
-        ranks += &format!("{}{}{}{} {rank}\n", digit(0), digit(1), digit(2), digit(3));
+        ranks.extend((0..4).map(digit));
+        ranks += &[" ", &rank.to_string(), "\n"].concat();
     }
     [machine, alternatives]
         .into_iter()

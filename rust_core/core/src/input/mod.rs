@@ -471,6 +471,8 @@ mod tests {
         assert!(bytes.iter().all(|&byte| byte == 0));
     }
 
+    type Change<'c> = &'c dyn Fn(&Path);
+
     /// Finds a file of 4 bytes, lets `change` happen to it, and reads it.
     fn read_after(name: &str, change: impl FnOnce(&Path)) -> Result<Option<String>> {
         let dir = tempfile::tempdir().expect("a directory");
@@ -519,12 +521,13 @@ mod tests {
             std::fs::write(path.with_extension("b"), "text").expect("write");
             std::fs::rename(path.with_extension("b"), path).expect("rename");
         };
-        let changes: [(&str, Box<dyn FnOnce(&Path)>); 5] = [
-            ("longer", Box::new(rewrite("texts"))),
-            ("shorter", Box::new(rewrite("tex"))),
-            ("in place", Box::new(|path: &Path| std::fs::write(path, "text").expect("write"))),
-            ("a FIFO", Box::new(fifo)),
-            ("another file", Box::new(other)),
+        let in_place = |path: &Path| std::fs::write(path, "text").expect("write");
+        let changes: [(&str, Change<'_>); 5] = [
+            ("longer", &rewrite("texts")),
+            ("shorter", &rewrite("tex")),
+            ("in place", &in_place),
+            ("a FIFO", &fifo),
+            ("another file", &other),
         ];
         for (what, change) in changes {
             let read = read_after("a", change);
