@@ -6,7 +6,7 @@ STAMP  := $(VENV)/.installed
 SOURCES := Cargo.toml Cargo.lock pyproject.toml client/pyproject.toml \
            $(shell find rust_core -name '*.rs' -o -name 'Cargo.toml' -o -name '*.u16' | grep -v -e /target/ -e /fuzz/)
 
-.PHONY: demo test faults fuzz parity exact bench bench-families bench-seed bench-service bench-loader bench-pipeline loader-torch \
+.PHONY: demo test avx512 faults fuzz parity exact bench bench-families bench-seed bench-service bench-loader bench-pipeline loader-torch \
         loader-campaign readers lint tools clean
 
 # Runs the main job on real text: a daemon, a corpus, progress, and the result read back.
@@ -36,7 +36,7 @@ bench-families: $(STAMP)
 # Each fuzzer for SECONDS; needs a nightly compiler and cargo-fuzz. TOKEND_CPU chooses the tier.
 SECONDS ?= 1800
 fuzz:
-	for target in encode pieces vocabulary; do \
+	for target in encode pieces documents vocabulary; do \
 		(cd rust_core && cargo +nightly fuzz run --fuzz-dir fuzz $$target -- \
 			-max_total_time=$(SECONDS) -max_len=3000 -detect_leaks=0) || exit 1; done
 
@@ -44,6 +44,10 @@ fuzz:
 bench-pipeline: $(STAMP)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
 	$(BIN)/python tests/bench/pipeline.py $(OPTIONS)
+
+# The AVX-512 tier on an emulated processor: needs Bochs, which it says if it is missing. Slow: see tests/emulated.
+avx512: $(STAMP)
+	$(BIN)/python tests/emulated $(FILTERS)
 
 bench-seed: $(STAMP)
 	$(BIN)/python tests/bench/seed.py

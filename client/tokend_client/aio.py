@@ -122,6 +122,19 @@ class AsyncClient:
         info = await self._call(requests.submit(inputs, output, **options), timeout)
         return AsyncJob(self, info.job_id)
 
+    async def convert(
+        self,
+        path: str | os.PathLike[str],
+        output: str | os.PathLike[str],
+        *,
+        format: str,
+        timeout: float | None = None,
+        **options: Any,
+    ) -> AsyncJob:
+        """Submits a conversion; the options are those of `Client.convert`."""
+        info = await self._call(requests.convert(path, output, format=format, **options), timeout)
+        return AsyncJob(self, info.job_id)
+
     def job(self, job_id: str) -> AsyncJob:
         """A job by its id; nothing is asked yet."""
         return AsyncJob(self, job_id)
@@ -149,6 +162,12 @@ class AsyncClient:
         start = time.perf_counter()
         await self._call(requests.ping(), timeout)
         return time.perf_counter() - start
+
+    async def roots(self, *, timeout: float | None = None) -> list[str]:
+        """The directories whose paths the daemon serves; none: whatever its user may open."""
+        await self.ping(timeout=timeout)
+        hello = self._connection.hello
+        return [] if hello is None else hello.roots
 
     async def shutdown(self, *, drain: bool = True, timeout: float = 30.0) -> None:
         """Stops the daemon, with `drain` after its running jobs."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 import numpy as np
@@ -120,6 +120,10 @@ class Client:
         truncate_tokens: int | None = None,
         deduplicate: bool = False,
         retire: bool = False,
+        more: Mapping[str, str | os.PathLike[str]] | None = None,
+        update: bool = False,
+        reuse: bool = False,
+        known_texts: list[str] | None = None,
         key: str | None = None,
         deadline: float | None = None,
         timeout: float | None = None,
@@ -133,6 +137,17 @@ class Client:
         and another job under that key raises `ConflictError`; without one each call is a job of its own.
         A job that has not ended `deadline` seconds after its acceptance fails. With `retire`, segments of a
         stream that no loader will read again are deleted: see `docs/concepts/pacing.md`.
+
+        `more` names further fields and an output for each, `{"meta.title": "titles.bin"}`: made in the same pass,
+        each what a job of its own would make. `wait()` then has their manifests in `manifest["more"]`, in this
+        order; progress and counts are those of `output`.
+
+        `update` brings the set `output` up to date with inputs that have grown or are new: what is new is encoded
+        (`encoded_bytes` of the result), and the set is that of a full run, byte for byte; where only a full run
+        will do, the result's `note` says why. `reuse` looks for a set that a job with `reuse` made of the same
+        inputs in the same way, from 8 MB on: its bytes are shared, as hard links where the file system has no
+        reflinks, and the result's `reused` names it. With `known_texts` (files of hashes), `deduplicate` leaves
+        out those texts too, and the job writes such a file of its own, `output.texts`.
         """
         call = requests.submit(
             inputs,
@@ -157,6 +172,57 @@ class Client:
             truncate_tokens=truncate_tokens,
             deduplicate=deduplicate,
             retire=retire,
+            more=more,
+            update=update,
+            reuse=reuse,
+            known_texts=known_texts,
+        )
+        return Job(self, self._call(call, timeout).job_id)
+
+    def convert(
+        self,
+        path: str | os.PathLike[str],
+        output: str | os.PathLike[str],
+        *,
+        format: str,
+        eot: str | None = None,
+        eot_id: int | None = None,
+        shard_tokens: int | None = None,
+        shard_bytes: int | None = None,
+        shard_documents: int | None = None,
+        row_tokens: int | None = None,
+        val_fraction: float = 0.0,
+        seed: int = 0,
+        shuffle: bool = False,
+        sibling: tuple[str, str] | None = None,
+        force: bool = False,
+        key: str | None = None,
+        deadline: float | None = None,
+        timeout: float | None = None,
+    ) -> Job:
+        """Submits a conversion of a finished set (`OUT.bin` or a sealed stream) to a trainer's format.
+
+        `format` is `nanogpt`, `llmc`, `megatron`, `datatrove`, `olmo`, `litdata` or `mds`, and the options are those
+        of `tokend convert`: see docs/guides/trainers.md. It is a job like others, with progress in bytes of ids;
+        its result's manifest is `tokend.json`. Refused by a daemon with `--root`.
+        """
+        call = requests.convert(
+            path,
+            output,
+            format=format,
+            force=force,
+            key=key,
+            deadline=deadline,
+            eot=eot,
+            eot_id=eot_id,
+            shard_tokens=shard_tokens,
+            shard_bytes=shard_bytes,
+            shard_documents=shard_documents,
+            row_tokens=row_tokens,
+            val_fraction=val_fraction,
+            seed=seed,
+            shuffle=shuffle,
+            sibling=sibling,
         )
         return Job(self, self._call(call, timeout).job_id)
 
@@ -185,6 +251,12 @@ class Client:
         start = time.perf_counter()
         self._call(requests.ping(), timeout)
         return time.perf_counter() - start
+
+    def roots(self, *, timeout: float | None = None) -> list[str]:
+        """The directories whose paths the daemon serves; none: whatever its user may open."""
+        self.ping(timeout=timeout)
+        hello = self._connection.hello
+        return [] if hello is None else hello.roots
 
     def shutdown(self, *, drain: bool = True, timeout: float = 30.0) -> None:
         """Stops the daemon, with `drain` after its running jobs."""

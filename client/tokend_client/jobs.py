@@ -24,11 +24,12 @@ class JobProgress:
     bytes_per_s: float
     eta_s: float | None
     """Seconds to go at the present rate; None while the rate is unknown."""
+    note: str | None = None
+    """What the job waits for or is at, in words."""
 
     @classmethod
     def of(cls, info: JobInfo) -> JobProgress:
         """The progress in a daemon's report."""
-        left = info.bytes_total - info.bytes_done
         return cls(
             state=info.state,
             bytes_done=info.bytes_done,
@@ -37,7 +38,8 @@ class JobProgress:
             documents=info.n_documents,
             skipped=info.n_skipped,
             bytes_per_s=info.bytes_per_s,
-            eta_s=left / info.bytes_per_s if info.bytes_per_s > 0 else None,
+            eta_s=info.eta_s,
+            note=info.note,
         )
 
 
@@ -52,6 +54,12 @@ class JobResult:
     up_to_date: bool
     """The output was there already, made from the same inputs in the same way."""
     manifest: dict[str, Any]
+    reused: str | None = None
+    """The set whose bytes the output shares: it was made from the same inputs in the same way, and verified."""
+    encoded_bytes: int | None = None
+    """How much of the inputs an update encoded; None for another job, and where all of it was."""
+    note: str | None = None
+    """How it was done, in words: why an update encoded all of it."""
 
     @classmethod
     def of(cls, info: JobInfo, manifest: dict[str, Any] | None) -> JobResult:
@@ -69,8 +77,14 @@ class JobResult:
             n_documents=manifest["n_documents"],
             up_to_date=info.up_to_date,
             manifest=manifest,
+            reused=info.reused,
+            encoded_bytes=info.encoded_bytes,
+            note=info.note,
         )
 
     def open(self) -> TokenStream:
-        """The output as an array; works as long as the files exist, with or without the daemon."""
+        """The output as an array; works as long as the files exist, with or without the daemon.
+
+        Of a conversion it is read with the trainer's own reader; this raises `StreamError`.
+        """
         return TokenStream(self.output)

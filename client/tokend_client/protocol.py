@@ -130,8 +130,29 @@ class CountReply(_Struct):
     n_tokens: int
 
 
+class Layout(_Struct):
+    """How a finished set is laid out for a trainer; what is None is as the format's readers expect it.
+
+    `sibling`: place and format of a set that was just made of the same input, whose files may be shared.
+    """
+
+    eot: str | None = None
+    eot_id: int | None = None
+    shard_tokens: int | None = None
+    shard_bytes: int | None = None
+    shard_documents: int | None = None
+    row_tokens: int | None = None
+    val_fraction: float = 0.0
+    seed: int = 0
+    shuffle: bool = False
+    sibling: tuple[str, str] | None = None
+
+
 class JobSpec(_Struct):
-    """What a job does; paths are absolute. `special` None: `"raise"` for text, `"text"` for JSON lines and columns."""
+    """What a job does; paths are absolute. `special` None: `"raise"` for text, `"text"` for JSON lines and columns.
+
+    `more` names further fields and the output of each, made in the same pass.
+    """
 
     inputs: list[str]
     output: str
@@ -153,6 +174,15 @@ class JobSpec(_Struct):
     truncate_tokens: int | None = None
     deduplicate: bool = False
     retire: bool = False
+    update: bool = False
+    """Bring `output` up to date with the inputs, and encode only what is new."""
+    reuse: bool = False
+    """Share the bytes of a known set of the same inputs, and note this one."""
+    known_texts: list[str] | None = None
+    """Files of hashes of texts that are duplicates too; `output.texts` is written for this job's own."""
+    layout: Layout | None = None
+    """Of a conversion: the one input is a finished set, and `format` that of a trainer."""
+    more: dict[str, str] = {}
 
 
 class Submit(_Struct):
@@ -196,7 +226,11 @@ class ErrorReply(_Struct):
 
 
 class JobInfo(_Struct):
-    """A job as its daemon sees it; times are seconds since the epoch. `note` says what it waits for."""
+    """A job as its daemon sees it; times are seconds since the epoch.
+
+    `note` says what it waits for or is at, or how it was done; `reused` names the set whose bytes the output shares;
+    `encoded_bytes` is how much of the inputs an update encoded. Bytes of a conversion are those of the set's ids.
+    """
 
     job_id: str
     state: str
@@ -214,6 +248,10 @@ class JobInfo(_Struct):
     up_to_date: bool = False
     note: str | None = None
     n_skipped: int = 0
+    reused: str | None = None
+    encoded_bytes: int | None = None
+    eta_s: float | None = None
+    """Seconds to go at the present rate, of a job that runs; None while that is unknown."""
 
 
 TERMINAL_STATES = frozenset({"done", "failed", "cancelled"})

@@ -100,7 +100,35 @@ def submit(
     **options: Any,
 ) -> Call[protocol.JobInfo]:
     options["tokenizer"] = named(options.get("tokenizer", "gpt2"))
-    spec = protocol.JobSpec(inputs=expand(inputs, output), output=os.path.abspath(output), **options)
+    more = {field: os.path.abspath(place) for field, place in (options.pop("more", None) or {}).items()}
+    files = expand(inputs, output, more.values())
+    if options.get("known_texts") is not None:
+        options["known_texts"] = [os.path.abspath(path) for path in options["known_texts"]]
+    spec = protocol.JobSpec(inputs=files, output=os.path.abspath(output), more=more, **options)
+    return _submit(spec, key, deadline)
+
+
+def convert(
+    path: str | os.PathLike[str],
+    output: str | os.PathLike[str],
+    *,
+    format: str,
+    force: bool = False,
+    key: str | None = None,
+    deadline: float | None = None,
+    **layout: Any,
+) -> Call[protocol.JobInfo]:
+    spec = protocol.JobSpec(
+        inputs=[os.path.abspath(path)],
+        output=os.path.abspath(output),
+        format=format,
+        force=force,
+        layout=protocol.Layout(**layout),
+    )
+    return _submit(spec, key, deadline)
+
+
+def _submit(spec: protocol.JobSpec, key: str | None, deadline: float | None) -> Call[protocol.JobInfo]:
     if key == "":
         raise BadRequestError("the key is empty", "give one, or none at all")
     deadline_ms = None if deadline is None else _ms(deadline)

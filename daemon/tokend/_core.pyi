@@ -5,6 +5,7 @@ from numpy.typing import NDArray
 
 __all__ = [
     "JobControl",
+    "PrefixHash",
     "StreamEncoder",
     "Tokenizer",
     "check_export",
@@ -16,6 +17,7 @@ __all__ = [
     "export_formats",
     "hash_prefixes",
     "published_encoding",
+    "read_record",
     "retire",
     "verify",
 ]
@@ -81,6 +83,13 @@ class JobControl:
     def progress(self) -> tuple[int, int, int, int]: ...
     def n_skipped(self) -> int: ...
 
+@final
+class PrefixHash:
+    def __new__(cls) -> PrefixHash: ...
+    def advance(self, path: str, length: int) -> str: ...
+    @property
+    def n_bytes(self) -> int: ...
+
 def encode_files(
     tokenizer: Tokenizer,
     inputs: list[str],
@@ -100,6 +109,8 @@ def encode_files(
     partial_key: str | None = None,
     records: dict[str, Any] | None = None,
     retire: bool = False,
+    known_texts: list[str] | None = None,
+    more: list[tuple[str, str]] = ...,
 ) -> str: ...
 def check_paths(
     inputs: list[str],
@@ -112,6 +123,7 @@ def check_paths(
     partial_key: str | None = None,
     records: dict[str, Any] | None = None,
     retire: bool = False,
+    more: list[tuple[str, str]] = ...,
 ) -> int: ...
 def discard_partials(
     output: str, partial_key: str | None = None, format: str = "bin", *, roots: list[str] = ...
@@ -132,6 +144,7 @@ def export(
     shuffle: bool = False,
     force: bool = False,
     sibling: tuple[str, str] | None = None,
+    control: JobControl | None = None,
 ) -> str: ...
 def check_export(
     output: str,
@@ -144,7 +157,8 @@ def check_export(
     val_fraction: float,
     force: bool,
 ) -> None: ...
-def hash_prefixes(path: str, lengths: list[int]) -> list[str]: ...
+def hash_prefixes(path: str, lengths: list[int], control: JobControl | None = None) -> list[str]: ...
+def read_record(path: str, place: int, n_bytes: int, field: str | None = None) -> bytes: ...
 def export_formats() -> list[str]: ...
 def retire(output: str, before: int, *, roots: list[str] = ...) -> int: ...
 def verify(path: str, *, roots: list[str] = ...) -> str: ...

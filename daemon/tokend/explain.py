@@ -1,27 +1,23 @@
 """Where a token came from: its document, its source, and the bytes of the source that it stands for.
 
 The source is found by the manifest, the document's place in it by `OUT.docs` (records: `job/records.rs`) or, in plain
-text, by counting separators. From there the tokens before this one, decoded, say how many bytes to go. That the
-source has the token's bytes at that place is checked, not assumed.
+text, by counting separators; compressed content and columns are read by the core. From there the tokens before this
+one, decoded, say how many bytes to go. That the source has the token's bytes at that place is checked, not assumed.
 """
 
 from __future__ import annotations
 
-import bz2
-import gzip
 import json
-import lzma
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import Any
 
 import numpy as np
 from tokend_client import TokenStream
-from tokend_client.errors import BadRequestError, StreamError
+from tokend_client.errors import BadRequestError, StreamError, TokendError
 
+from . import _core
 from .tokenizer import Tokenizer
 
 _BLOCK_TOKENS = 1 << 20
@@ -128,8 +124,8 @@ class _Search:
         )
         try:
             self._in_source(result, n_before, own)
-        except (OSError, EOFError, lzma.LZMAError, ValueError) as error:
-            reason = error.message if isinstance(error, StreamError) else str(error)
+        except (OSError, ValueError, TokendError) as error:
+            reason = error.message if isinstance(error, TokendError) else str(error)
             result.remark = f"the source cannot be looked at, so this is what the tokens say: {reason}"
         return result
 
@@ -159,25 +155,30 @@ class _Search:
             with path.open("rb") as file:
                 file.seek(begin + skip)
                 text = file.read(4 * (n_before - skip + self.context_bytes) + 65_536)
-            self._place(result, _Text(text, begin, skip), n_before, own)
+            self._place(result, _Text(text, begin, skip), n_before, own, separator)
             result.document_offset_bytes = begin
             return
         place, n_bytes = self._record(of_records + result.document_in_source)
+        field = self.options["records"]["field"]
         if content not in ("text", "jsonl"):
-            result.row, result.offset_bytes = place, n_before
-            result.remark = f"row {place} of a column; the text is what the tokens say"
+            result.row = place
+            value = _core.read_record(str(path), place, n_bytes, field)
+            self._place(result, _Text(value, 0, 0), n_before, own)
+            self._remark(result, "the token's place counts from the start of the row's value")
             return
         result.document_offset_bytes = place
-        with _content(path, kind) as file:
-            file.seek(place)
-            record = file.read(n_bytes)
+        record = _core.read_record(str(path), place, n_bytes)
         if content == "text":
             self._place(result, _Text(record, place, 0), n_before, own)
             return
-        text = _field(record, self.options["records"]["field"]).encode(errors="surrogatepass")
+        text = _field(record, field).encode(errors="surrogatepass")
         self._place(result, _Text(text, 0, 0), n_before, own)
         line = f"the record is {n_bytes} bytes from byte {place} on"
-        result.remark = f"{line}; the token's place counts from the start of its text"
+        self._remark(result, f"{line}; the token's place counts from the start of its text")
+
+    def _remark(self, result: Explained, remark: str) -> None:
+        """Says what a place counts from, unless there is something graver to say."""
+        result.remark = result.remark or remark
 
     def _source(self, document: int) -> tuple[int, dict[str, Any]]:
         """The source of a document, and how many documents of record sources stand before its own."""
@@ -205,8 +206,8 @@ class _Search:
             at -= n_records
         raise StreamError(f"{self.path}: the places of its documents are missing")
 
-    def _place(self, result: Explained, text: _Text, n_before: int, own: bytes) -> None:
-        """Finds the token's bytes in its document's text."""
+    def _place(self, result: Explained, text: _Text, n_before: int, own: bytes, separator: str | None = None) -> None:
+        """Finds the token's bytes in its document's text, which a separator may end."""
         at = n_before - text.skipped
         if self.options["errors"] == "replace":
             at = _before_replacement(text.data, n_before)
@@ -217,7 +218,6 @@ class _Search:
         if not result.is_exact:
             result.remark = "the source has other bytes there: it was changed, or the tokenizer changes text"
             return
-        separator = self.options["separator"]
         rest = here[len(own) :]
         if separator is not None:
             rest = rest.partition(separator.encode())[0]
@@ -256,17 +256,6 @@ def _after_separator(path: Path, base: int, text: str, number: int) -> int:
             keep = max(at, len(data) - len(separator) + 1)
             base, held = base + keep, data[keep:]
     raise StreamError(f"{path} has fewer documents than when it was encoded")
-
-
-@contextmanager
-def _content(path: Path, kind: str) -> Iterator[IO[bytes]]:
-    """A source's content, decompressed."""
-    compression = kind.partition("+")[2]
-    openers: dict[str, Any] = {"": open, "gzip": gzip.open, "bzip2": bz2.open, "xz": lzma.open}
-    if compression not in openers:
-        raise StreamError(f"{path} is compressed with {compression}; decompress it to look at the text")
-    with cast("IO[bytes]", openers[compression](path, "rb")) as file:
-        yield file
 
 
 def _field(record: bytes, name: str) -> str:

@@ -137,7 +137,7 @@ class Handlers:
     def _submit(self, message: Message) -> Reply:
         header = protocol.decode_header(message.header, protocol.Submit)
         spec = protocol.decode_header(_body(message, 1)[0], protocol.JobSpec)
-        for path in (*spec.inputs, spec.output):
+        for path in (*spec.inputs, spec.output, *spec.more.values()):
             if not os.path.isabs(path):
                 raise BadRequestError(f"{path!r} is not an absolute path")
         deadline_s = None if header.deadline_ms is None else time.time() + header.deadline_ms / 1000

@@ -25,6 +25,9 @@ class Job:
     """The manifest as JSON, of a job that is done, unless it has to be read from the disk."""
     needed_bytes: int = 0
     """Free space for which the job waits."""
+    phase: str | None = None
+    """What the job is at, in words."""
+    phase_began_s: float = 0.0
     pace: str | None = None
     """How far it is ahead of its readers, in words; None without readers."""
     is_suspended: bool = False
@@ -43,11 +46,14 @@ class Job:
         """What clients see."""
         record = self.record
         done, total, tokens, documents = self.control.progress()
-        seconds = (record.finished_s or time.time()) - (record.started_s or time.time())
+        # The rate is that of what the job is at: before it, nothing may have been counted.
+        began = self.phase_began_s if self.state == "running" else 0.0
+        seconds = (record.finished_s or time.time()) - (began or record.started_s or time.time())
         if self.state == "done":
             done = total = record.bytes_total
             tokens, documents = record.n_tokens, record.n_documents
-        waits = self.needed_bytes > 0 and self.state == "queued"
+        rate = done / seconds if seconds > 0 else 0.0
+        eta_s = max(0.0, total - done) / rate if self.state == "running" and rate > 0 and total else None
         return JobInfo(
             job_id=record.job_id,
             state=self.state,
@@ -57,16 +63,26 @@ class Job:
             bytes_total=total or record.bytes_total,
             n_tokens=tokens,
             n_documents=documents,
-            bytes_per_s=done / seconds if seconds > 0 else 0.0,
+            bytes_per_s=rate,
             submitted_s=record.submitted_s,
             started_s=record.started_s,
             finished_s=record.finished_s,
             error=record.error if self.state in TERMINAL_STATES else None,
             up_to_date=record.up_to_date,
             n_skipped=record.n_skipped if self.state == "done" else self.control.n_skipped(),
-            note=f"waits for {self.needed_bytes} bytes of free space beside its output"
-            if waits
-            else self.pace
-            if self.state == "running"
-            else None,
+            note=self._note(),
+            reused=record.reused,
+            encoded_bytes=record.encoded_bytes,
+            eta_s=eta_s,
         )
+
+    def at(self, phase: str) -> None:
+        """Notes what the job is at, if that is not plain, and that counting begins."""
+        self.phase, self.phase_began_s = phase, time.time()
+
+    def _note(self) -> str | None:
+        if self.needed_bytes > 0 and self.state == "queued":
+            return f"waits for {self.needed_bytes} bytes of free space beside its output"
+        if self.state == "running":
+            return self.pace or self.phase or None
+        return self.record.note if self.state == "done" else None

@@ -114,6 +114,17 @@ class JobBook:
         if job.record.key is not None and self._keys.get(job.record.key) is job:
             del self._keys[job.record.key]
 
+    def superseded(self, job: Job) -> list[Record]:
+        """Failed jobs whose partial files nobody will go on with any more: `job` has made their output."""
+        found = []
+        with self.lock:
+            going_on = {other.record.partial_key for other in self.jobs.values() if other.state not in TERMINAL_STATES}
+            for other in self.jobs.values():
+                same = other is not job and other.record.spec.output == job.record.spec.output
+                if same and other.record.is_kept and other.job_id not in going_on:
+                    found.append(other.record)
+        return found
+
     def forget(self) -> None:
         """Forgets the ended jobs that are too old or too many."""
         ended = [job for job in self.jobs.values() if job.state in TERMINAL_STATES]
@@ -157,6 +168,9 @@ class JobBook:
                 "n_documents": summary.n_documents,
                 "n_skipped": summary.n_skipped,
                 "up_to_date": summary.up_to_date,
+                "reused": summary.reused,
+                "encoded_bytes": summary.encoded_bytes,
+                "note": summary.note,
             }
             self._manifests.keep(job, summary.manifest)
         self.n_unsettled += 1

@@ -23,14 +23,14 @@ from collections.abc import Callable
 from concurrent.futures import Future
 
 from msgspec.structs import replace
-from tokend_client.errors import PoisonError, TokendError
+from tokend_client.errors import BadRequestError, PoisonError, TokendError
 from tokend_client.protocol import TERMINAL_STATES, JobSpec
 
-from . import _core
+from . import _core, conversions
 from .config import ServerConfig
 from .job import Job
 from .job_book import JobBook
-from .outputs import discard_partials, partial_key, read_manifest, record_options
+from .outputs import discard_partials, is_replacing, partial_key, read_manifest, record_options
 from .record import Record
 from .registry import Registry, eot_id
 from .runner import Runner, late
@@ -104,27 +104,14 @@ class JobTable:
         with self._book.lock:
             job = self._book.known(spec, key)
         if job is None:
-            tokenizer = self._registry.get(spec.tokenizer)
-            eot_id(tokenizer, spec.eot, spec.eot_token)
             job_id = self._name(key)
-            failed = self._failed_at_document(spec)
-            total = _core.check_paths(
-                spec.inputs,
-                spec.output,
-                force=spec.force,
-                retire=spec.retire,
-                roots=[str(root) for root in self._config.roots],
-                format=spec.format,
-                resume=failed is not None,
-                partial_key=failed or job_id,
-                records=record_options(spec),
-            )
+            name, fingerprint, total, failed = self._check(spec, job_id)
             record = Record(
                 job_id=job_id,
                 key=key,
                 spec=spec,
-                tokenizer=tokenizer.name,
-                fingerprint=tokenizer.fingerprint,
+                tokenizer=name,
+                fingerprint=fingerprint,
                 bytes_total=total,
                 state="queued",
                 submitted_s=time.time(),
@@ -135,6 +122,34 @@ class JobTable:
                 job = self._book.known(spec, key) or self._book.admit(record)
         job.accepted.result()
         return job
+
+    def _check(self, spec: JobSpec, job_id: str) -> tuple[str, str, int, str | None]:
+        """Raises what a job would fail with at once; returns its tokenizer's name and fingerprint, the bytes of its
+        inputs, and the key of what it goes on with.
+        """
+        if spec.layout is not None:
+            manifest, n_bytes = conversions.check(spec, self._config)
+            return manifest["tokenizer"]["name"], manifest["tokenizer"]["fingerprint"], n_bytes, None
+        if spec.update and spec.format != "bin":
+            raise BadRequestError("update goes with format bin")
+        if spec.more and (spec.update or spec.known_texts is not None):
+            raise BadRequestError("update and known_texts are of one output, not of several")
+        tokenizer = self._registry.get(spec.tokenizer)
+        eot_id(tokenizer, spec.eot, spec.eot_token)
+        failed = self._failed_at_document(spec)
+        total = _core.check_paths(
+            spec.inputs,
+            spec.output,
+            force=is_replacing(spec),
+            retire=spec.retire,
+            roots=[str(root) for root in self._config.roots],
+            format=spec.format,
+            resume=failed is not None,
+            partial_key=failed or job_id,
+            records=record_options(spec),
+            more=list(spec.more.items()),
+        )
+        return tokenizer.name, tokenizer.fingerprint, total, failed
 
     def _failed_at_document(self, spec: JobSpec) -> str | None:
         """The key of what a job left that failed at a bad document and was this one but for what is done

@@ -6,6 +6,7 @@ interrupted run left is taken up by the next one; what a job that has ended left
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 from dataclasses import dataclass
@@ -13,13 +14,26 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-from tokend_client.errors import ConflictError, InputChangedError, TokendError, TokenizerInvalidError
+from msgspec.structs import replace
+from tokend_client.errors import (
+    ConflictError,
+    InputChangedError,
+    IoError,
+    NoSpaceError,
+    NotFoundError,
+    OutputExistsError,
+    TokendError,
+    TokenizerInvalidError,
+)
 from tokend_client.protocol import JobSpec
 
-from . import _core
+from . import _core, conversions, publish, reuse
+from . import update as updates
 from .config import ServerConfig
 from .record import Record
 from .registry import Registry, eot_id
+from .reuse import read_manifest as read_own_manifest
+from .update import NotPossible, update
 
 log = logging.getLogger("tokend.jobs")
 
@@ -33,40 +47,83 @@ class Summary:
     n_documents: int
     n_skipped: int
     up_to_date: bool
+    reused: str | None = None
+    encoded_bytes: int | None = None
+    note: str | None = None
 
 
-def run_job(record: Record, control: _core.JobControl, registry: Registry, config: ServerConfig) -> Summary:
+def run_job(
+    record: Record,
+    control: _core.JobControl,
+    registry: Registry,
+    config: ServerConfig,
+    say: conversions.Say = lambda phase: None,
+) -> Summary:
     """Runs a job, from where it was interrupted if it was; blocks until its output is published.
 
-    Raises the job's error.
+    `say` is told what it is at. Raises the job's error.
     """
+    try:
+        return _run(record, control, registry, config, say)
+    except TokendError:
+        raise
+    except OSError as error:
+        raise _named(error, record.spec.output) from error
+
+
+def _named(error: OSError, output: str) -> TokendError:
+    """What the system said, as an error of ours."""
+    message = f"{error.filename or output}: {error.strerror or error}"
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return NoSpaceError(message)
+    return NotFoundError(message) if error.errno == errno.ENOENT else IoError(message)
+
+
+def _run(
+    record: Record, control: _core.JobControl, registry: Registry, config: ServerConfig, say: conversions.Say
+) -> Summary:
     spec = record.spec
+    if spec.layout is not None:
+        report, up_to_date = conversions.convert(spec, control, say, is_again=record.attempts > 1)
+        return _summary(msgspec.json.decode(report), up_to_date)
     tokenizer = registry.get(spec.tokenizer)
     if tokenizer.fingerprint != record.fingerprint:
         raise TokenizerInvalidError(
             f"{tokenizer.name}: changed since the job was accepted", "submit the job again to use what is there now"
         )
+    key = _known_key(spec, config)
+    remark: str | None = None
+    if spec.update and not config.roots:
+        try:
+            return _update(record, control, tokenizer, config, say)
+        except NotPossible as reason:
+            remark = None if read_own_manifest(spec.output) is None else f"all of it is encoded: {reason}"
+    elif spec.update:
+        remark = "all of it is encoded: a daemon with --root reads no sets"
+    if key is not None and (found := _reuse(spec, control, tokenizer, config, key, say)) is not None:
+        return found
+    say("")
+    manifest = _encode(record, control, tokenizer, config)
+    if key is not None:
+        reuse.remember(key, spec.output, config.state_dir)
+    up_to_date = manifest.pop("up_to_date")
+    for other in manifest.get("more", ()):
+        up_to_date &= other.pop("up_to_date")
+    return _summary(manifest, up_to_date, note=remark)
+
+
+def _encode(
+    record: Record, control: _core.JobControl, tokenizer: _core.Tokenizer, config: ServerConfig
+) -> dict[str, Any]:
+    """Encodes all the inputs into the output, or what is left to do of that."""
+    spec = record.spec
+    force = is_replacing(spec, is_again=record.attempts > 1)
 
     def encode(resume: bool) -> str:
-        return _core.encode_files(
-            tokenizer,
-            spec.inputs,
-            spec.output,
-            separator=spec.separator,
-            eot=spec.eot,
-            eot_id=eot_id(tokenizer, spec.eot, spec.eot_token),
-            special=spec.special,
-            records=record_options(spec),
-            errors=spec.errors,
-            # Each thread has a chunk in memory; more of them than cores would not be faster.
-            threads=min(spec.threads or config.threads, os.cpu_count() or 1),
-            force=spec.force,
-            roots=_roots(config),
-            control=control,
-            format=spec.format,
-            resume=resume,
-            partial_key=partial_key(record),
-            retire=spec.retire,
+        key = partial_key(record)
+        more, inputs, output = list(spec.more.items()), spec.inputs, spec.output
+        return encode_part(
+            spec, control, tokenizer, config, inputs, output, resume=resume, force=force, key=key, more=more
         )
 
     resumes = record.attempts > 1 or record.partial_key is not None
@@ -81,11 +138,140 @@ def run_job(record: Record, control: _core.JobControl, registry: Registry, confi
         report = encode(resume=False)
     # The core has removed its checkpoint, or the disk would not let it; there is no later run to do so.
     discard_partials(record, config)
-    manifest = msgspec.json.decode(report)
+    manifest: dict[str, Any] = msgspec.json.decode(report)
+    return manifest
+
+
+def encode_part(
+    spec: JobSpec,
+    control: _core.JobControl,
+    tokenizer: _core.Tokenizer,
+    config: ServerConfig,
+    inputs: list[str],
+    output: str,
+    *,
+    resume: bool,
+    force: bool = False,
+    key: str | None = None,
+    more: list[tuple[str, str]] | None = None,
+) -> str:
+    """Encodes files with the options of a job; returns the report."""
+    return _core.encode_files(
+        tokenizer,
+        inputs,
+        output,
+        separator=spec.separator,
+        eot=spec.eot,
+        eot_id=eot_id(tokenizer, spec.eot, spec.eot_token),
+        special=spec.special,
+        records=record_options(spec),
+        errors=spec.errors,
+        # Each thread has a chunk in memory; more of them than cores would not be faster.
+        threads=min(spec.threads or config.threads, os.cpu_count() or 1),
+        force=force,
+        roots=_roots(config),
+        control=control,
+        format=spec.format,
+        resume=resume,
+        partial_key=key,
+        retire=spec.retire,
+        known_texts=spec.known_texts,
+        more=more or [],
+    )
+
+
+def _update(
+    record: Record, control: _core.JobControl, tokenizer: _core.Tokenizer, config: ServerConfig, say: conversions.Say
+) -> Summary:
+    """Encodes what is new in the inputs. Raises `NotPossible`."""
+    spec = record.spec
+
+    def encode(parts: list[str], place: str, resume: bool) -> str:
+        say("what is new")
+        return encode_part(spec, control, tokenizer, config, parts, place, resume=resume)
+
+    say("compares the inputs with what was encoded of them")
+    manifest, n_bytes = update(
+        tokenizer.fingerprint,
+        eot_id(tokenizer, spec.eot, spec.eot_token),
+        spec.inputs,
+        spec.output,
+        options_of(spec),
+        encode,
+        control,
+    )
     up_to_date = manifest.pop("up_to_date")
-    accounts = [source.get("records", {}) for source in manifest["sources"]]
+    return _summary(manifest, up_to_date, encoded_bytes=n_bytes)
+
+
+def _known_key(spec: JobSpec, config: ServerConfig) -> str | None:
+    """What a job is looked up by; None if it is not to be."""
+    if not spec.reuse or spec.format != "bin" or config.roots or spec.known_texts is not None or spec.more:
+        return None
+    sizes = [os.stat(path).st_size for path in spec.inputs]
+    return reuse.key_of(options_of(spec), sizes) if sum(sizes) >= reuse.MIN_BYTES else None
+
+
+def _reuse(
+    spec: JobSpec,
+    control: _core.JobControl,
+    tokenizer: _core.Tokenizer,
+    config: ServerConfig,
+    key: str,
+    say: conversions.Say,
+) -> Summary | None:
+    """Shares the bytes of a known set of the same inputs, if there is one and nothing stands under this one's name."""
+    folder = publish.hidden_folder(spec.output, reuse.PURPOSE)
+    if reuse.is_taken(spec.output) and not os.path.isdir(folder):
+        return None
+    say("looks for a set of the same inputs")
+    found = reuse.find(key, spec.inputs, lambda: tokenizer.fingerprint, config.state_dir, control)
+    if found is None:
+        return None
+    try:
+        manifest = reuse.link(*found, spec.output, spec.inputs)
+    except OutputExistsError:
+        # Whether what stands there is this very set, the core finds out.
+        return None
+    reuse.remember(key, spec.output, config.state_dir)
+    return _summary(manifest, False, reused=found[0])
+
+
+def _summary(
+    manifest: dict[str, Any],
+    up_to_date: bool,
+    *,
+    reused: str | None = None,
+    encoded_bytes: int | None = None,
+    note: str | None = None,
+) -> Summary:
+    accounts = [source.get("records") or {} for source in manifest["sources"]]
     n_skipped = sum(account.get(name, 0) for account in accounts for name in ("n_bad", "n_filtered", "n_duplicates"))
-    return Summary(msgspec.json.encode(manifest), manifest["n_tokens"], manifest["n_documents"], n_skipped, up_to_date)
+    n_skipped = 0 if manifest["format"] == "tokend-export" else n_skipped
+    return Summary(
+        manifest=msgspec.json.encode(manifest),
+        n_tokens=manifest["n_tokens"],
+        n_documents=manifest["n_documents"],
+        n_skipped=n_skipped,
+        up_to_date=up_to_date,
+        reused=reused,
+        encoded_bytes=encoded_bytes,
+        note=note,
+    )
+
+
+def is_replacing(spec: JobSpec, *, is_again: bool = False) -> bool:
+    """Whether what stands at the output goes: an update replaces a set of tokend's, and nothing else.
+
+    `is_again`: a run that was interrupted may have taken that set's manifest away.
+    """
+    return spec.force or (spec.update and (is_again or read_own_manifest(spec.output) is not None))
+
+
+def options_of(spec: JobSpec) -> dict[str, Any]:
+    """What decides the ids of given inputs, and the threads; as `cli.encode` has it."""
+    names = ("separator", "eot", "eot_token", "special", "errors", "threads")
+    return {name: getattr(spec, name) for name in names} | record_options(spec)
 
 
 def record_options(spec: JobSpec) -> dict[str, Any]:
@@ -103,19 +289,40 @@ def partial_key(record: Record) -> str:
 def manifest_path(record: Record) -> Path:
     """Where the manifest of a job's output is."""
     output = record.spec.output
+    if record.spec.layout is not None:
+        return conversions.note_path(record.spec.output, record.spec.format)
     return Path(output, "manifest.json") if record.spec.format == "stream" else Path(f"{output}.json")
 
 
 def read_manifest(record: Record) -> bytes | None:
     """The manifest of a job that is done, from the disk; None if what is there is not what it made."""
+    data = _read_manifest(record)
+    if data is None or not record.spec.more:
+        return data
+    manifest = msgspec.json.decode(data)
+    manifest["more"] = []
+    for output in record.spec.more.values():
+        one = replace(record.spec, output=output, more={})
+        # How much the others hold is not in the journal.
+        other = _read_manifest(replace(record, spec=one), is_counted=False)
+        if other is None:
+            return None
+        manifest["more"].append(msgspec.json.decode(other))
+    return msgspec.json.encode(manifest)
+
+
+def _read_manifest(record: Record, *, is_counted: bool = True) -> bytes | None:
     try:
         data = manifest_path(record).read_bytes()
         manifest = msgspec.json.decode(data)
         same = (
             manifest["tokenizer"]["fingerprint"] == record.fingerprint
-            and [source["path"] for source in manifest["sources"]] == record.spec.inputs
-            and manifest["n_tokens"] == record.n_tokens
-            and manifest["n_documents"] == record.n_documents
+            and (
+                record.spec.layout is not None
+                or [source["path"] for source in manifest["sources"]] == record.spec.inputs
+            )
+            and (not is_counted or manifest["n_tokens"] == record.n_tokens)
+            and (not is_counted or manifest["n_documents"] == record.n_documents)
             and manifest.get("state", "sealed") == "sealed"
             and all(os.stat(path).st_size >= size for path, size in _files(record, manifest))
         )
@@ -127,6 +334,9 @@ def read_manifest(record: Record) -> bytes | None:
 def _files(record: Record, manifest: dict) -> list[tuple[str, int]]:  # type: ignore[type-arg]
     """The data files of an output and the least size of each."""
     output = record.spec.output
+    if record.spec.layout is not None:
+        note = conversions.note_path(record.spec.output, record.spec.format)
+        return [(str(note.parent / file["file"]), file["size_bytes"]) for file in manifest["files"]]
     if record.spec.format != "stream":
         folder = os.path.dirname(output)
         return [
@@ -142,7 +352,13 @@ def _files(record: Record, manifest: dict) -> list[tuple[str, int]]:  # type: ig
 def discard_partials(record: Record, config: ServerConfig) -> None:
     """Removes what an unfinished job left; what others left is not touched, nor what is finished."""
     try:
-        _core.discard_partials(record.spec.output, partial_key(record), record.spec.format, roots=_roots(config))
+        if record.spec.layout is not None:
+            conversions.discard(record.spec.output)
+            return
+        if record.spec.update and not config.roots:
+            updates.discard(record.spec.output)
+        for output in (record.spec.output, *record.spec.more.values()):
+            _core.discard_partials(output, partial_key(record), record.spec.format, roots=_roots(config))
     except TokendError as error:
         log.warning("job %s: what it left cannot be removed: %s", record.job_id, error.message)
 

@@ -34,6 +34,10 @@ class Record(msgspec.Struct, kw_only=True):
     n_documents: int = 0
     up_to_date: bool = False
     n_skipped: int = 0
+    reused: str | None = None
+    encoded_bytes: int | None = None
+    note: str | None = None
+    """How the job was done."""
     partial_key: str | None = None
     """The job that failed at a bad document and that this one goes on with: its files bear that one's id."""
 

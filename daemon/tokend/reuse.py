@@ -12,7 +12,9 @@ the table says is never taken for true: a set that is gone or damaged, or an inp
 encoded again.
 
 A set that is found is given a second name: its files are shared (reflinks, else hard links, else copies), and the
-manifest, which is published last, names the inputs as they are called now.
+manifest, which is published last (`publish`), names the inputs as they are called now.
+
+Inputs of fewer than `MIN_BYTES` bytes are not looked up and not noted: they are encoded as quickly.
 """
 
 from __future__ import annotations
@@ -31,12 +33,14 @@ from pathlib import Path
 from typing import Any
 
 from tokend_client import paths
-from tokend_client.errors import OutputExistsError, TokendError
+from tokend_client.errors import CancelledError, OutputExistsError, TokendError
 
-from . import _core
+from . import _core, publish
 
 log = logging.getLogger("tokend.reuse")
 
+MIN_BYTES = 8_000_000
+"""Inputs of fewer bytes in all are encoded as quickly as they are looked up."""
 MAX_OUTPUTS = 10_000
 """The least recently used of more are forgotten; the sets themselves are not touched."""
 _FICLONE = 0x40049409
@@ -49,11 +53,19 @@ def _table(state_dir: Path | None = None) -> Iterator[sqlite3.Connection]:
     connection = sqlite3.connect(folder / "outputs.db", timeout=30)
     try:
         with connection:
+            # What a power failure takes from the table is encoded again.
+            connection.execute("PRAGMA synchronous=OFF")
             connection.execute(
                 "CREATE TABLE IF NOT EXISTS outputs (output TEXT PRIMARY KEY, key TEXT NOT NULL, used_s REAL NOT NULL)"
             )
             connection.execute("CREATE INDEX IF NOT EXISTS by_key ON outputs (key)")
             yield connection
+    except sqlite3.DatabaseError as error:
+        if not isinstance(error, sqlite3.OperationalError):
+            # What is known is only a help: a new table begins with nothing.
+            log.warning("%s is damaged (%s) and removed", folder / "outputs.db", error)
+            (folder / "outputs.db").unlink(missing_ok=True)
+        raise
     finally:
         connection.close()
 
@@ -76,11 +88,15 @@ def remember(key: str, output: str, state_dir: Path | None = None) -> None:
 
 
 def find(
-    key: str, files: Sequence[str], fingerprint: Callable[[], str], state_dir: Path | None = None
+    key: str,
+    files: Sequence[str],
+    fingerprint: Callable[[], str],
+    state_dir: Path | None = None,
+    control: _core.JobControl | None = None,
 ) -> tuple[str, dict[str, Any]] | None:
     """A verified set of these inputs and its manifest, if there is one. Reads inputs and set where one may be.
 
-    `fingerprint` is that of the tokenizer; it is asked for only then.
+    `fingerprint` is that of the tokenizer; it is asked for only then. Raises `CancelledError` where `control` says so.
     """
     try:
         with _table(state_dir) as table:
@@ -97,11 +113,14 @@ def find(
             if manifest["tokenizer"]["fingerprint"] != fingerprint():
                 continue
             if hashes is None:
-                hashes = [_core.hash_prefixes(path, [os.stat(path).st_size])[0] for path in files]
+                hashes = [_core.hash_prefixes(path, [os.stat(path).st_size], control)[0] for path in files]
             if hashes != [source["xxh3"] for source in manifest["sources"]] or not _names_fit(manifest, files):
                 continue
             _core.verify(output)
-        except (OSError, TokendError):
+        except CancelledError:
+            raise
+        except (OSError, TokendError) as error:
+            log.info("%s is not taken for the same inputs: %s", output, error)
             continue
         return output, manifest
     return None
@@ -125,29 +144,41 @@ def read_manifest(output: str) -> dict[str, Any] | None:
 def link(found: str, manifest: dict[str, Any], output: str, files: Sequence[str]) -> dict[str, Any]:
     """Gives a set a second name, `output`, where nothing is yet; returns its manifest.
 
-    Raises `OutputExistsError` if something stands there; nothing is left behind then.
+    Raises `OutputExistsError` if something stands there, `ConflictError` if another job makes it; nothing is left then.
+    What a killed process began of it is brought to its end.
     """
     made: dict[str, Any] = json.loads(json.dumps(manifest))
-    parts = [name for name in ("data", "ends", "docs", "ids", "skipped") if name in manifest]
     base, own = os.path.basename(output), os.path.dirname(found)
-    done: list[str] = []
     for source, path in zip(made["sources"], files, strict=True):
         source["path"] = path
-    try:
-        for part in parts:
-            name = manifest[part]["file"]
-            made[part]["file"] = base + name.removeprefix(os.path.basename(found))
-            place = os.path.join(os.path.dirname(output), made[part]["file"])
-            _share(os.path.join(own, name), place)
-            done.append(place)
-        _publish(f"{output}.json", json.dumps(made, indent=2, ensure_ascii=False) + "\n")
-    except BaseException as error:
-        for place in done:
-            os.unlink(place)
-        if isinstance(error, FileExistsError):
-            raise OutputExistsError(f"{error.filename2 or error.filename}: output exists") from None
-        raise
+    with publish.claimed(output):
+        folder = publish.hidden_folder(output, PURPOSE)
+        publish.finish(output, folder)
+        if is_taken(output):
+            raise OutputExistsError(f"{output}: output exists")
+        shutil.rmtree(folder, ignore_errors=True)
+        os.mkdir(folder)
+        try:
+            for part in [part for part in publish.SUFFIXES if part in manifest]:
+                name = manifest[part]["file"]
+                made[part]["file"] = base + name.removeprefix(os.path.basename(found))
+                _share(os.path.join(own, name), os.path.join(folder, part))
+            publish.seal(folder, made)
+            publish.add(folder, output)
+        except BaseException:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
+    log.info("%s: shared with %s", output, found)
     return made
+
+
+PURPOSE = "reuse"
+"""Of the hidden folder."""
+
+
+def is_taken(output: str) -> bool:
+    """Whether something stands where a set would be."""
+    return any(os.path.lexists(f"{output}{suffix}") for suffix in ("", ".json", *publish.SUFFIXES.values()))
 
 
 def _share(source: str, target: str) -> None:
@@ -168,30 +199,6 @@ def _share(source: str, target: str) -> None:
             shutil.copyfileobj(old, new)
             new.flush()
             os.fsync(new.fileno())
-
-
-def _publish(path: str, text: str) -> None:
-    """Writes a small file that is there whole or not at all; never replaces."""
-    folder = os.path.dirname(path)
-    partial = os.path.join(folder, f".{os.path.basename(path)}.reuse.partial")
-    with open(partial, "w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    try:
-        sync_folder(folder)
-        os.link(partial, path)
-    finally:
-        os.unlink(partial)
-    sync_folder(folder)
-
-
-def sync_folder(folder: str) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def collect(state_dir: Path | None = None, *, is_dry: bool = False) -> list[str]:

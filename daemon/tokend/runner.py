@@ -135,6 +135,7 @@ class Runner:
     def _attempt(self, job: Job) -> None:
         with self._book.lock:
             job.control, job.needed_bytes = _core.JobControl(), 0
+            job.phase, job.phase_began_s = None, 0.0
             written = self._book.change(
                 job, state="running", started_s=time.time(), pid=os.getpid(), attempts=job.record.attempts + 1
             )
@@ -150,7 +151,7 @@ class Runner:
                 job.control.suspend()
         try:
             self.before_run(job)
-            summary = run_job(job.record, job.control, self._registry, self._config)
+            summary = run_job(job.record, job.control, self._registry, self._config, job.at)
         except CancelledError:
             self._on_cancelled(job)
         except NoSpaceError as error:
@@ -158,6 +159,8 @@ class Runner:
         except TokendError as error:
             self.fail(job, "failed", error)
         else:
+            for record in self._book.superseded(job):
+                discard_partials(record, self._config)
             with self._book.lock:
                 self._book.end(job, "done", summary=summary)
                 is_last = not self._book.queue

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from tokend_client.errors import BadRequestError, UnknownIdError
@@ -215,6 +215,10 @@ class Tokenizer:
         """
         return self._core.save_cache(os.fspath(path))
 
+    def eot_for(self, eot: str, eot_token: str | None = None) -> int | None:
+        """The end-of-text id that `encode_files` uses; None with `eot="none"`. Raises `TokenizerInvalidError`."""
+        return eot_id(self._core, eot, eot_token)
+
     def encode_files(
         self,
         inputs: Sequence[str | os.PathLike[str]],
@@ -237,6 +241,8 @@ class Tokenizer:
         max_tokens: int | None = None,
         truncate_tokens: int | None = None,
         deduplicate: bool = False,
+        known_texts: Sequence[str | os.PathLike[str]] | None = None,
+        more: Mapping[str, str | os.PathLike[str]] | None = None,
         control: _core.JobControl | None = None,
     ) -> dict[str, Any]:
         """Encodes files into one token set and returns its manifest (with `up_to_date` added).
@@ -253,7 +259,12 @@ class Tokenizer:
         JSON, say) raises `BadDocumentError`, or with `bad_documents="skip"` is left out, as are documents
         with fewer than `min_tokens` or more than `max_tokens` ids, and with `deduplicate` those whose text
         was there before. What is left out is listed in `<output>.skipped.jsonl` and counted in the
-        manifest's sources. `truncate_tokens` cuts documents to so many ids. See docs/guides/inputs.md.
+        manifest's sources. `truncate_tokens` cuts documents to so many ids. With `known_texts`,
+        files of hashes, `deduplicate` leaves out their texts too, and `<output>.texts` is such a file of this set;
+        whoever passes it on or removes it knows of it, the set does not. See docs/guides/inputs.md.
+
+        `more` names further fields and an output for each, `{"meta.title": "titles.bin"}`: made in the same pass,
+        each what a call of its own would make. Their manifests are in `more` of the one that is returned.
 
         With an error no set is left behind, and a stream says in its manifest that it failed. Partial
         files stay when the process is killed, when the disk is full, after `control.suspend()` and after a
@@ -269,7 +280,7 @@ class Tokenizer:
                 raise BadRequestError(f"{name} is {number}, below 0")
         report = _core.encode_files(
             self._core,
-            expand(inputs, output),
+            expand(inputs, output, (more or {}).values()),
             os.path.abspath(output),
             separator=separator,
             eot=eot,
@@ -282,6 +293,7 @@ class Tokenizer:
             resume=resume,
             roots=[],
             control=control or _core.JobControl(),
+            known_texts=None if known_texts is None else [os.path.abspath(path) for path in known_texts],
             records={
                 "input_format": input_format,
                 "field": field,
@@ -292,6 +304,7 @@ class Tokenizer:
                 "truncate_tokens": truncate_tokens,
                 "deduplicate": deduplicate,
             },
+            more=[(field, os.path.abspath(place)) for field, place in (more or {}).items()],
         )
         result: dict[str, Any] = json.loads(report)
         return result

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import bz2
+import gzip
 import json
+import lzma
 from pathlib import Path
 
 import pytest
+import zstandard
 from tokend import Tokenizer
 from tokend.cli import main
 from tokend.explain import explain
@@ -74,3 +78,66 @@ def test_a_source_that_changed_is_said(tmp_path: Path, gpt2: Tokenizer, capsys: 
     found = json.loads(capsys.readouterr().out)
     assert found["text"] == " world" and found["before"] == "Hello," and "cannot be looked at" in found["remark"]
     assert main([*arguments[:3], "99"]) == 2
+
+
+def check_all(output: Path, texts: list[str], gpt2: Tokenizer, *, is_text: bool) -> None:
+    """Each token of a set of records stands in its document's text where `explain` says."""
+    with TokenStream(output) as stream:
+        ids, n_documents = stream[:].tolist(), stream.n_documents
+    assert n_documents == len(texts)
+    for token, id in enumerate(ids):
+        found = explain(output, token, tokenizer=gpt2, context_bytes=10_000)
+        assert found.is_exact and found.offset_bytes is not None, found
+        text, own = texts[found.document].encode(), b"" if id == 50256 else gpt2.decode_bytes([id])
+        # Of text it counts in the source's content.
+        assert text[found.offset_bytes - (found.document_offset_bytes or 0) * is_text :].startswith(own)
+        if own.decode(errors="ignore").encode() == own:
+            assert found.before + own.decode() + found.after == texts[found.document]
+
+
+@pytest.mark.parametrize("compression", ["none", "gzip", "bzip2", "xz", "zstd"])
+@pytest.mark.parametrize("kind", ["jsonl", "txt"])
+def test_records_whatever_they_are_packed_in(compression: str, kind: str, tmp_path: Path, gpt2: Tokenizer) -> None:
+    texts = [f"{text}{number}||" if kind == "jsonl" else f"{text}{number}" for number in range(3) for text in TEXTS]
+    lines = [json.dumps({"meta": {"body": text}}) + "\n" for text in texts]
+    data = ("".join(lines) if kind == "jsonl" else "".join(f"{text}||" for text in texts)).encode()
+    packed = {
+        "none": data,
+        "gzip": gzip.compress(data[:40]) + gzip.compress(data[40:]),
+        "bzip2": bz2.compress(data),
+        "xz": lzma.compress(data),
+        "zstd": zstandard.ZstdCompressor().compress(data[:40]) + zstandard.ZstdCompressor().compress(data[40:]),
+    }[compression]
+    path = tmp_path / f"a.{kind}"
+    path.write_bytes(packed)
+    options = {"field": "meta.body"} if kind == "jsonl" else {"deduplicate": True}
+    gpt2.encode_files([path], tmp_path / "o.bin", separator="||", **options)
+    check_all(tmp_path / "o.bin", texts, gpt2, is_text=kind == "txt")
+    found = explain(tmp_path / "o.bin", 0, tokenizer=gpt2)
+    if kind == "jsonl":
+        assert found.remark is not None and "the token's place counts from the start of its text" in found.remark
+    path.write_bytes(packed[:10])
+    found = explain(tmp_path / "o.bin", 0, tokenizer=gpt2)
+    assert not found.is_exact and found.text == "Hello" and found.remark is not None
+
+
+GOLDEN = Path(__file__).parents[1] / "inputs" / "golden"
+
+
+@pytest.mark.parametrize(
+    "path", sorted(GOLDEN.glob("*.*t")) + sorted(GOLDEN.glob("*.arrow")), ids=lambda path: path.name
+)
+def test_columns(path: Path, tmp_path: Path, gpt2: Tokenizer, capsys: pytest.CaptureFixture[str]) -> None:
+    """The text around a token of a column is read in the file, whatever its layout."""
+    field = {"field": "meta.body"} if path.stem == "nested" else {}
+    made = gpt2.encode_files([path], tmp_path / "o.bin", bad_documents="skip", **field)
+    with TokenStream(tmp_path / "o.bin") as stream:
+        bounds = [stream.document_bounds(number) for number in range(stream.n_documents)]
+        tokens = {bound[0] for bound in bounds[:40] + bounds[-5:]} | {bounds[-1][1] - 1}
+    assert made["n_documents"] > 3
+    for token in sorted(tokens):
+        found = explain(tmp_path / "o.bin", token, tokenizer=gpt2)
+        assert found.is_exact and found.row is not None, found
+        assert found.remark is not None and "start of the row's value" in found.remark
+    assert main(["explain", str(tmp_path / "o.bin"), "--token", "0"]) == 0
+    assert "row  " in capsys.readouterr().out

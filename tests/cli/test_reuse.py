@@ -6,12 +6,15 @@ import fcntl
 import json
 import os
 import random
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
-from tokend import Tokenizer
-from tokend.cli import known, main
+from tokend import Tokenizer, reuse
+from tokend.cli import main
 from tokend.estimate import estimate
 
 
@@ -19,7 +22,7 @@ from tokend.estimate import estimate
 def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A state directory of its own, and no job too small to be remembered."""
     monkeypatch.setenv("TOKEND_STATE_DIR", str(tmp_path / "state"))
-    monkeypatch.setattr(known, "MIN_BYTES", 0)
+    monkeypatch.setattr(reuse, "MIN_BYTES", 0)
 
 
 def encode(source: Path, output: Path, *options: str) -> int:
@@ -93,16 +96,22 @@ def test_gc(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     os.unlink(place / "c.bin.json")
     (place / ".x.tokend-export").mkdir()
     (place / ".busy.tokend-export").mkdir()
+    # What a killed update, sharing and encoding for a trainer's format left.
+    for name in (".a.bin.update", ".z.bin.reuse"):
+        (place / name).mkdir()
+    for part in ("", ".ends", ".json"):
+        shutil.copy(place / f"a.bin{part}", place / f".y.tokend-set.bin{part}")
+    gone = [".a.bin.update", ".x.tokend-export", ".y.tokend-set.bin", ".z.bin.reuse"]
     held = os.open(place / ".busy.tokend-export", os.O_RDONLY)
     fcntl.flock(held, fcntl.LOCK_EX)
     before = sorted(os.listdir(place))
     capsys.readouterr()
     assert main(["gc", str(place), "--dry-run", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
-    assert found["forgotten"] == [str(place / "c.bin")] and found["removed"] == [str(place / ".x.tokend-export")]
+    assert found["forgotten"] == [str(place / "c.bin")] and found["removed"] == [str(place / name) for name in gone]
     assert sorted(os.listdir(place)) == before
     assert main(["gc", str(place)]) == 0
-    assert sorted(os.listdir(place)) == [name for name in before if name != ".x.tokend-export"]
+    assert sorted(os.listdir(place)) == [name for name in before if not name.startswith(tuple(gone))]
     os.close(held)
     capsys.readouterr()
     assert main(["gc", "--json"]) == 0
@@ -143,3 +152,40 @@ def test_dry_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "tokens       5,002\n" in told and "all of the inputs" in told and "--bad-documents skip" in told
     assert sorted(os.listdir(tmp_path)) == ["a.jsonl.gz", "b.jsonl", "state"] or not (tmp_path / "o.bin").exists()
     assert np.array(found["output_bytes"]) == 5002 * 2 + 8 * 1001
+
+
+DIES = """
+import os, sys
+from tokend import reuse
+from tokend.cli import main
+
+reuse.MIN_BYTES = 0
+left, link = int(sys.argv[1]), os.link
+
+def dies(old, new):
+    global left
+    if left == 0 and os.path.basename(new).startswith("b.bin"):
+        os._exit(9)
+    left -= os.path.basename(new).startswith("b.bin")
+    link(old, new)
+
+os.link = dies
+sys.exit(main(sys.argv[2:]))
+"""
+
+
+@pytest.mark.parametrize("step", range(4))
+def test_sharing_that_was_killed_is_brought_to_its_end(
+    step: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = tmp_path / "a.jsonl"
+    source.write_text('{"text": "one"}\n')
+    assert encode(source, tmp_path / "a.bin") == 0
+    arguments = ["encode", str(source), "-o", str(tmp_path / "b.bin"), "--local"]
+    assert subprocess.run([sys.executable, "-c", DIES, str(step), *arguments], check=False).returncode == 9
+    assert not (tmp_path / "b.bin.json").exists()
+    capsys.readouterr()
+    assert main(arguments) == 0
+    assert "up to date" in capsys.readouterr().err
+    assert main(["verify", str(tmp_path / "b.bin")]) == 0
+    assert not [name for name in os.listdir(tmp_path) if name.startswith(".")]

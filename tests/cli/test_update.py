@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 from pathlib import Path
 
 import pytest
-from tokend import update as module
+from tokend import publish, splice
 from tokend.cli import main
 
-OUTPUTS = ("", ".ends", ".docs", ".json")
+RENAME = os.rename
+OUTPUTS = ("", ".ends", ".docs", ".ids", ".skipped.jsonl", ".json")
 
 
 def encode(folder: Path, name: str, *options: str) -> int:
@@ -76,7 +78,7 @@ def test_a_line_that_was_not_complete(tmp_path: Path, capsys: pytest.CaptureFixt
     with path.open("a") as file:
         file.write('\n{"text": "three"}\n')
     assert encode(tmp_path, "set", "--update") == 0
-    assert "34 B of that were new" in capsys.readouterr().err
+    assert "34 B of that new and encoded" in capsys.readouterr().err
     compare(tmp_path)
     capsys.readouterr()
     assert encode(tmp_path, "set", "--update") == 0
@@ -110,13 +112,13 @@ def test_damage_is_not_taken_over(tmp_path: Path, capsys: pytest.CaptureFixture[
     compare(tmp_path)
 
 
-@pytest.mark.parametrize("options", [["--deduplicate"], ["--eot", "both"], ["--bad-documents", "skip"]])
+@pytest.mark.parametrize("options", [["--deduplicate"], ["--eot", "both"]])
 def test_what_looks_at_the_whole_is_encoded_whole(
     options: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "in").mkdir()
     path = tmp_path / "in" / "a.jsonl"
-    path.write_text('{"text": "one"}\n' + "{}\n" * ("skip" in options))
+    path.write_text('{"text": "one"}\n')
     assert encode(tmp_path, "set", *options) == 0
     with path.open("a") as file:
         file.write('{"text": "one"}\n')
@@ -131,7 +133,8 @@ def test_an_update_that_fails_leaves_the_set(tmp_path: Path, monkeypatch: pytest
     path = tmp_path / "in" / "a.jsonl"
     path.write_text('{"text": "one"}\n')
     assert encode(tmp_path, "set") == 0
-    before = {suffix: (tmp_path / f"set.bin{suffix}").read_bytes() for suffix in OUTPUTS}
+    parts = [suffix for suffix in OUTPUTS if (tmp_path / f"set.bin{suffix}").exists()]
+    before = {suffix: (tmp_path / f"set.bin{suffix}").read_bytes() for suffix in parts}
     with path.open("a") as file:
         file.write('{"text": 1}\n')
     assert encode(tmp_path, "set", "--update") == 1
@@ -141,8 +144,102 @@ def test_an_update_that_fails_leaves_the_set(tmp_path: Path, monkeypatch: pytest
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(module, "_copy", full)
+    monkeypatch.setattr(splice, "copy", full)
     path.write_text('{"text": "one"}\n{"text": "two"}\n')
     assert encode(tmp_path, "set", "--update") == 1
-    assert before == {suffix: (tmp_path / f"set.bin{suffix}").read_bytes() for suffix in OUTPUTS}
-    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["in", *sorted(f"set.bin{s}" for s in OUTPUTS)]
+    assert before == {suffix: (tmp_path / f"set.bin{suffix}").read_bytes() for suffix in parts}
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["in", *sorted(f"set.bin{s}" for s in parts)]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [["--eot", "prepend"], ["--separator", "|"], ["--errors", "replace"], ["--special", "token"], ["--min-tokens", "2"],
+     ["--input-format", "jsonl"], ["--bad-documents", "skip"]],
+    ids=lambda options: options[0],
+)  # fmt: skip
+@pytest.mark.parametrize("kind", ["jsonl", "txt"])
+def test_other_options_are_noticed(
+    kind: str, options: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Also where no input has changed."""
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / f"a.{kind}").write_text('{"text": "one|two three"}\n')
+    assert encode(tmp_path, "set") == 0
+    capsys.readouterr()
+    assert encode(tmp_path, "set", "--update", *options) == 0
+    assert "other options" in capsys.readouterr().err
+    compare(tmp_path, *options)
+    assert encode(tmp_path, "set", "--update", *options) == 0
+    assert "up to date" in capsys.readouterr().err
+
+
+def test_a_killed_update_is_brought_to_its_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At each step of publishing, and what stands there by somebody else stays."""
+    (tmp_path / "in").mkdir()
+    path = tmp_path / "in" / "a.jsonl"
+    path.write_text('{"text": "one"}\n')
+    for step in range(5):
+        assert encode(tmp_path, "set", "--force") == 0
+        with path.open("a") as file:
+            file.write('{"text": "two"}\n')
+        left = step
+
+        def dies(source: str, target: str) -> None:
+            nonlocal left
+            if target.startswith(str(tmp_path / "set.bin")):
+                if left == 0:
+                    raise KeyboardInterrupt
+                left -= 1
+            RENAME(source, target)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(publish.os, "rename", dies)
+            if step < 4:
+                assert encode(tmp_path, "set", "--update") == 130
+                assert not (tmp_path / "set.bin.json").exists()
+        if step == 2:
+            # A file that is neither the old set's nor the new one's.
+            (tmp_path / "set.bin.docs").unlink()
+            (tmp_path / "set.bin.docs").write_text("mine")
+        assert encode(tmp_path, "set", "--update") == (1 if step == 2 else 0)
+        if step == 2:
+            assert (tmp_path / "set.bin.docs").read_text() == "mine"
+        else:
+            compare(tmp_path)
+
+
+@pytest.mark.timeout(280)
+@pytest.mark.parametrize("kind", ["jsonl", "txt"])
+@pytest.mark.parametrize("eot", ["append", "none"])
+def test_records_that_are_left_out(kind: str, eot: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Lists, ids and accounts are those of a full run, wherever the last record of a growing file was cut."""
+    chance = random.Random(23)
+    (tmp_path / "in").mkdir()
+    options = ["--bad-documents", "skip", "--min-tokens", "2", "--max-tokens", "9", "--truncate-tokens", "7"]
+    options += ["--eot", eot] + (["--separator", "||"] if kind == "txt" else ["--id-field", "id"])
+    texts = ["one text", "x", "word " * 12, "", "naïve 日本語", "seven words are in this very text", "a b c"]
+    odd = [b"{}", b"{", b"", b" ", b"[1]", b'{"text": 3}', b"\xef\xbb\xbf{}", b'{"text": "\xff"}']
+
+    def some() -> bytes:
+        if kind == "txt":
+            return b"".join(chance.choice([*(text.encode() for text in texts), b"bad \xff"]) + b"||" for _ in range(4))
+        lines = [json.dumps({"text": text, "id": chance.randrange(99)}).encode() for text in chance.sample(texts, 3)]
+        return b"".join(line + b"\n" for line in chance.sample([*lines, *chance.sample(odd, 2)], 5))
+
+    (tmp_path / "in" / f"b.{kind}").write_bytes(some())
+    assert encode(tmp_path, "set", *options) == 0
+    n_updates = 0
+    for step in range(12):
+        for path in (tmp_path / "in").iterdir():
+            if chance.random() < 0.8:
+                data = some()
+                # The next time it goes on where it is cut.
+                with path.open("ab") as file:
+                    file.write(data[: chance.randrange(len(data))] if chance.random() < 0.5 else data)
+        if step in (3, 6):
+            (tmp_path / "in" / f"{'ac'[step == 6]}.{kind}").write_bytes(some())
+        capsys.readouterr()
+        assert encode(tmp_path, "set", "--update", *options) == 0
+        n_updates += "of that new and encoded" in capsys.readouterr().err
+        compare(tmp_path, *options)
+    assert n_updates > 8

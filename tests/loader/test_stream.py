@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import random
 import struct
 from pathlib import Path
 from typing import Any
@@ -385,3 +386,28 @@ def test_many_segments(tmp_path: Path) -> None:
     writer.seal()
     assert stream.refresh() and stream[-2] == 1
     assert stream._snapshot.segments[200] is before.segments[200]
+
+
+@pytest.mark.parametrize("format", ["bin", "stream"])
+def test_verify_finds_flipped_bits_that_opening_does_not(format: str, tmp_path: Path) -> None:
+    rng = random.Random(4)
+    source, output = tmp_path / "a.txt", tmp_path / "out"
+    source.write_text("".join(rng.choices(["one ", "two ", "|"], k=2000)))
+    Tokenizer.load("gpt2").encode_files([source], output, format=format, separator="|")
+    names = ("out", "out.ends") if format == "bin" else ("out/tokens-00000.bin", "out/ends-00000.u64")
+    n_bytes = sum((tmp_path / name).stat().st_size for name in names)
+    assert TokenStream(output).verify() == n_bytes
+    for name in names:
+        path = tmp_path / name
+        good = path.read_bytes()
+        for _ in range(20):
+            bad = bytearray(good)
+            bad[rng.randrange(len(bad))] ^= 1 << rng.randrange(8)
+            path.write_bytes(bad)
+            with pytest.raises(StreamError, match=path.name):
+                TokenStream(output).verify()
+        path.write_bytes(good)
+    raw = tmp_path / "raw.bin"
+    raw.write_bytes(bytes(64))
+    with pytest.raises(StreamError, match="no checksums"):
+        TokenStream(raw, dtype="uint16").verify()

@@ -22,6 +22,7 @@ import msgspec
 import numpy as np
 
 from ..errors import StreamError
+from . import manifest_file
 from .segment import Segment, Segments, Snapshot, map_array
 
 _ENDS = np.dtype("<u8")
@@ -31,7 +32,7 @@ _STATES = ("growing", "sealed", "failed")
 def read_manifest(path: Path, format: str) -> dict[str, Any]:
     """A manifest of the given format, version 1. Raises `StreamError`; `FileNotFoundError` is the caller's."""
     try:
-        manifest = msgspec.json.decode(path.read_bytes())
+        manifest = manifest_file.decode(path, manifest_file.read(path))
     except msgspec.DecodeError as error:
         raise StreamError(f"{path}: not valid JSON: {error}") from None
     if not isinstance(manifest, dict):
@@ -150,11 +151,11 @@ def open_directory(folder: Path, before: Snapshot | None = None) -> Snapshot:
     path = folder / "manifest.json"
     try:
         stamp = stamp_of(folder)
-        data = path.read_bytes()
+        data = manifest_file.read(path)
     except (FileNotFoundError, NotADirectoryError):
         raise StreamError(f"{path}: no manifest", "nothing is committed yet, or this is no stream") from None
     try:
-        manifest = msgspec.json.decode(data, type=_Manifest)
+        manifest = manifest_file.decode(path, data, _Manifest)
         if (manifest.format, manifest.version) != ("tokend-stream", 1):
             read_manifest(path, "tokend-stream")
     except msgspec.DecodeError as error:

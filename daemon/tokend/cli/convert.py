@@ -12,13 +12,17 @@ import json
 import os
 import sys
 import time
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any
 
 from tokend_client.errors import BadRequestError
 
-from .. import _core
-from .output import duration, plural, size
+from .. import _core, conversions
+from .encode import connected, follow_own
+from .output import duration, plural, size, watched
+
+if TYPE_CHECKING:
+    from tokend_client import Client
 
 SHARD_LIMITS = ("shard_tokens", "shard_bytes", "shard_documents")
 _SINGLE = ("nanogpt", "megatron")
@@ -27,12 +31,22 @@ _RAW = ("nanogpt", "megatron", "datatrove", "olmo")
 
 
 def convert(arguments: argparse.Namespace) -> int:
-    """Makes sets in trainers' formats from a finished one, which is verified first."""
+    """Makes sets in trainers' formats from a finished one, verified first; in this process, or by the daemon."""
     _, formats = split(arguments.format)
-    places = check(arguments, formats, has_native=False)
     source = os.path.abspath(arguments.path)
-    _core.verify(source)
-    make(arguments, source, places)
+    manifest = conversions.source_manifest(source)
+    places = check(arguments, formats, has_native=False, is_same=lambda note: conversions.is_of(note, manifest))
+    if not places:
+        return 0
+    if arguments.no_wait or arguments.endpoint is not None:
+        if len(places) > 1 and arguments.no_wait:
+            raise BadRequestError("--no-wait goes with one format", "name one, or several commands")
+        with connected(arguments) as client:
+            make(arguments, source, places, formats, client)
+        return 0
+    control = _core.JobControl()
+    watched(lambda: _core.verify(source), control, f"{os.path.basename(source)}: verifying", control.cancel)
+    make(arguments, source, places, formats)
     return 0
 
 
@@ -44,24 +58,53 @@ def split(formats: list[str]) -> tuple[str | None, list[str]]:
     return (native[0] if native else None), [name for name in dict.fromkeys(formats) if name not in native]
 
 
-def check(arguments: argparse.Namespace, formats: list[str], *, has_native: bool) -> dict[str, str]:
-    """Where each format's set will be; refuses what could not be made there, before any work is done."""
+def check(
+    arguments: argparse.Namespace,
+    formats: list[str],
+    *,
+    has_native: bool,
+    is_same: Callable[[dict[str, Any]], bool],
+) -> dict[str, str]:
+    """Where each format's set is to be made; refuses what could not be made there, before any work is done.
+
+    A set that stands there is up to date, is said to be and left out, if `is_same` says of its note that it was made of
+    what this one would be, and it verifies.
+    """
     if not arguments.output:
         raise BadRequestError("the output path is empty", "is a shell variable unset?")
     output = os.path.abspath(arguments.output)
     stem = output.removesuffix(".bin") if has_native else output
     single = len(formats) == 1 and not has_native
     places = {name: output if single else f"{stem}.{name}" for name in formats}
+    done = {}
     for name, place in places.items():
-        _core.check_export(
-            place,
-            name,
-            **_limits(arguments, formats, name),
-            row_tokens=_row_tokens(arguments, formats, name),
-            val_fraction=arguments.val_fraction,
-            force=arguments.force,
-        )
+        layout = _layout(arguments, formats, name)
+        note = None if arguments.force else conversions.read_note(place, name)
+        is_there = note is not None and conversions.is_laid_out(note, name, layout) and is_same(note)
+        if note is not None and is_there and conversions.verifies(place, name):
+            done[name] = note
+            continue
+        conversions.check_place(place, name, layout, force=arguments.force)
+    for name, note in done.items():
+        place = places.pop(name)
+        if arguments.json:
+            print(json.dumps({"path": place, **note, "up_to_date": True}))
+        else:
+            say({**note, "up_to_date": True}, place, 0.0)
     return places
+
+
+def _layout(arguments: argparse.Namespace, formats: Iterable[str], name: str) -> dict[str, Any]:
+    """The fields of `protocol.Layout`, but for `sibling`."""
+    return {
+        "eot": arguments.eot,
+        "eot_id": arguments.eot_id,
+        **_limits(arguments, formats, name),
+        "row_tokens": _row_tokens(arguments, formats, name),
+        "val_fraction": arguments.val_fraction,
+        "seed": arguments.seed,
+        "shuffle": arguments.shuffle,
+    }
 
 
 def _limits(arguments: argparse.Namespace, formats: Iterable[str], name: str) -> dict[str, int | None]:
@@ -76,39 +119,59 @@ def _row_tokens(arguments: argparse.Namespace, formats: Iterable[str], name: str
     return None if name != "mds" and "mds" in formats else rows
 
 
-def make(arguments: argparse.Namespace, source: str, places: dict[str, str]) -> None:
-    """Makes the sets and says what each holds."""
+def make(
+    arguments: argparse.Namespace,
+    source: str,
+    places: dict[str, str],
+    formats: list[str],
+    client: Client | None = None,
+) -> None:
+    """Makes the sets, in this process or by a daemon, and says what each holds; `formats` are all asked for."""
     raw: tuple[str, str] | None = None
     for name, place in places.items():
         start = time.monotonic()
-        made: dict[str, Any] = json.loads(
-            _core.export(
-                source,
-                place,
-                name,
-                eot=arguments.eot,
-                eot_id=arguments.eot_id,
-                **_limits(arguments, places, name),
-                row_tokens=_row_tokens(arguments, places, name),
-                val_fraction=arguments.val_fraction,
-                seed=arguments.seed,
-                shuffle=arguments.shuffle,
-                force=arguments.force,
-                sibling=raw,
-            )
-        )
+        options = _layout(arguments, formats, name) | {"force": arguments.force, "sibling": raw}
+        if client is not None:
+            job = client.convert(source, place, format=name, **options)
+            if arguments.no_wait:
+                print(json.dumps({"job_id": job.job_id}) if arguments.json else job.job_id)
+                return
+            made = follow_own(client, job.job_id, place)
+        else:
+            made = _local(source, place, name, options)
         if name in _RAW:
             raw = place, name
         if arguments.json:
             print(json.dumps({"path": place, **made}))
-            continue
-        what = f"{plural(made['n_tokens'], 'token')}, {plural(made['n_documents'], 'document')}"
-        if made["n_val_documents"]:
-            what += f" ({made['n_val_documents']:,} for validation)"
-        n_bytes = sum(file["size_bytes"] for file in made["files"])
-        files = f"{plural(len(made['files']), 'file')}, {size(n_bytes)}"
-        seconds = duration(time.monotonic() - start)
-        print(f"{place} ({name}): {what} in {files}, {seconds}", file=sys.stderr)
+        else:
+            say(made, place, time.monotonic() - start)
+
+
+def _local(source: str, place: str, name: str, options: dict[str, Any]) -> dict[str, Any]:
+    control = _core.JobControl()
+    made = watched(
+        lambda: _core.export(source, place, name, control=control, **options),
+        control,
+        f"{os.path.basename(place)}: writes {name}",
+        control.cancel,
+    )
+    result: dict[str, Any] = json.loads(made)
+    return result
+
+
+def say(made: dict[str, Any], place: str, seconds: float) -> None:
+    """One line of what a conversion made."""
+    what = f"{plural(made['n_tokens'], 'token')}, {plural(made['n_documents'], 'document')}"
+    if made.get("up_to_date"):
+        print(f"{place} ({made['kind']}) is up to date: {what}", file=sys.stderr)
+        return
+    if made["n_val_documents"]:
+        what += f" ({made['n_val_documents']:,} for validation)"
+    if left_out := made["arrangement"]["n_tokens_left_out"]:
+        what += f" ({left_out:,} at the end fill no row and are left out)"
+    n_bytes = sum(file["size_bytes"] for file in made["files"])
+    files = f"{plural(len(made['files']), 'file')}, {size(n_bytes)}"
+    print(f"{place} ({made['kind']}): {what} in {files}, {duration(seconds)}", file=sys.stderr)
 
 
 def hidden_set(output: str) -> str:

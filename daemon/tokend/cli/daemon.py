@@ -63,6 +63,8 @@ def jobs(arguments: argparse.Namespace) -> int:
 def _job_line(info: JobInfo) -> str:
     share = f"{info.bytes_done / info.bytes_total:4.0%}" if info.bytes_total else "    "
     line = f"{info.job_id}  {info.state:9}  {share}  {info.n_tokens:>14,} tokens  {info.output}"
+    if info.state == "running" and info.eta_s is not None:
+        line += f"  ({size(info.bytes_per_s)}/s, {duration(info.eta_s)} to go)"
     if info.n_skipped:
         line += f"  ({info.n_skipped:,} left out)"
     remark = info.error.message if info.error else info.note

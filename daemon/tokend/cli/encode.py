@@ -5,20 +5,20 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import shutil
 import sys
 import threading
 import time
-from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from tokend_client.errors import BadDocumentError, BadRequestError, NoSpaceError, TokendError
 
-from .known import look
-from .output import check_utf8, duration, plural, progress_bar, size
+from .known import look, made_of
+from .output import check_utf8, duration, plural, progress_bar, size, watched
 
 if TYPE_CHECKING:
     from tokend_client import Client
+
+    from ..tokenizer import Tokenizer
 
 
 _RECORD_OPTIONS = (
@@ -35,8 +35,11 @@ _RECORD_OPTIONS = (
 
 def encode(arguments: argparse.Namespace) -> int:
     """Encodes files, through the daemon or in this process."""
+    _name_outputs(arguments)
     if arguments.watch:
-        return _watch(arguments)
+        from .watch import watch
+
+        return watch(arguments, _options(arguments))
     inputs = _inputs(arguments)
     if "-" not in inputs:
         return _encode(arguments, inputs)
@@ -52,8 +55,34 @@ def encode(arguments: argparse.Namespace) -> int:
         return _encode(arguments, [path if name == "-" else name for name in inputs])
 
 
+def _name_outputs(arguments: argparse.Namespace) -> None:
+    """Makes one field and one output of what was given, and `more` of further ones."""
+    given: list[str] = arguments.field or []
+    arguments.more = {}
+    if arguments.output is not None:
+        if len(given) > 1:
+            raise BadRequestError(
+                "several fields go to several outputs, and -o names one", "--field NAME=OUT for each, without -o"
+            )
+        arguments.field = given[0] if given else None
+        return
+    if not given or not all("=" in name for name in given):
+        raise BadRequestError("no output is named", "-o OUT, or --field NAME=OUT for each field")
+    named = [(name, output) for name, _, output in (text.partition("=") for text in given)]
+    if len(dict(named)) < len(named):
+        raise BadRequestError("a field is named twice")
+    (arguments.field, arguments.output), *more = named
+    arguments.more = dict(more)
+    if not all(arguments.more.values()):
+        raise BadRequestError("the output path of a field is empty", "--field NAME=OUT")
+    if arguments.more and (arguments.watch or arguments.dry_run or arguments.update):
+        raise BadRequestError("--watch, --update and --dry-run are of one field", "name one with --field, and -o OUT")
+
+
 def _encode(arguments: argparse.Namespace, inputs: list[str]) -> int:
     native, foreign = _formats(arguments)
+    if arguments.more and (foreign or native != "bin"):
+        raise BadRequestError("several fields go to sets of format bin", "`tokend convert` makes others of them")
     if arguments.dry_run:
         from .dry_run import dry_run
 
@@ -66,26 +95,41 @@ def _encode(arguments: argparse.Namespace, inputs: list[str]) -> int:
         return _native(arguments, inputs, arguments.output, native or "bin")
     from . import convert
 
-    places = convert.check(arguments, foreign, has_native=native is not None)
+    is_same = made_of(arguments, inputs, _options(arguments))
+    places = convert.check(arguments, foreign, has_native=native is not None, is_same=is_same)
     if native is not None:
         _native(arguments, inputs, arguments.output, native)
-        convert.make(arguments, os.path.abspath(arguments.output), places)
+        _convert(arguments, os.path.abspath(arguments.output), places, foreign)
+        return 0
+    if not places:
         return 0
     known = look(arguments, inputs, _options(arguments))
     if known and known.output and known.manifest and not {"skipped", "ids"} & set(known.manifest):
         print(f"tokend: the same inputs are in {known.output}, which verified: made from it", file=sys.stderr)
-        convert.make(arguments, known.output, places)
+        _convert(arguments, known.output, places, foreign)
         return 0
     made = convert.hidden_set(arguments.output)
     _native(arguments, inputs, made, "bin", is_hidden=True)
     try:
-        convert.make(arguments, made, places)
+        _convert(arguments, made, places, foreign)
     except BaseException:
         print(f"tokend: the tokens are kept in {made}, for `tokend convert`", file=sys.stderr)
         raise
     convert.keep_account(made, arguments.output)
     convert.remove_set(made)
     return 0
+
+
+def _convert(arguments: argparse.Namespace, source: str, places: dict[str, str], formats: list[str]) -> None:
+    """Makes the formats of trainers where the set was made: by the daemon, or in this process."""
+    from . import convert
+
+    if arguments.local or not places:
+        convert.make(arguments, source, places, formats)
+        return
+    with connected(arguments) as client:
+        # One that is confined to directories makes no conversions.
+        convert.make(arguments, source, places, formats, None if client.roots() else client)
 
 
 def _formats(arguments: argparse.Namespace) -> tuple[str | None, list[str]]:
@@ -104,121 +148,117 @@ def _formats(arguments: argparse.Namespace) -> tuple[str | None, list[str]]:
 
     for name, is_given in (("--no-wait", arguments.no_wait), ("--key", arguments.key is not None)):
         if is_given:
-            raise BadRequestError(f"{name} goes with --format bin or stream only", "use `tokend convert` afterwards")
+            raise BadRequestError(
+                f"{name} goes with --format bin or stream only",
+                "use `tokend convert` afterwards, which takes --no-wait",
+            )
     return split(formats)
 
 
 def _native(
-    arguments: argparse.Namespace, inputs: list[str], output: str, format: str, *, is_hidden: bool = False
+    arguments: argparse.Namespace,
+    inputs: list[str],
+    output: str,
+    format: str,
+    *,
+    is_hidden: bool = False,
+    is_update: bool = False,
 ) -> int:
     """Encodes into a set of ours. A hidden one is replaced without asking, and is not reported."""
     options = _options(arguments) | {"force": arguments.force or is_hidden, "format": format}
+    if arguments.more:
+        options["more"] = arguments.more
     start = time.monotonic()
-    known = look(arguments, inputs, _options(arguments)) if format == "bin" and not is_hidden else None
-    linked = known.link(output) if known else None
-    if linked is not None:
-        report(linked, output, time.monotonic() - start, arguments.json)
-        return 0
     if arguments.local:
-        if arguments.no_wait:
-            raise BadRequestError("--no-wait needs a daemon; it does not go with --local")
-        if arguments.key is not None:
-            raise BadRequestError("--key needs a daemon; it does not go with --local")
-        if arguments.retire:
-            raise BadRequestError("--retire needs a daemon, which knows who reads; it does not go with --local")
-        options["resume"] = arguments.resume
-        manifest = _local(arguments, inputs, output, options)
+        _check_local(arguments)
+        is_looked_up = format == "bin" and not is_hidden and not arguments.more
+        known = look(arguments, inputs, _options(arguments)) if is_looked_up else None
+        manifest = known.link(output) if known else None
+        if manifest is None:
+            manifest = _local(arguments, inputs, output, options | {"resume": arguments.resume})
+            if known:
+                known.remember(output)
     else:
         if arguments.resume:
             raise BadRequestError("--resume goes with --local", "a daemon resumes its jobs by itself")
-        # Sockets are not needed with --local, and take longer to import than a small file to encode.
-        from tokend_client import paths
-
-        from .. import spawn
-
-        client = spawn.ensure(arguments.endpoint or paths.default_endpoint())
-        with client:
-            options["retire"] = arguments.retire
+        with connected(arguments) as client:
+            options |= {"retire": arguments.retire, "update": is_update}
+            options["reuse"] = format == "bin" and not is_hidden and not arguments.no_reuse
             job = client.submit(inputs, output, tokenizer=arguments.tokenizer, key=arguments.key, **options)
             if arguments.no_wait:
                 print(json.dumps({"job_id": job.job_id}) if arguments.json else job.job_id)
                 return 0
-            manifest = _follow_own(client, job.job_id, output)
-    if known:
-        known.remember(output)
-    if not is_hidden:
-        report(manifest, output, time.monotonic() - start, arguments.json)
+            # A hidden set is the first half of what was asked for.
+            manifest = follow_own(client, job.job_id, arguments.output)
+    if is_hidden:
+        return 0
+    seconds = time.monotonic() - start
+    report(manifest, output, seconds, arguments.json)
+    if not arguments.json:
+        for place, other in zip(arguments.more.values(), manifest.get("more", ()), strict=True):
+            report({"up_to_date": manifest["up_to_date"], **other}, place, seconds, as_json=False)
     return 0
 
 
-def _watch(arguments: argparse.Namespace) -> int:
-    """Keeps a stream up to date with directories, in this process, until it is interrupted."""
-    from .. import words
-    from ..tokenizer import Tokenizer
-    from ..watch import Round, Watch, watch
+def _check_local(arguments: argparse.Namespace) -> None:
+    if arguments.no_wait:
+        raise BadRequestError("--no-wait needs a daemon; it does not go with --local")
+    if arguments.key is not None:
+        raise BadRequestError("--key needs a daemon; it does not go with --local")
+    if arguments.retire:
+        raise BadRequestError("--retire needs a daemon, which knows who reads; it does not go with --local")
 
-    if arguments.inputs or arguments.files_from or arguments.format not in (None, ["stream"]):
-        raise BadRequestError("--watch takes directories and no other inputs, and makes a stream")
-    tokenizer = Tokenizer.load(arguments.tokenizer)
-    words.recall(tokenizer)
-    options = _options(arguments)
-    n_tokens = n_documents = 0
 
-    def encode_new(parts: list[str], place: str) -> dict[str, Any]:
-        return tokenizer.encode_files(parts, place, **options)
+def connected(arguments: argparse.Namespace) -> Client:
+    """A client of this user's daemon, which is started if none runs."""
+    # Sockets are not needed with --local, and take longer to import than a small file to encode.
+    from tokend_client import paths
 
-    def say(found: Round) -> None:
-        nonlocal n_tokens, n_documents
-        if not found.n_files:
-            return
-        n_tokens, n_documents = n_tokens + found.n_tokens, n_documents + found.n_documents
-        if arguments.json:
-            print(json.dumps(asdict(found)), flush=True)
-        else:
-            what = f"{plural(found.n_documents, 'document')}, {plural(found.n_tokens, 'token')}"
-            print(f"{arguments.output}: {what} from {plural(found.n_files, 'file')}", file=sys.stderr)
+    from .. import spawn
 
-    folders = [os.path.abspath(folder) for folder in arguments.watch]
-    watched = Watch(tokenizer, folders, os.path.abspath(arguments.output), options, encode_new)
-    watch(watched, say, interval_s=arguments.interval, is_once=arguments.once, seal=arguments.seal)
-    words.keep(tokenizer)
-    return 0
+    return spawn.ensure(arguments.endpoint or paths.default_endpoint())
 
 
 def _update(arguments: argparse.Namespace, inputs: list[str]) -> int:
-    """Encodes what is new in the inputs, in this process; all of it where that does not do."""
+    """Encodes what is new in the inputs; all of it where that does not do."""
+    if not arguments.local:
+        return _native(arguments, inputs, arguments.output, "bin", is_update=True)
     from tokend_client.inputs import expand
 
     from .. import words
+    from ..reuse import read_manifest
     from ..tokenizer import Tokenizer
-    from ..update import NotPossible, hidden_folder, update
+    from ..update import NotPossible, update
 
+    _check_local(arguments)
     output = os.path.abspath(arguments.output)
     options = _options(arguments)
-    if not os.path.lexists(f"{output}.json"):
-        if os.path.isdir(hidden_folder(output)):
-            # A killed update had taken the old set away.
-            arguments.force = True
-        done = _native(arguments, inputs, output, "bin")
-        shutil.rmtree(hidden_folder(output), ignore_errors=True)
-        return done
     tokenizer = Tokenizer.load(arguments.tokenizer)
     words.recall(tokenizer)
     start = time.monotonic()
 
-    def encode_rest(parts: list[str], place: str) -> dict[str, Any]:
-        return tokenizer.encode_files(parts, place, **options)
+    def encode_rest(parts: list[str], place: str, resume: bool) -> None:
+        _in_thread(tokenizer, parts, place, output, options | {"resume": resume})
 
     try:
-        manifest, n_bytes = update(tokenizer, expand(inputs, output), output, options, encode_rest)
+        manifest, n_bytes = update(
+            tokenizer.fingerprint,
+            tokenizer.eot_for(options["eot"], options["eot_token"]),
+            expand(inputs, output),
+            output,
+            options,
+            encode_rest,
+        )
     except NotPossible as reason:
-        print(f"tokend: all of it is encoded: {reason}", file=sys.stderr)
-        arguments.force = True
+        if read_manifest(output) is not None:
+            print(f"tokend: all of it is encoded: {reason}", file=sys.stderr)
+            arguments.force = True
         return _native(arguments, inputs, output, "bin")
+    except KeyboardInterrupt:
+        print("tokend: the same command goes on with the update", file=sys.stderr)
+        raise
     words.keep(tokenizer)
-    report(manifest, output, time.monotonic() - start, arguments.json)
-    if not manifest["up_to_date"] and not arguments.json:
-        print(f"{size(n_bytes)} of that were new and encoded", file=sys.stderr)
+    report({**manifest, "encoded_bytes": n_bytes}, output, time.monotonic() - start, arguments.json)
     return 0
 
 
@@ -262,42 +302,35 @@ def _inputs(arguments: argparse.Namespace) -> list[str]:
 
 def _local(arguments: argparse.Namespace, inputs: list[str], output: str, options: dict[str, Any]) -> dict[str, Any]:
     from .. import words
-    from .._core import JobControl
     from ..tokenizer import Tokenizer
 
     tokenizer = Tokenizer.load(arguments.tokenizer)
     # Beside the job: a small one has ended before all the words are there.
     recall = threading.Thread(target=words.recall, args=(tokenizer,), daemon=True)
     recall.start()
-    control = JobControl()
-    result: list[dict[str, Any] | BaseException] = []
-
-    def work() -> None:
-        try:
-            result.append(tokenizer.encode_files(inputs, output, control=control, **options))
-        except BaseException as error:
-            result.append(error)
-
-    worker = threading.Thread(target=work)
-    worker.start()
     try:
-        with progress_bar(os.path.basename(output)) as update:
-            while worker.is_alive():
-                worker.join(0.1)
-                done, total, tokens, _ = control.progress()
-                update(done, total, tokens)
+        outcome = _in_thread(tokenizer, inputs, output, arguments.output, options)
     except KeyboardInterrupt:
-        control.suspend()
-        worker.join()
-        if not isinstance(result[0], dict):
-            print(f"tokend: the same command with --resume goes on with {arguments.output}", file=sys.stderr)
+        print(f"tokend: the same command with --resume goes on with {arguments.output}", file=sys.stderr)
         raise
-    outcome = result[0]
-    if isinstance(outcome, BaseException):
-        raise outcome
     if not recall.is_alive():
         words.keep(tokenizer)
     return outcome
+
+
+def _in_thread(
+    tokenizer: Tokenizer, inputs: list[str], output: str, label: str, options: dict[str, Any]
+) -> dict[str, Any]:
+    """Encodes with a progress bar. Ctrl-C suspends the job, unless that was done before it could be."""
+    from .._core import JobControl
+
+    control = JobControl()
+    return watched(
+        lambda: tokenizer.encode_files(inputs, output, control=control, **options),
+        control,
+        os.path.basename(label),
+        control.suspend,
+    )
 
 
 def follow(client: Client, job_id: str, output: str) -> dict[str, Any]:
@@ -305,12 +338,17 @@ def follow(client: Client, job_id: str, output: str) -> dict[str, Any]:
     job = client.job(job_id)
     with progress_bar(os.path.basename(output)) as update:
         for moment in job.progress():
-            update(moment.bytes_done, moment.bytes_total, moment.tokens)
+            update(moment.bytes_done, moment.bytes_total, moment.tokens, moment.note)
     result = job.wait()
-    return {**result.manifest, "up_to_date": result.up_to_date}
+    manifest = {**result.manifest, "up_to_date": result.up_to_date}
+    manifest |= {"reused": result.reused} if result.reused is not None else {}
+    manifest |= {"encoded_bytes": result.encoded_bytes} if result.encoded_bytes is not None else {}
+    if result.note is not None:
+        print(f"tokend: {result.note}", file=sys.stderr)
+    return manifest
 
 
-def _follow_own(client: Client, job_id: str, output: str) -> dict[str, Any]:
+def follow_own(client: Client, job_id: str, output: str) -> dict[str, Any]:
     """Follows the job that this command submitted: who interrupts the command means the job."""
     try:
         return follow(client, job_id, output)
@@ -327,6 +365,11 @@ def report(manifest: dict[str, Any], output: str, seconds: float, as_json: bool)
     if as_json:
         print(json.dumps(manifest))
         return
+    if manifest["format"] == "tokend-export":
+        from .convert import say
+
+        say(manifest, output, seconds)
+        return
     n_bytes = sum(source["size_bytes"] for source in manifest["sources"])
     what = f"{plural(manifest['n_tokens'], 'token')}, {plural(manifest['n_documents'], 'document')}"
     if manifest["up_to_date"]:
@@ -337,7 +380,9 @@ def report(manifest: dict[str, Any], output: str, seconds: float, as_json: bool)
         return
     # The rate of a small job is that of starting it, which tells nobody anything.
     rate = f", {size(n_bytes / seconds)}/s" if n_bytes > 10_000_000 and seconds > 0 else ""
-    print(f"{output}: {what} from {size(n_bytes)} in {duration(seconds)}{rate}", file=sys.stderr)
+    new = manifest.get("encoded_bytes")
+    of_that = f" ({size(new)} of that new and encoded)" if new is not None else rate
+    print(f"{output}: {what} from {size(n_bytes)} in {duration(seconds)}{of_that}", file=sys.stderr)
     left_out = skipped(manifest)
     if left_out:
         listed = os.path.join(os.path.dirname(output), manifest["skipped"]["file"])
@@ -348,8 +393,10 @@ def account(manifest: dict[str, Any]) -> dict[str, int]:
     """The accounts of all sources that are made of records, added up; empty if none is."""
     total: dict[str, int] = {}
     for source in manifest["sources"]:
-        for name, number in source.get("records", {}).items():
-            total[name] = total.get(name, 0) + number
+        records = source.get("records")
+        if records:
+            for name, number in records.items():
+                total[name] = total.get(name, 0) + number
     return total
 
 

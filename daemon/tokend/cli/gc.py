@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import fcntl
 import json
 import os
 import re
@@ -12,10 +11,15 @@ import shutil
 
 from tokend_client.errors import ConflictError, NotFoundError
 
-from .. import _core, reuse
-from .output import plural
+from .. import _core, publish, reuse
+from .. import update as updates
+from ..conversions import unlocked
+from .convert import remove_set
+from .output import plural, size
 
 _EXPORT = re.compile(r"\.(.+)\.tokend-export")
+_HIDDEN = re.compile(rf"\.(.+)\.({updates.PURPOSE}|{reuse.PURPOSE})")
+_SET = re.compile(r"\.(.+)\.tokend-set\.bin\.json")
 _CHECKPOINT = re.compile(r"\.(.+)\.checkpoint\.([A-Za-z0-9_-]{1,64})\.partial")
 
 
@@ -31,7 +35,7 @@ def gc(arguments: argparse.Namespace) -> int:
         print(f"{verb}forgotten: {path}")
     for path in removed:
         print(f"{verb}removed: {path}")
-    print(f"{plural(reuse.known(), 'output')} known")
+    print(f"{plural(reuse.known(), 'output')} known, of those made from {size(reuse.MIN_BYTES)} of input or more")
     return 0
 
 
@@ -42,25 +46,35 @@ def _leftovers(folder: str, *, is_dry: bool) -> list[str]:
     found = []
     for name in sorted(os.listdir(folder)):
         path = os.path.join(os.path.abspath(folder), name)
-        if _EXPORT.fullmatch(name) and os.path.isdir(path) and not _is_locked(path):
-            found.append(path)
-            if not is_dry:
-                shutil.rmtree(path)
-        elif (part := _CHECKPOINT.fullmatch(name)) and not _is_locked(path):
-            output = os.path.join(os.path.abspath(folder), part[1])
-            with contextlib.suppress(ConflictError):
-                if is_dry or _core.discard_partials(output, part[2]):
-                    found.append(f"partial files of {output}")
+        with contextlib.suppress(ConflictError, FileNotFoundError):
+            found += _leftover(path, name, is_dry=is_dry)
     return found
 
 
-def _is_locked(path: str) -> bool:
-    """Whether a running job holds it."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    finally:
-        os.close(descriptor)
-    return False
+def _leftover(path: str, name: str, *, is_dry: bool) -> list[str]:
+    """What was removed, or would be; raises `ConflictError` where somebody is at work."""
+    folder = os.path.dirname(path)
+    if part := _CHECKPOINT.fullmatch(name):
+        output = os.path.join(folder, part[1])
+        with unlocked(path) as is_free:
+            if not is_free:
+                return []
+        return [f"partial files of {output}"] if is_dry or _core.discard_partials(output, part[2]) else []
+    if _EXPORT.fullmatch(name) and os.path.isdir(path):
+        with unlocked(path) as is_free:
+            if is_free and not is_dry:
+                shutil.rmtree(path)
+            return [path] if is_free else []
+    if (part := _HIDDEN.fullmatch(name)) and os.path.isdir(path):
+        output = os.path.join(folder, part[1])
+        with publish.claimed(output):
+            if not is_dry and not publish.finish(output, path):
+                shutil.rmtree(path)
+        return [path]
+    if part := _SET.fullmatch(name):
+        made = path.removesuffix(".json")
+        with publish.claimed(made):
+            if not is_dry:
+                remove_set(made)
+        return [made]
+    return []

@@ -46,18 +46,29 @@ def _rows(stream: TokenStream) -> list[tuple[str, str]]:
     if stream.tokenizer is None or stream.fingerprint is None:
         return [*rows, ("tokenizer", "unknown: the format does not tell")]
     options, sources = manifest["options"], manifest["sources"]
-    source_bytes = sum(source["size_bytes"] for source in sources)
+    # A stream of a watched directory has an entry for each piece of a file.
+    source_bytes = sum(source["size_bytes"] - source.get("offset_bytes", 0) for source in sources)
+    n_sources = len({source["path"] for source in sources}) if "offset_bytes" in (sources or [{}])[0] else len(sources)
     eot = f"{options['eot']} {options['eot_id']}" if options["eot_id"] is not None else "none"
     rows += [
         ("tokenizer", f"{stream.tokenizer} ({stream.fingerprint[:12]})"),
         ("end of text", eot),
         ("options", f"special={options['special']} errors={options['errors']} separator={options['separator']!r}"),
-        ("sources", f"{plural(len(sources), 'file')}, {size(source_bytes)}"),
+        ("sources", f"{plural(n_sources, 'file')}, {size(source_bytes)}"),
     ]
     rows += _records(manifest)
+    if left_out := _listed(manifest):
+        rows.append(("left out", f"listed in {left_out}"))
     if stream.n_tokens and stream.state == "sealed":
         rows.append(("bytes/token", f"{source_bytes / stream.n_tokens:.2f}"))
     return rows + _tokenizer(stream, stream.tokenizer)
+
+
+def _listed(manifest: dict[str, Any]) -> str:
+    """The names of the lists of what was left out; empty if nothing was."""
+    if "skipped" in manifest:
+        return str(manifest["skipped"]["file"])
+    return ", ".join(segment["skipped"]["file"] for segment in manifest.get("segments", ()) if "skipped" in segment)
 
 
 def _records(manifest: dict[str, Any]) -> list[tuple[str, str]]:
@@ -72,8 +83,9 @@ def _records(manifest: dict[str, Any]) -> list[tuple[str, str]]:
     out = total["n_in"] - total["n_bad"] - total["n_filtered"] - total["n_duplicates"]
     left_out = f"{total['n_bad']:,} bad + {total['n_filtered']:,} filtered + {total['n_duplicates']:,} duplicates"
     rows = [("records", field), ("in", f"{total['n_in']:,} = {out:,} out + {left_out}")]
-    notes = (("n_truncated", "cut"), ("n_blank_lines", "blank lines"), ("n_byte_order_marks", "byte order marks"))
-    said = [f"{total[name]:,} {word}" for name, word in notes if total[name]]
+    said = [f"{total['n_truncated']:,} cut"] if total["n_truncated"] else []
+    notes = (("n_blank_lines", "blank line"), ("n_byte_order_marks", "byte order mark"))
+    said += [plural(total[name], word) for name, word in notes if total[name]]
     return rows + ([("noted", ", ".join(said))] if said else [])
 
 
@@ -98,19 +110,22 @@ def _foreign(arguments: argparse.Namespace, path: Path) -> int:
     vocab_size, eot_id, _ = vocabulary(arguments, note)
     if found.kind in ("raw", "olmo") and note is None:
         check_width(arguments, path, vocab_size, found.dtype)
+    kind, n_documents = found.kind, found.n_documents
+    if note is not None:
+        kind = note["kind"]
+        if n_documents is None and found.n_tokens == note["n_tokens"]:
+            n_documents = note["n_documents"]
     if arguments.json:
-        counts = {"dtype": found.dtype, "n_tokens": found.n_tokens, "n_documents": found.n_documents}
-        print(
-            json.dumps({"format": found.kind, "path": str(path), **counts, "n_files": found.n_files, "made_by": note})
-        )
+        counts = {"dtype": found.dtype, "n_tokens": found.n_tokens, "n_documents": n_documents}
+        print(json.dumps({"format": kind, "path": str(path), **counts, "n_files": found.n_files, "made_by": note}))
         return 0
     name = arguments.tokenizer or (note["tokenizer"]["name"] if note is not None else None)
     rows = [
         ("file", str(path)),
-        ("format", f"{found.kind}, {plural(found.n_files, 'file')}, {size(found.n_bytes)}"),
+        ("format", f"{kind}, {plural(found.n_files, 'file')}, {size(found.n_bytes)}"),
         ("dtype", found.dtype),
         ("tokens", f"{found.n_tokens:,}"),
-        ("documents", "not told" if found.n_documents is None else f"{found.n_documents:,}"),
+        ("documents", "not told" if n_documents is None else f"{n_documents:,}"),
         ("made by", f"tokend {note['tokend_version']}" if note is not None else "another tool"),
         ("tokenizer", name or "unknown: the format does not tell; pass --tokenizer to see text"),
     ]

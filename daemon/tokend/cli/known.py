@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import argparse
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-from tokend_client.errors import TokendError
+from tokend_client.errors import OutputExistsError, TokendError
 from tokend_client.inputs import expand
-
-MIN_BYTES = 8_000_000
-"""Less than that is encoded as quickly as it is looked up."""
 
 
 @dataclass
@@ -33,13 +31,17 @@ class Known:
 
     def link(self, output: str) -> dict[str, Any] | None:
         """Gives the set that was found another name; None if none was, or if something stands there."""
-        from ..reuse import link
+        from .. import publish, reuse
 
         place = os.path.abspath(output)
-        taken = any(os.path.lexists(f"{place}{suffix}") for suffix in ("", ".json", ".ends"))
-        if self.output is None or self.manifest is None or taken:
+        is_begun = os.path.isdir(publish.hidden_folder(place, reuse.PURPOSE))
+        if self.output is None or self.manifest is None or (reuse.is_taken(place) and not is_begun):
             return None
-        made = link(self.output, self.manifest, place, self.files)
+        try:
+            made = reuse.link(self.output, self.manifest, place, self.files)
+        except OutputExistsError:
+            # Whether what stands there is this very set, the core finds out.
+            return None
         self.remember(output)
         return {**made, "up_to_date": False, "reused": self.output}
 
@@ -54,9 +56,10 @@ def look(arguments: argparse.Namespace, inputs: list[str], options: dict[str, An
     except (OSError, TokendError):
         # The job itself says what is wrong with them.
         return None
-    if sum(sizes) < MIN_BYTES:
+    from .. import reuse
+
+    if sum(sizes) < reuse.MIN_BYTES:
         return None
-    from ..reuse import find, key_of
 
     @cache
     def fingerprint() -> str:
@@ -64,6 +67,39 @@ def look(arguments: argparse.Namespace, inputs: list[str], options: dict[str, An
 
         return Tokenizer.load(arguments.tokenizer).fingerprint
 
-    key = key_of(options, sizes)
-    found = find(key, files, fingerprint)
+    key = reuse.key_of(options, sizes)
+    found = reuse.find(key, files, fingerprint)
     return Known(key, files, *found) if found else Known(key, files)
+
+
+def made_of(
+    arguments: argparse.Namespace, inputs: list[str], options: dict[str, Any]
+) -> Callable[[dict[str, Any]], bool]:
+    """Tells of the note of a conversion whether its set was made of these inputs in this way. Reads the inputs only
+    where their paths and sizes are the note's.
+    """
+
+    @cache
+    def hashes() -> list[str]:
+        from .. import _core
+
+        return [_core.hash_prefixes(path, [os.stat(path).st_size])[0] for path in expand(inputs, arguments.output)]
+
+    def is_same(note: dict[str, Any]) -> bool:
+        from ..tokenizer import Tokenizer
+        from ..update import are_same_options
+
+        try:
+            there = [(source["path"], source["size_bytes"]) for source in note["sources"]]
+            if there != [(path, os.stat(path).st_size) for path in expand(inputs, arguments.output)]:
+                return False
+            tokenizer = Tokenizer.load(arguments.tokenizer)
+            eot_id = tokenizer.eot_for(options["eot"], options["eot_token"])
+            same = note["tokenizer"]["fingerprint"] == tokenizer.fingerprint
+            same &= are_same_options(note["options"], options, eot_id)
+            return same and [source["xxh3"] for source in note["sources"]] == hashes()
+        except (OSError, KeyError, TypeError, TokendError):
+            # The job itself says what is wrong.
+            return False
+
+    return is_same

@@ -4,10 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import sys
+import threading
 from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, TypeVar
 
-Update = Callable[[int, int, int], None]
-"""Called with bytes done, bytes in all, tokens."""
+if TYPE_CHECKING:
+    from .._core import JobControl
+
+T = TypeVar("T")
+Update = Callable[[int, int, int, str | None], None]
+"""Called with bytes done, bytes in all, tokens, and what is being done."""
 
 
 def size(n_bytes: float) -> str:
@@ -43,11 +49,15 @@ def check_utf8(text: str) -> None:
         ) from None
 
 
+def _say_nothing(done: int, total: int, tokens: int, phase: str | None) -> None:
+    pass
+
+
 @contextlib.contextmanager
 def progress_bar(label: str) -> Iterator[Update]:
     """A bar on stderr if that is a terminal, silence otherwise."""
     if not sys.stderr.isatty():
-        yield lambda done, total, tokens: None
+        yield _say_nothing
         return
     from rich.console import Console
     from rich.progress import (
@@ -58,15 +68,54 @@ def progress_bar(label: str) -> Iterator[Update]:
         TimeRemainingColumn,
         TransferSpeedColumn,
     )
+    from rich.table import Column
 
+    # One line of 80 columns, as long as the name is short; a long one is cut.
     columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        DownloadColumn(),
-        TransferSpeedColumn(),
-        TextColumn("{task.fields[tokens]:,} tokens"),
-        TimeRemainingColumn(),
+        TextColumn("{task.description}", table_column=Column(no_wrap=True, overflow="ellipsis")),
+        BarColumn(bar_width=15),
+        DownloadColumn(table_column=Column(no_wrap=True, min_width=14)),
+        TransferSpeedColumn(table_column=Column(no_wrap=True, min_width=9)),
+        TextColumn("{task.fields[tokens]}", table_column=Column(no_wrap=True, min_width=13)),
+        TimeRemainingColumn(table_column=Column(no_wrap=True, min_width=7)),
     )
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task(label, total=None, tokens=0)
-        yield lambda done, total, tokens: bar.update(task, completed=done, total=total or None, tokens=tokens)
+        task = bar.add_task(label, total=None, tokens="")
+
+        def update(done: int, total: int, tokens: int, phase: str | None) -> None:
+            said = f"{label}: {phase}" if phase else label
+            count = f"{tokens:,} tokens" if tokens < 1_000_000 else f"{tokens / 1e6:,.1f} M tokens"
+            bar.update(task, completed=done, total=total or None, tokens=count, description=said)
+
+        yield update
+
+
+def watched(work: Callable[[], T], control: JobControl, label: str, interrupt: Callable[[], None]) -> T:
+    """Does work in a thread with a bar that follows `control`; returns or raises what it does.
+
+    Ctrl-C calls `interrupt` and is raised again once the work has ended.
+    """
+    done: list[T] = []
+    failed: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            done.append(work())
+        except BaseException as error:
+            failed.append(error)
+
+    worker = threading.Thread(target=run)
+    worker.start()
+    try:
+        with progress_bar(label) as update:
+            while worker.is_alive():
+                worker.join(0.1)
+                n_bytes, total, tokens, _ = control.progress()
+                update(n_bytes, total, tokens, None)
+    except KeyboardInterrupt:
+        interrupt()
+        worker.join()
+        raise
+    if failed:
+        raise failed[0]
+    return done[0]

@@ -160,7 +160,6 @@ def _encode(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "-o",
         "--output",
-        required=True,
         metavar="OUT",
         help="the data file (OUT.ends and OUT.json are made beside it), or the directory of another format",
     )
@@ -204,9 +203,9 @@ def _encode(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--update",
         action="store_true",
-        help="bring OUT up to date with inputs that have grown or are new, and encode only those; in this process",
+        help="bring OUT up to date with inputs that have grown or are new, and encode only what is new",
     )
-    group = parser.add_argument_group("of directories that are watched, in this process")
+    group = parser.add_argument_group("of directories that are watched")
     group.add_argument(
         "--watch",
         action="append",
@@ -219,7 +218,10 @@ def _encode(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--once", action="store_true", help="look once")
     group.add_argument("--seal", action="store_true", help="look once more, and say that nothing more will come")
     parser.add_argument(
-        "--no-reuse", action="store_true", help="encode again, even where the same inputs were encoded the same way"
+        "--no-reuse",
+        action="store_true",
+        help="encode again, even where the same inputs, 8 MB of them or more, were encoded the same way: their set's "
+        "bytes are shared otherwise, as hard links where the file system has no reflinks",
     )
     parser.add_argument("--local", action="store_true", help="work in this process, without a daemon")
     parser.add_argument("--no-wait", action="store_true", help="print the job's id and return at once")
@@ -261,8 +263,11 @@ def _convert(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--eot-id", type=_count, metavar="ID", help="the end-of-text id, for a set that has none")
     parser.add_argument("--force", action="store_true", help="replace an existing output that tokend made")
+    parser.add_argument(
+        "--no-wait", action="store_true", help="hand it to the daemon, print the job's id and return at once"
+    )
     _layout(parser)
-    _json(parser)
+    _client(parser)
 
 
 def _records(parser: argparse.ArgumentParser) -> None:
@@ -274,7 +279,11 @@ def _records(parser: argparse.ArgumentParser) -> None:
         help="what files hold that are no parquet or arrow (default: auto, by first bytes, names and first lines)",
     )
     group.add_argument(
-        "--field", metavar="NAME", help="field or column of the text, with dots: meta.body (default: text)"
+        "--field",
+        action="append",
+        metavar="NAME[=OUT]",
+        help="field or column of the text, with dots: meta.body (default: text); with =OUT and without -o "
+        "repeatable: each field goes to an output of its own, in one pass",
     )
     group.add_argument("--id-field", metavar="NAME", help="a field or column to keep in OUT.ids, a line per document")
     group.add_argument(

@@ -69,7 +69,7 @@ def _copy(path: str) -> None:
             while piece := os.read(0, _READ_BYTES):
                 file.write(piece)
                 n_bytes += len(piece)
-                update(n_bytes, 0, 0)
+                update(n_bytes, 0, 0, None)
             file.flush()
             os.fsync(file.fileno())
         os.rename(partial, path)

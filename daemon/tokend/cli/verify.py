@@ -26,9 +26,11 @@ def verify(arguments: argparse.Namespace) -> int:
         found = json.loads(_core.verify(str(path)))
         return _report(arguments, found, f"{found['state']}, ")
     if note is not None:
-        found = json.loads(_core.verify(str(path)))
-        _scan(arguments, path, note)
-        return _report(arguments, found, f"{found['state']}, ")
+        found = json.loads(_core.verify(str(note_path(path))))
+        scanned, _ = _scan(arguments, path, note)
+        # Of one file of a set, or one of its splits, that is what is told.
+        is_whole = scanned["n_tokens"] + (note["arrangement"].get("n_tokens_left_out") or 0) == found["n_tokens"]
+        return _report(arguments, found if is_whole else scanned, f"{found['state']}, ")
     found, remarks = _scan(arguments, path, None)
     return _report(arguments, found, f"{found['format']}, ", remarks)
 
@@ -38,6 +40,8 @@ def is_native(path: Path) -> bool:
     if path.name == "manifest.json" or (path / "manifest.json").exists():
         return True
     # Ends without a manifest are what is left of a set: it is named as such, not taken for raw ids.
+    if (path / "ends-00000.u64").exists() and (path / "tokens-00000.bin").exists():
+        return True
     if any(Path(f"{path}{suffix}").exists() for suffix in (".json", ".ends")):
         return True
     return path.name.endswith(".bin.json") and not path.name.endswith("tokend.json")
@@ -51,15 +55,40 @@ def _is_foreign(path: Path) -> bool:
 
 def read_note(path: Path) -> dict[str, Any] | None:
     """What `tokend convert` noted beside a set, if it made it."""
+    found = _find_note(path)
+    return found[1] if found is not None else None
+
+
+def note_path(path: Path) -> Path | None:
+    """Where that stands."""
+    found = _find_note(path)
+    return found[0] if found is not None else None
+
+
+def _find_note(path: Path) -> tuple[Path, dict[str, Any]] | None:
     prefix = str(path).removesuffix(".idx").removesuffix(".bin")
-    for place in (path / "tokend.json", path.parent / "tokend.json", Path(f"{prefix}.tokend.json")):
+    whole = prefix.removesuffix("_train").removesuffix("_val")
+    names = [path, path / "tokend.json", path.parent / "tokend.json"]
+    names += [path.parent.parent / "tokend.json"] if path.parent.name in ("train", "val") else []
+    for place in (*names, Path(f"{prefix}.tokend.json"), Path(f"{whole}.tokend.json")):
+        if not place.name.endswith("tokend.json"):
+            continue
         try:
             note = json.loads(place.read_bytes())
         except (OSError, ValueError):
             continue
-        if isinstance(note, dict) and note.get("format") == "tokend-export":
-            return note
+        if isinstance(note, dict) and note.get("format") == "tokend-export" and _lists(place, note, path):
+            return place, note
     return None
+
+
+def _lists(place: Path, note: dict[str, Any], path: Path) -> bool:
+    """Whether a set is of the files that a note lists, or is a folder of them."""
+    files = [str(place.parent / file["file"]) for file in note["files"]]
+    if path == place or path.is_dir():
+        return path == place or any(file.startswith(f"{path}{os.sep}") for file in files)
+    prefix = str(path).removesuffix(".idx").removesuffix(".bin")
+    return any(file == str(path) or file.startswith((f"{prefix}.", f"{prefix}_")) for file in files)
 
 
 def vocabulary(arguments: argparse.Namespace, note: dict[str, Any] | None) -> tuple[int | None, int | None, str | None]:

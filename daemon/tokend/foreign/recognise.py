@@ -15,17 +15,26 @@ LLMC_MAGICS = {20240520: 2, 20240801: 4, 278895051: 0}
 def recognise(path: Path) -> tuple[str, list[Path]] | None:
     """The format of a set and its files, or None for what is none that is known here.
 
-    A folder may be `train` and `val` folders of one format. Megatron sets are known by their common prefix too. A
-    file of ids without any header is `raw`, if its name ends in `.bin`.
+    A folder may be `train` and `val` folders of one format. Megatron sets are known by their common prefix too, also
+    of two that are `PREFIX_train` and `PREFIX_val`. A file of ids without any header is `raw`, if its name ends in
+    `.bin`. The note of a set that tokend converted stands for it.
     """
+    if path.name == "tokend.json":
+        path = path.parent
     if path.is_dir():
         return _folder(path)
     if path.name == "index.json":
         return _by_index(path)
-    prefix = Path(str(path).removesuffix(".idx").removesuffix(".bin"))
-    if _head(Path(f"{prefix}.idx"), 9) == MEGATRON_MAGIC:
-        return "megatron", [prefix]
+    prefix = str(path).removesuffix(".tokend.json").removesuffix(".idx").removesuffix(".bin")
+    if _is_megatron(prefix):
+        return "megatron", [Path(prefix)]
+    if parts := [Path(f"{prefix}{part}") for part in ("_train", "_val") if _is_megatron(f"{prefix}{part}")]:
+        return "megatron", parts
     return _file(path) if path.is_file() else None
+
+
+def _is_megatron(prefix: str) -> bool:
+    return _head(Path(f"{prefix}.idx"), 9) == MEGATRON_MAGIC
 
 
 def _file(path: Path) -> tuple[str, list[Path]] | None:

@@ -13,11 +13,16 @@
 
 use memchr::memmem;
 
+use std::ops::Range;
+
 use crate::encode::Encoder;
+use crate::encode::documents::Between;
 use crate::error::{Error, Result};
 use crate::lane::Lane;
 use crate::special::{SpecialFinder, SpecialPolicy};
 
+/// Documents that are looked for before they are encoded together.
+const TOGETHER: usize = 1024;
 /// Bytes of the characters around a cut that may have a say: two.
 pub(crate) const MAX_CONTEXT_BYTES: usize = 8;
 
@@ -129,16 +134,7 @@ impl<'a, L: Lane> DocumentEncoder<'a, L> {
     /// Encodes a piece that starts `offset` bytes into its source; returns the bytes used, which is
     /// all of them unless `end` is [`TextEnd::More`].
     pub(crate) fn push(&mut self, text: &str, offset: u64, end: TextEnd) -> Result<usize> {
-        let mut at = 0;
-        if let Some(separator) = &self.rules.separator {
-            while let Some(found) = separator.find(&text.as_bytes()[at..]) {
-                let stop = at + found;
-                self.begin();
-                self.segments(&text[at..stop], None, offset + at as u64)?;
-                self.finish();
-                at = stop + separator.needle().len();
-            }
-        }
+        let mut at = self.separated(text, offset)?;
         let rest = &text[at..];
         if !rest.is_empty() || (end == TextEnd::Source && self.untouched) {
             self.begin();
@@ -153,6 +149,91 @@ impl<'a, L: Lane> DocumentEncoder<'a, L> {
             self.untouched = true;
         }
         Ok(at)
+    }
+
+    /// Encodes the documents that end with a separator; returns where the last separator ends.
+    fn separated(&mut self, text: &str, offset: u64) -> Result<usize> {
+        let rules = self.rules;
+        let Some(separator) = &rules.separator else { return Ok(0) };
+        let needle_bytes = separator.needle().len();
+        let mut at = 0;
+        let mut found = separator.find_iter(text.as_bytes());
+        if self.open
+            && let Some(stop) = found.next()
+        {
+            self.segments(&text[..stop], None, offset)?;
+            self.finish();
+            at = stop + needle_bytes;
+        }
+        let mut documents = Vec::new();
+        loop {
+            documents.clear();
+            for stop in found.by_ref().take(TOGETHER) {
+                documents.push(at..stop);
+                at = stop + needle_bytes;
+            }
+            if documents.is_empty() {
+                return Ok(at);
+            }
+            let at = |document: &Range<usize>| offset + document.start as u64;
+            self.whole(text, &documents, at).map_err(|(_, error)| error)?;
+        }
+    }
+
+    /// Encodes whole documents, parts of `text` in rising order, none of which may have a separator;
+    /// `offset` says where one starts in its source. With an error comes the number of its document.
+    pub(crate) fn whole(
+        &mut self,
+        text: &str,
+        documents: &[Range<usize>],
+        offset: impl Fn(&Range<usize>) -> u64,
+    ) -> Result<(), (usize, Error)> {
+        debug_assert!(!self.open);
+        let mut done = 0;
+        while done < documents.len() {
+            // A document with special tokens is several texts.
+            let is_one = |document: &Range<usize>| {
+                let finder = self.rules.specials();
+                finder.is_none_or(|finder| finder.find(&text.as_bytes()[document.clone()], 0).is_none())
+            };
+            let n_alike = match self.encoder.model.stage {
+                None => documents[done..].iter().take_while(|&document| is_one(document)).count(),
+                Some(_) => 0,
+            };
+            let together = &documents[done..done + n_alike];
+            if n_alike < 2 || !self.together(text, together) {
+                for (number, document) in documents.iter().enumerate().skip(done).take(n_alike.max(1)) {
+                    self.begin();
+                    let text = &text[document.clone()];
+                    self.segments(text, None, offset(document)).map_err(|error| (number, error))?;
+                    self.finish();
+                }
+            }
+            done += n_alike.max(1);
+        }
+        self.untouched = self.untouched && documents.is_empty();
+        Ok(())
+    }
+
+    /// Encodes documents without special tokens; false, and nothing done, if one of them cannot be encoded.
+    fn together(&mut self, text: &str, documents: &[Range<usize>]) -> bool {
+        let id = Some(self.rules.eot_id);
+        let is_prepended = self.rules.eot == Eot::Prepend;
+        let between = match self.rules.eot {
+            Eot::Append | Eot::Both => Between::new(id, None),
+            Eot::Prepend => Between::new(None, id),
+            Eot::None => Between::default(),
+        };
+        if is_prepended {
+            self.ids.push(L::from_id(self.rules.eot_id));
+        }
+        let Self { encoder, ids, ends, .. } = self;
+        let is_done = encoder.documents(text, documents, between, ids, ends).is_ok();
+        // The id that would begin the document behind the last; or the first one's.
+        if is_prepended {
+            ids.pop();
+        }
+        is_done
     }
 
     fn begin(&mut self) {

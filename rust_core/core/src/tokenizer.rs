@@ -1,12 +1,13 @@
 //! A tokenizer in memory: a vocabulary with its tables, its merge cache and its workers' memory.
 
+use std::ops::Range;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::cache::{CACHE_BYTES, CacheStats, Table, WordCache, image};
 use crate::decode::Decoder;
-use crate::documents::encode_segments;
+use crate::documents::{DocumentEncoder, Eot, Rules, encode_segments};
 use crate::encode::{Encoder, Model, Scratch};
 use crate::error::{Error, Result};
 use crate::input::border::Cuts;
@@ -39,6 +40,8 @@ pub struct Tokenizer {
     saved_entries: AtomicU64,
 }
 
+/// Shorter texts of a batch are put into one buffer of about this size and encoded together.
+const TOGETHER_BYTES: usize = 1 << 14;
 /// A cache that has learned less than this is not worth writing.
 const SAVE_MIN_ENTRIES: u64 = 8192;
 
@@ -118,15 +121,33 @@ impl Tokenizer {
         special: SpecialPolicy,
     ) -> Result<(Vec<L>, Vec<u64>)> {
         self.check_lane::<L>()?;
-        let (mut ids, mut ends) = (Vec::new(), Vec::new());
+        let rules =
+            Rules { separator: None, eot: Eot::None, eot_id: 0, special, finder: self.finder.as_ref() };
         self.with_encoder(|encoder| {
-            for text in texts {
-                encode_segments(encoder, self.finder.as_ref(), special, text, None, 0, &mut ids)?;
-                ends.push(ids.len() as u64);
+            let mut documents = DocumentEncoder::new(encoder.reborrow(), &rules);
+            let (mut together, mut places) = (String::new(), Vec::new());
+            let mut texts = texts.into_iter().peekable();
+            while let Some(text) = texts.next() {
+                if text.len() <= TOGETHER_BYTES {
+                    let start = together.len();
+                    together.push_str(text);
+                    places.push(start..together.len());
+                    if together.len() <= TOGETHER_BYTES && texts.peek().is_some() {
+                        continue;
+                    }
+                }
+                let from_start = |_: &Range<usize>| 0;
+                documents.whole(&together, &places, from_start).map_err(|(_, error)| error)?;
+                together.clear();
+                places.clear();
+                if text.len() > TOGETHER_BYTES {
+                    documents
+                        .whole(text, std::slice::from_ref(&(0..text.len())), from_start)
+                        .map_err(|(_, error)| error)?;
+                }
             }
-            Ok(())
-        })?;
-        Ok((ids, ends))
+            Ok((documents.ids, documents.ends))
+        })
     }
 
     /// How many ids a text has.

@@ -107,6 +107,15 @@ fn check(vocab: Vocabulary, text: &str) -> Result<(), TestCaseError> {
             let fast: Vec<u16> = tokenizer.encode(text, policy).unwrap();
             prop_assert_eq!(fast.iter().map(|&id| u32::from(id)).collect::<Vec<_>>(), slow.clone());
         }
+        // Any texts together are what they are alone.
+        let texts: Vec<&str> = text.split('b').chain([text, "", text]).collect();
+        let (together, ends) = tokenizer.encode_batch::<u16>(texts.iter().copied(), policy).unwrap();
+        let mut alone: Vec<u16> = Vec::new();
+        for (text, end) in texts.iter().zip(ends) {
+            tokenizer.encode_into(text, policy, &mut alone).unwrap();
+            prop_assert_eq!(alone.len() as u64, end);
+        }
+        prop_assert_eq!(together, alone);
         let mut stream = StreamEncoder::new(Arc::clone(&tokenizer), policy);
         let mut pieces: Vec<u16> = Vec::new();
         for c in text.chars() {

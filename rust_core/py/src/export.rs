@@ -1,15 +1,21 @@
 //! Sets in foreign formats.
 
 use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use pyo3::prelude::*;
-use tokend_core::export::{ExportSpec, Kind, check, export as export_set, hash_prefixes as prefixes};
-use tokend_core::{Eot, Error};
+use pyo3::types::PyBytes;
+use tokend_core::export::{
+    ExportSpec, Kind, PrefixHash as Running, check, export as export_set, hash_prefixes as prefixes,
+};
+use tokend_core::input::one_record;
+use tokend_core::{Control, Eot, Error};
 
 use crate::errors::CoreError;
+use crate::job::JobControl;
 
 #[pyfunction]
-#[pyo3(signature = (input, output, format, *, eot=None, eot_id=None, shard_tokens=None, shard_bytes=None, shard_documents=None, row_tokens=None, val_fraction=0.0, seed=0, shuffle=false, force=false, sibling=None))]
+#[pyo3(signature = (input, output, format, *, eot=None, eot_id=None, shard_tokens=None, shard_bytes=None, shard_documents=None, row_tokens=None, val_fraction=0.0, seed=0, shuffle=false, force=false, sibling=None, control=None))]
 #[expect(clippy::too_many_arguments, reason = "keyword arguments of the Python function")]
 pub(crate) fn export(
     py: Python<'_>,
@@ -27,6 +33,7 @@ pub(crate) fn export(
     shuffle: bool,
     force: bool,
     sibling: Option<(PathBuf, String)>,
+    control: Option<&JobControl>,
 ) -> PyResult<String> {
     let sibling = sibling
         .map(|(place, kind)| Kind::parse(&kind).map(|kind| (place, kind)))
@@ -48,9 +55,10 @@ pub(crate) fn export(
         force,
         sibling,
     };
+    let control = control.map(|control| Arc::clone(&control.inner)).unwrap_or_default();
     let json = py
         .detach(|| {
-            let exported = export_set(&spec)?;
+            let exported = export_set(&spec, &control)?;
             serde_json::to_string(&exported).map_err(|error| Error::Internal { what: error.to_string() })
         })
         .map_err(CoreError::from)?;
@@ -81,8 +89,56 @@ pub(crate) fn check_export(
 
 /// XXH3-64 of the first so many bytes of a file, for each of `lengths`, which go up.
 #[pyfunction]
-pub(crate) fn hash_prefixes(py: Python<'_>, path: PathBuf, lengths: Vec<u64>) -> PyResult<Vec<String>> {
-    Ok(py.detach(|| prefixes(&path, &lengths)).map_err(CoreError::from)?)
+#[pyo3(signature = (path, lengths, control=None))]
+pub(crate) fn hash_prefixes(
+    py: Python<'_>,
+    path: PathBuf,
+    lengths: Vec<u64>,
+    control: Option<&JobControl>,
+) -> PyResult<Vec<String>> {
+    let control = control.map(|control| Arc::clone(&control.inner)).unwrap_or_default();
+    Ok(py.detach(|| prefixes(&path, &lengths, &control)).map_err(CoreError::from)?)
+}
+
+/// The running hash of the start of a file that grows.
+#[pyclass(frozen, module = "tokend._core")]
+pub(crate) struct PrefixHash {
+    inner: Mutex<Running>,
+}
+
+#[pymethods]
+impl PrefixHash {
+    #[new]
+    fn new() -> Self {
+        Self { inner: Mutex::default() }
+    }
+
+    fn advance(&self, py: Python<'_>, path: PathBuf, length: u64) -> PyResult<String> {
+        let advanced = py.detach(|| {
+            let mut running = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
+            running.advance(&path, length, &Control::default())
+        });
+        Ok(advanced.map_err(CoreError::from)?)
+    }
+
+    #[getter]
+    fn n_bytes(&self) -> u64 {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner).n_bytes()
+    }
+}
+
+/// The bytes of one record of a source, by its place in it.
+#[pyfunction]
+#[pyo3(signature = (path, place, n_bytes, field=None))]
+pub(crate) fn read_record<'py>(
+    py: Python<'py>,
+    path: PathBuf,
+    place: u64,
+    n_bytes: u64,
+    field: Option<&str>,
+) -> PyResult<Bound<'py, PyBytes>> {
+    let bytes = py.detach(|| one_record::read(&path, place, n_bytes, field)).map_err(CoreError::from)?;
+    Ok(PyBytes::new(py, &bytes))
 }
 
 /// The formats that [`export`] makes.

@@ -76,6 +76,9 @@ const PAD: [u128; 17] = {
 };
 
 impl Key {
+    /// A key that no table has.
+    pub(crate) const NONE: Self = Self { lo: u64::MAX, hi: u64::MAX };
+
     /// The key of a pretoken of up to [`KEY_MAX`] bytes; the text is UTF-8.
     #[inline]
     pub(crate) fn new(piece: &[u8]) -> Self {

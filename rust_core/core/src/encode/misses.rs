@@ -40,12 +40,20 @@ impl Encoder<'_> {
         self.scratch.found.clear();
         self.scratch.words.clear();
         let Model { short, whole, .. } = self.model;
+        let mut n_marks = 0;
         for number in 0..n_misses {
-            let Scratch { waiting, misses, asked, spill, wide, words, found, .. } = &mut *self.scratch;
-            let Batch { starts, keys, slots, .. } = &**waiting;
+            let Scratch { waiting, misses, asked, spill, wide, words, found, between, .. } =
+                &mut *self.scratch;
+            let Batch { starts, keys, slots, marks, .. } = &**waiting;
             let unit = misses[number].unit as usize;
             let (start, end) = (starts[unit] as usize, starts[unit + 1] as usize);
             let from = spill.len();
+            if marks.get(n_marks) == Some(&misses[number].unit) {
+                n_marks += 1;
+                push_ids::<L>(spill, between.ids());
+                found.push(Found { at_bytes: from, n_bytes: spill.len() - from });
+                continue;
+            }
             let asked = asked[number];
             if end - start > KEY_MAX {
                 self.long::<L>(text, start..end, asked_slot(asked), offset)?;

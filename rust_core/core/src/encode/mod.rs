@@ -9,12 +9,14 @@
 //! * [`keys`] makes a key of each and asks for its cache line;
 //! * [`probe`] compares the lines, which have arrived by then, and appends the values of the hits;
 //! * [`misses`] finds or merges the rest, all of a batch together, and teaches them to the cache;
-//! * [`splice`](Encoder::splice) puts their ids where they belong.
+//! * [`splice`](Encoder::splice) puts their ids where they belong;
+//! * [`documents`] sends many short texts through the stages together.
 //!
 //! Each stage is a loop over arrays that stay in the processor's first cache, exists once per
 //! processor tier (`tier`) and has a portable twin. Nothing here knows which vocabulary it is: class,
 //! cut, pair and word tables are made from any (see [`Model`]).
 
+pub(crate) mod documents;
 pub(crate) mod keys;
 mod long_cache;
 mod misses;
@@ -47,8 +49,11 @@ use rustc_hash::FxHashMap;
 use splitter::Splitter;
 use wide_cache::WideCache;
 
-/// Pretokens of a batch: one per byte at most, and the one that the batch before left open.
-const UNITS: usize = BATCH + 1;
+/// Units that the documents before may leave in a batch when the next one is added to it.
+const CARRIED: usize = 256;
+/// Units of a batch: a pretoken per byte at most, and what was left in it: one pretoken that is open, or units
+/// of documents that are complete.
+const UNITS: usize = BATCH + CARRIED;
 /// Bytes that the probe may write for them: 14 each, and one store of 16.
 const STAGED: usize = UNITS * 14 + 2 + COPY;
 /// Bytes copied at a time when ids are put together.
@@ -139,11 +144,15 @@ impl Model {
         let tokens = vocab.ordinary().map(|(_, token)| token);
         let tokens: Vec<&[u8]> =
             tokens.filter(|token| token.len() <= KEY_MAX && !token.contains(&0xFF)).collect();
-        // Two threads: most of it is waiting for memory.
+        // Two threads, if there may be another: most of it is waiting for memory.
         let (first, second) = tokens.split_at(tokens.len() / 2);
         std::thread::scope(|scope| {
-            scope.spawn(|| self.seed_some::<L>(second, table));
+            let other =
+                std::thread::Builder::new().spawn_scoped(scope, || self.seed_some::<L>(second, table));
             self.seed_some::<L>(first, table);
+            if other.is_err() {
+                self.seed_some::<L>(second, table);
+            }
         });
     }
 
@@ -187,16 +196,19 @@ impl Model {
 struct Batch {
     base: usize,
     units: usize,
-    starts: [u32; 1 + STARTS_ROOM],
+    starts: [u32; CARRIED + STARTS_ROOM],
     keys: [Key; UNITS],
     slots: [u32; UNITS],
+    /// Units that are no pretokens but the end of a document, rising (see [`documents`]).
+    marks: Vec<u32>,
 }
 
 impl Batch {
     #[expect(clippy::large_stack_arrays, reason = "twice per worker, and then it is in a box")]
     fn new() -> Box<Self> {
         let key = Key::default();
-        Box::new(Self { base: 0, units: 0, starts: [0; _], keys: [key; _], slots: [0; _] })
+        let marks = Vec::new();
+        Box::new(Self { base: 0, units: 0, starts: [0; _], keys: [key; _], slots: [0; _], marks })
     }
 }
 
@@ -204,7 +216,7 @@ impl Batch {
     /// Makes the keys and slots of `units` pretokens, which stand in `text` from `base` on.
     fn fill(&mut self, text: &[u8], base: usize, units: usize, table: Slots, kernels: &Kernels) {
         (self.base, self.units) = (base, units);
-        let Self { starts, keys, slots, .. } = self;
+        let Self { starts, keys, slots, marks, .. } = self;
         let (text, starts) = (&text[base..], &starts[..=units]);
         // Keys are read 16 bytes at a time; where the text ends before that, from a copy of its end.
         let whole = |&start: &u32| start as usize + 16 <= text.len();
@@ -224,14 +236,36 @@ impl Batch {
                 (kernels.keys)(base, &starts[n_inside..], table, keys, slots);
             }
         }
+        // What stands between two documents, if anything, is not looked up.
+        for &mark in &*marks {
+            keys[mark as usize] = Key::NONE;
+        }
     }
 }
 
-/// A batch under way: `n` pretokens, from `base` on.
+/// A batch under way: `n` units, from `base` on.
 #[derive(Default)]
 struct Open {
     base: usize,
     n: usize,
+}
+
+/// A text to be split: `from..to` of `whole`, in which other texts may stand before and behind it.
+#[derive(Clone, Copy)]
+struct Part<'t> {
+    whole: &'t str,
+    from: usize,
+    to: usize,
+    /// Whether the text ends where it ends, or more of it will follow.
+    complete: bool,
+    /// Where `whole` starts in its document, for errors.
+    offset: u64,
+}
+
+impl<'t> Part<'t> {
+    fn text(&self) -> &'t str {
+        &self.whole[self.from..self.to]
+    }
 }
 
 /// A worker's own memory; reused from job to job.
@@ -255,6 +289,9 @@ pub(crate) struct Scratch {
     ids: Vec<u32>,
     wide: WideCache,
     long: LongCache,
+    between: documents::Between,
+    /// Where the documents ended whose marks came by: ids of the output.
+    ends: Vec<u64>,
     pub(crate) learned: Learned,
     pub(crate) hits: u64,
     pub(crate) misses_seen: u64,
@@ -278,6 +315,8 @@ impl Default for Scratch {
             ids: Vec::new(),
             wide: WideCache::default(),
             long: LongCache::default(),
+            between: documents::Between::default(),
+            ends: Vec::new(),
             learned: Learned::default(),
             hits: 0,
             misses_seen: 0,
@@ -310,29 +349,43 @@ impl Encoder<'_> {
         offset: u64,
         out: &mut Vec<L>,
     ) -> Result<usize> {
-        // An error may have left a batch behind.
-        self.scratch.waiting.units = 0;
-        self.split(&self.model.splitter, text, complete, offset, out)
+        let part = Part { whole: text, from: 0, to: text.len(), complete, offset };
+        let mut open = self.begin();
+        let used = self.split(&self.model.splitter, part, &mut open, out)?;
+        self.close(text.as_bytes(), &mut open, used, offset, out)?;
+        self.finish(text.as_bytes(), offset, out)?;
+        Ok(used)
     }
 
+    /// An empty batch. (An error may have left one behind.)
+    fn begin(&mut self) -> Open {
+        let Scratch { filling, waiting, .. } = &mut *self.scratch;
+        waiting.units = 0;
+        waiting.marks.clear();
+        filling.marks.clear();
+        Open::default()
+    }
+
+    /// Adds the pretokens of a part to the batch under way, and emits batches as they fill; returns the end
+    /// of the last pretoken that no further text can change.
     fn split<L: Lane>(
         &mut self,
         splitter: &Splitter,
-        text: &str,
-        complete: bool,
-        offset: u64,
+        part: Part<'_>,
+        open: &mut Open,
         out: &mut Vec<L>,
     ) -> Result<usize> {
+        let text = part.text();
         match splitter {
-            Splitter::Words { words, plain } => self.words(words, plain, text, complete, offset, out),
-            Splitter::Gpt2 { scan, .. } => self.scanned(scan, text.as_bytes(), complete, offset, out),
+            Splitter::Words { words, plain } => self.words(words, plain, part, open, out),
+            Splitter::Gpt2 { scan, .. } => self.scanned(scan, part, open, out),
             Splitter::Pattern(Matcher::Alternatives(fast)) => {
-                self.matched(|at| Ok(fast.find(text.as_bytes(), at)), text, complete, offset, out)
+                self.matched(|at| Ok(fast.find(text.as_bytes(), at)), part, open, out)
             }
             Splitter::Pattern(Matcher::Machine(machine)) => {
-                self.matched(|at| machine.next(text, at), text, complete, offset, out)
+                self.matched(|at| machine.next(text, at), part, open, out)
             }
-            Splitter::Chain(chain) => self.chained(chain, text, complete, offset, out),
+            Splitter::Chain(chain) => self.chained(chain, part, open, out),
         }
     }
 
@@ -340,65 +393,58 @@ impl Encoder<'_> {
     fn scanned<L: Lane>(
         &mut self,
         tables: &ScanTables,
-        text: &[u8],
-        complete: bool,
-        offset: u64,
+        part: Part<'_>,
+        open: &mut Open,
         out: &mut Vec<L>,
     ) -> Result<usize> {
-        let (mut base, mut n) = (0, 0);
-        self.scratch.scan.begin();
+        let Part { from, to, offset, .. } = part;
+        let (whole, text) = (part.whole.as_bytes(), part.text().as_bytes());
+        // SAFETY: the text is this part of `whole`.
+        unsafe { self.scratch.scan.begin_within(from, whole.len() - to) };
         while self.scratch.scan.at() < text.len() {
             let Scratch { scan, filling, .. } = &mut *self.scratch;
-            if scan.at() - base > i32::MAX as usize {
-                return Err(Error::TooLong { offset: offset + base as u64 });
-            }
+            open.reach(from + scan.at(), offset)?;
             let starts = &mut filling.starts;
-            n = scan.batch(tables, self.model.kernels, text, base, starts, n);
-            let units = if scan.at() < text.len() {
+            let base = open.base.wrapping_sub(from);
+            open.n = scan.batch(tables, self.model.kernels, text, base, starts, open.n);
+            if scan.at() < text.len() {
                 // The last start's pretoken goes on in the next batch.
-                n - 1
-            } else if complete {
-                starts[n] = (text.len() - base) as u32;
-                n
-            } else {
-                let certain = |&start: &u32| base + start as usize + CERTAIN <= text.len();
-                starts[..n].iter().rposition(certain).unwrap_or(0)
-            };
-            if units > 0 {
-                let used = starts[units] as usize;
-                self.advance(text, base, units, offset, out)?;
-                base += used;
-                (self.scratch.filling.starts[0], n) = (0, 1);
+                self.advance_to(whole, open, open.n - 1, offset, out)?;
+            } else if !part.complete {
+                let certain = |&start: &u32| open.base + start as usize + CERTAIN <= to;
+                let units = starts[..open.n].iter().rposition(certain).unwrap_or(0);
+                self.advance_to(whole, open, units, offset, out)?;
+                open.n = 0;
+                return Ok(open.base);
             }
         }
-        self.finish(text, offset, out)?;
-        Ok(base)
+        Ok(to)
     }
 
     /// With a matcher that gives pretokens one by one, and may skip text between them.
     fn matched<L: Lane>(
         &mut self,
         next: impl Fn(usize) -> Result<Split>,
-        text: &str,
-        complete: bool,
-        offset: u64,
+        part: Part<'_>,
+        open: &mut Open,
         out: &mut Vec<L>,
     ) -> Result<usize> {
-        let (mut at, mut open) = (0, Open::default());
-        while at < text.len() {
-            let split = next(at).map_err(|error| at_offset(error, offset))?;
-            if split.hit_end && !complete {
+        let Part { from, to, offset, .. } = part;
+        let whole = part.whole.as_bytes();
+        let mut at = from;
+        while at < to {
+            let split = next(at - from).map_err(|error| at_offset(error, offset + from as u64))?;
+            if split.hit_end && !part.complete {
                 break;
             }
+            let end = from + split.end;
             if split.matched {
-                self.add(text.as_bytes(), &mut open, at..split.end, offset, out)?;
+                self.add(whole, open, at..end, offset, out)?;
             } else {
-                self.close(text.as_bytes(), &mut open, at, offset, out)?;
+                self.close(whole, open, at, offset, out)?;
             }
-            at = split.end;
+            at = end;
         }
-        self.close(text.as_bytes(), &mut open, at, offset, out)?;
-        self.finish(text.as_bytes(), offset, out)?;
         Ok(at)
     }
 
@@ -406,27 +452,30 @@ impl Encoder<'_> {
     fn chained<L: Lane>(
         &mut self,
         chain: &Chain,
-        text: &str,
-        complete: bool,
-        offset: u64,
+        part: Part<'_>,
+        open: &mut Open,
         out: &mut Vec<L>,
     ) -> Result<usize> {
+        let Part { from, offset, .. } = part;
+        let whole = part.whole.as_bytes();
         let mut pieces = std::mem::take(&mut self.scratch.pieces);
         pieces.clear();
-        let used = chain.split(text, complete, &mut pieces).map_err(|error| at_offset(error, offset))?;
-        let (mut at, mut open) = (0, Open::default());
+        let used = chain
+            .split(part.text(), part.complete, &mut pieces)
+            .map_err(|error| at_offset(error, offset + from as u64))?;
+        let mut at = from;
         for piece in &pieces {
+            let end = from + piece.end;
             if piece.kept {
-                self.add(text.as_bytes(), &mut open, at..piece.end, offset, out)?;
+                self.add(whole, open, at..end, offset, out)?;
             } else {
-                self.close(text.as_bytes(), &mut open, at, offset, out)?;
+                self.close(whole, open, at, offset, out)?;
             }
-            at = piece.end;
+            at = end;
         }
-        self.close(text.as_bytes(), &mut open, at, offset, out)?;
+        self.close(whole, open, at, offset, out)?;
         self.scratch.pieces = pieces;
-        self.finish(text.as_bytes(), offset, out)?;
-        Ok(used)
+        Ok(from + used)
     }
 
     /// Adds the pretoken `range` to the batch under way, in its inert parts if it is too long for a key;
@@ -448,10 +497,7 @@ impl Encoder<'_> {
             if open.n == BATCH || start - open.base > i32::MAX as usize {
                 self.close(text, open, start, offset, out)?;
             }
-            if open.n == 0 {
-                open.base = start;
-            }
-            self.scratch.filling.starts[open.n] = (start - open.base) as u32;
+            self.scratch.filling.starts[open.n] = open.start(start);
             open.n += 1;
             start = if cuts { self.model.bridges.part_end(&text[..range.end], start) } else { range.end };
         }
@@ -473,6 +519,24 @@ impl Encoder<'_> {
         }
         self.scratch.filling.starts[n] = (end - open.base) as u32;
         self.advance(text, open.base, n, offset, out)
+    }
+
+    /// Emits the first `units` of the batch under way; one, the pretoken that is open, stays.
+    fn advance_to<L: Lane>(
+        &mut self,
+        text: &[u8],
+        open: &mut Open,
+        units: usize,
+        offset: u64,
+        out: &mut Vec<L>,
+    ) -> Result<()> {
+        if units > 0 {
+            let used = self.scratch.filling.starts[units] as usize;
+            self.advance(text, open.base, units, offset, out)?;
+            open.base += used;
+            (self.scratch.filling.starts[0], open.n) = (0, 1);
+        }
+        Ok(())
     }
 
     /// Takes the batch that was filled, and emits the one before it; `offset` is where `text` starts.
@@ -518,12 +582,16 @@ impl Encoder<'_> {
             self.resolve::<L>(&text[base..], n_misses, offset + base as u64)?;
         }
         self.splice(n_bytes, n_misses, out);
+        self.scratch.waiting.marks.clear();
         Ok(())
     }
 
     /// Appends the ids of the hits to `out`, and those of the misses in their places.
     fn splice<L: Lane>(&mut self, n_bytes: usize, n_misses: usize, out: &mut Vec<L>) {
-        let Scratch { staged, misses, found, spill, .. } = &mut *self.scratch;
+        let Scratch { waiting, staged, misses, found, spill, between, ends, .. } = &mut *self.scratch;
+        let mut marks = waiting.marks.iter();
+        let mut mark = marks.next();
+        let n_before = out.len();
         // Pieces are short, so they are copied in steps of COPY bytes, which may reach behind their end.
         spill.extend_from_slice(&[0; COPY]);
         out.reserve((n_bytes + spill.len() + COPY) / L::BYTES);
@@ -541,18 +609,41 @@ impl Encoder<'_> {
                 }
                 end = end.add(n);
             };
-            let mut done = 0;
+            let (mut done, mut n_spilled) = (0, 0);
             for (miss, found) in misses[..n_misses].iter().zip(found.iter()) {
                 let at = miss.at_bytes as usize;
                 append(staged.as_ptr().add(done), at - done);
                 append(spill.as_ptr().add(found.at_bytes), found.n_bytes);
                 done = at;
+                n_spilled += found.n_bytes;
+                if mark == Some(&miss.unit) {
+                    ends.push((n_before + (at + n_spilled) / L::BYTES - between.n_behind()) as u64);
+                    mark = marks.next();
+                }
             }
             append(staged.as_ptr().add(done), n_bytes - done);
             let n_ids = end.offset_from(first) as usize / L::BYTES;
             out.set_len(out.len() + n_ids);
         }
         spill.clear();
+    }
+}
+
+impl Open {
+    /// Where a unit starts that is added at `at`, counted from the batch's base.
+    fn start(&mut self, at: usize) -> u32 {
+        if self.n == 0 {
+            self.base = at;
+        }
+        (at - self.base) as u32
+    }
+
+    /// Makes sure that starts behind `at` can be counted from the base.
+    fn reach(&mut self, at: usize, offset: u64) -> Result<()> {
+        if self.start(at) > i32::MAX as u32 {
+            return Err(Error::TooLong { offset: offset + self.base as u64 });
+        }
+        Ok(())
     }
 }
 

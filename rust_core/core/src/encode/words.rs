@@ -1,103 +1,101 @@
 //! Encoding with `scan::words`: the scanner, and the plain way for what it gives up.
 
-use super::{Encoder, Open, at_offset};
+use std::ops::Range;
+
+use super::{Encoder, Open, Part, at_offset};
 use crate::encode::splitter::Splitter;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::lane::Lane;
 use crate::pretokenize::Pretokenizer as _;
 use crate::pretokenize::scan::BATCH;
 use crate::pretokenize::scan::words::Words;
 
 impl Encoder<'_> {
-    /// As [`Encoder::encode`]. Text that is not complete is encoded up to the last place that splits it
+    /// As [`Encoder::split`]. Text that is not complete is encoded up to the last place that splits it
     /// whatever follows, as if it ended there.
     pub(super) fn words<L: Lane>(
         &mut self,
         words: &Words,
         plain: &Splitter,
-        text: &str,
-        complete: bool,
-        offset: u64,
+        part: Part<'_>,
+        open: &mut Open,
         out: &mut Vec<L>,
     ) -> Result<usize> {
-        let bytes = text.as_bytes();
+        let (text, bytes, offset) = (part.text(), part.text().as_bytes(), part.offset);
         let is_cut = |&at: &usize| text.is_char_boundary(at) && plain.is_border(bytes, at);
-        let end = if complete { text.len() } else { (1..text.len()).rev().find(is_cut).unwrap_or(0) };
+        let end = if part.complete { text.len() } else { (1..text.len()).rev().find(is_cut).unwrap_or(0) };
         if end == 0 {
-            return self.split(plain, text, complete, offset, out);
+            return self.split(plain, part, open, out);
         }
-        let bytes = &bytes[..end];
-        // The scanner began at `from`; the pretoken that is open, at `base`.
-        let (mut from, mut base, mut n) = (0, 0, 0);
+        let (whole, end) = (part.whole.as_bytes(), part.from + end);
+        // The scanner began at `from`.
+        let mut from = part.from;
         self.scratch.begin_words();
         while from + self.scratch.scan.at() < end {
             let at = from + self.scratch.scan.at();
-            if at - base > i32::MAX as usize {
-                return Err(Error::TooLong { offset: offset + base as u64 });
-            }
+            open.reach(at, offset)?;
             let super::Scratch { scan, work, filling, .. } = &mut *self.scratch;
-            let starts = &mut filling.starts;
-            let kernels = self.model.kernels;
-            let Some(found) = scan.words(work, words, kernels, &bytes[from..], base - from, starts, n) else {
-                base = self.plainly(plain, &text[..end], base, (at + BATCH).min(end), offset, out)?;
-                (from, n) = (base, 0);
+            let base = open.base.wrapping_sub(from);
+            let (text, starts) = (&whole[from..end], &mut filling.starts);
+            let Some(n) = scan.words(work, words, self.model.kernels, text, base, starts, open.n) else {
+                // Behind the scanner's beginning one pretoken is open; before it stand documents, complete.
+                if at == from {
+                    self.close(whole, open, at, offset, out)?;
+                    open.base = at;
+                }
+                open.n = 0;
+                from = self.plainly(plain, part, open.base..end, (at + BATCH).min(end), out)?;
                 self.scratch.begin_words();
                 continue;
             };
-            n = found;
-            let units = if from + scan.at() < end {
-                n - 1
-            } else {
-                starts[n] = (end - base) as u32;
-                n
-            };
-            if units > 0 {
-                let used = starts[units] as usize;
-                self.advance(bytes, base, units, offset, out)?;
-                base += used;
-                (self.scratch.filling.starts[0], n) = (0, 1);
+            open.n = n;
+            if from + self.scratch.scan.at() < end {
+                self.advance_to(whole, open, n - 1, offset, out)?;
             }
         }
-        self.finish(bytes, offset, out)?;
         Ok(end)
     }
 
-    /// Adds pretokens from `base` to `stop` or a little behind it; returns where the next one starts.
+    /// Emits pretokens of the part from the start of `range` to `stop` or a little behind it; returns where
+    /// the next one starts.
     #[cold]
     fn plainly<L: Lane>(
         &mut self,
         plain: &Splitter,
-        text: &str,
-        base: usize,
+        part: Part<'_>,
+        range: Range<usize>,
         stop: usize,
-        offset: u64,
         out: &mut Vec<L>,
     ) -> Result<usize> {
-        let bytes = text.as_bytes();
-        let (mut at, mut open) = (base, Open::default());
+        let Part { from, offset, .. } = part;
+        let (whole, text) = (part.whole.as_bytes(), &part.whole[from..range.end]);
+        let (mut at, mut open) = (range.start, Open::default());
         match plain {
             Splitter::Chain(chain) => {
-                let is_cut = |&at: &usize| text.is_char_boundary(at) && chain.is_border(bytes, at);
-                let end = (stop..text.len()).find(is_cut).unwrap_or(text.len());
+                let is_cut = |&at: &usize| text.is_char_boundary(at) && chain.is_border(text.as_bytes(), at);
+                let end = (stop - from..text.len()).find(is_cut).unwrap_or(text.len());
                 let mut pieces = Vec::new();
                 chain
-                    .split(&text[base..end], true, &mut pieces)
-                    .map_err(|error| at_offset(error, offset + base as u64))?;
+                    .split(&text[at - from..end], true, &mut pieces)
+                    .map_err(|error| at_offset(error, offset + range.start as u64))?;
                 for piece in pieces {
-                    self.add(bytes, &mut open, at..base + piece.end, offset, out)?;
-                    at = base + piece.end;
+                    let end = range.start + piece.end;
+                    self.add(whole, &mut open, at..end, offset, out)?;
+                    at = end;
                 }
             }
             Splitter::Pattern(matcher) => {
                 while at < stop {
-                    let split = matcher.next(text, at).map_err(|error| at_offset(error, offset))?;
-                    self.add(bytes, &mut open, at..split.end, offset, out)?;
-                    at = split.end;
+                    let split = matcher
+                        .next(text, at - from)
+                        .map_err(|error| at_offset(error, offset + from as u64))?;
+                    self.add(whole, &mut open, at..from + split.end, offset, out)?;
+                    at = from + split.end;
                 }
             }
             Splitter::Gpt2 { .. } | Splitter::Words { .. } => unreachable!("these are no plain ways"),
         }
-        self.close(bytes, &mut open, at, offset, out)?;
+        self.close(whole, &mut open, at, offset, out)?;
         Ok(at)
     }
 }

@@ -8,6 +8,7 @@
 //! * The end-of-text ids of a document are laid as the format wants them, whatever the set has.
 
 use std::path::PathBuf;
+use std::sync::atomic::Ordering;
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -18,6 +19,7 @@ use super::staging::{self, FileInfo, Known, Staging};
 use super::{Ids, Kind, Plan, Split, Writer, writer};
 use crate::documents::Eot;
 use crate::error::{Error, Result};
+use crate::job::Control;
 use crate::stream::manifest::with_suffix;
 
 /// What is to be made of a finished set.
@@ -106,13 +108,16 @@ pub struct Exported {
     pub tokend_version: String,
 }
 
-/// Makes a set in a foreign format; blocks until it is published.
+/// Makes a set in a foreign format; blocks until it is published. `control` counts the bytes of ids that were
+/// taken from the set, and its tokens and documents.
 ///
 /// # Errors
 /// Any [`Error`]; nothing is left under the output's name then.
-pub fn export(spec: &ExportSpec) -> Result<Exported> {
+pub fn export(spec: &ExportSpec, control: &Control) -> Result<Exported> {
     check(spec)?;
     let mut set = NativeSet::open(&spec.input)?;
+    let id_bytes = set.ids.id_bytes as u64;
+    control.bytes_total.store(set.n_tokens * id_bytes, Ordering::Relaxed);
     let eot = spec.eot.unwrap_or(spec.kind.eot());
     let eot_id = match (eot, set.ids.eot_id.or(spec.eot_id)) {
         (Eot::None, id) => id,
@@ -147,7 +152,7 @@ pub fn export(spec: &ExportSpec) -> Result<Exported> {
         of_sibling(spec, &arrangement, splits).unwrap_or_else(|| vec![None; splits.len()])
     };
     set.at_random = spec.shuffle;
-    let (mut n_tokens, mut n_val_documents) = (0, 0);
+    let (mut n_tokens, mut n_set_tokens, mut n_val_documents) = (0, 0, 0);
     {
         let mut writers = Vec::new();
         for (&split, link) in splits.iter().zip(&links) {
@@ -172,14 +177,18 @@ pub fn export(spec: &ExportSpec) -> Result<Exported> {
                 let mut hash = Xxh3::with_seed(spec.seed);
                 set.read(own.clone(), |bytes| {
                     hash.update(bytes);
-                    Ok(())
+                    control.check()
                 })?;
                 hash.digest() < threshold
             };
             n_val_documents += u64::from(is_val);
             let writer = &mut writers[usize::from(is_val)];
             let linked = links[usize::from(is_val)].is_some();
-            n_tokens += one(&mut set, &ids, document, position, own, linked, &mut **writer)?;
+            n_tokens += one(&mut set, &ids, document, position, own, linked, &mut **writer, control)?;
+            n_set_tokens += set.n_ids(document)?;
+            control.bytes_done.store(n_set_tokens * id_bytes, Ordering::Relaxed);
+            control.n_tokens.store(n_tokens, Ordering::Relaxed);
+            control.n_documents.store(position + 1, Ordering::Relaxed);
         }
         writers.iter_mut().try_for_each(|writer| writer.finish())?;
     }
@@ -194,12 +203,7 @@ pub fn export(spec: &ExportSpec) -> Result<Exported> {
         tokenizer: set.manifest["tokenizer"].clone(),
         options: set.manifest["options"].clone(),
         sources: set.manifest["sources"].clone(),
-        arrangement: {
-            let mut whole = arrangement;
-            whole["row_tokens"] = spec.row_tokens.into();
-            whole["n_tokens_left_out"] = spec.row_tokens.map(|row| left_out(n_tokens, row)).into();
-            whole
-        },
+        arrangement: with_limits(arrangement, spec, n_tokens),
         files: staging.files(),
         tokend_version: env!("CARGO_PKG_VERSION").to_owned(),
     };
@@ -228,6 +232,16 @@ fn of_sibling(spec: &ExportSpec, arrangement: &Value, splits: &[Split]) -> Optio
         Some(Known { path, size_bytes: file.size_bytes, xxh3: file.xxh3.clone() })
     };
     Some(named.iter().map(known).collect())
+}
+
+/// An arrangement with what else decides the files of a set.
+fn with_limits(mut arrangement: Value, spec: &ExportSpec, n_tokens: u64) -> Value {
+    arrangement["shard_tokens"] = spec.shard_tokens.into();
+    arrangement["shard_bytes"] = spec.shard_bytes.into();
+    arrangement["shard_documents"] = spec.shard_documents.into();
+    arrangement["row_tokens"] = spec.row_tokens.into();
+    arrangement["n_tokens_left_out"] = spec.row_tokens.map(|row| left_out(n_tokens, row)).into();
+    arrangement
 }
 
 /// Ids that fill no row; with a split each set leaves some, which is why it is refused with rows.
@@ -321,6 +335,7 @@ fn own_ids(set: &mut NativeSet, document: u64, _position: u64) -> Result<std::op
 }
 
 /// Writes one document; returns its number of ids.
+#[expect(clippy::too_many_arguments, reason = "a document, where it comes from and where it goes")]
 fn one(
     set: &mut NativeSet,
     ids: &Ids,
@@ -329,6 +344,7 @@ fn one(
     own: std::ops::Range<u64>,
     linked: bool,
     writer: &mut dyn Writer,
+    control: &Control,
 ) -> Result<u64> {
     let eot: Vec<u8> = match (ids.eot_id, ids.id_bytes) {
         (Some(id), 2) => (id as u16).to_le_bytes().to_vec(),
@@ -338,12 +354,18 @@ fn one(
     let before = ids.eot == Eot::Prepend || (ids.eot == Eot::Both && position == 0);
     let after = matches!(ids.eot, Eot::Append | Eot::Both);
     let n_ids = own.end - own.start + u64::from(before) + u64::from(after);
+    control.check()?;
     writer.begin(n_ids, set.origin(document))?;
     if !linked {
         if before {
             writer.ids(&eot)?;
         }
-        set.read(own, |bytes| writer.ids(bytes))?;
+        set.read(own, |bytes| {
+            control.check()?;
+            // Within a long document too; the exact number follows at its end.
+            control.bytes_done.fetch_add(bytes.len() as u64, Ordering::Relaxed);
+            writer.ids(bytes)
+        })?;
         if after {
             writer.ids(&eot)?;
         }

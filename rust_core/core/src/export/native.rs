@@ -189,6 +189,11 @@ impl NativeSet {
         Ok(start..end)
     }
 
+    /// How many ids a document has, end-of-text ids included.
+    pub(crate) fn n_ids(&mut self, document: u64) -> Result<u64> {
+        self.range(document).map(|range| range.end - range.start)
+    }
+
     /// Reads the ends of a block of documents, which may lie in several segments.
     fn read_block(&mut self, from: u64, length: u64) -> Result<()> {
         self.block.clear();

@@ -5,6 +5,7 @@
 //! `RESOLVE_BENEATH`), so that neither `..` nor a symbolic link, also one swapped in while the path
 //! is being resolved, leads out.
 
+use std::ffi::OsStr;
 use std::fs::File;
 use std::io::Read;
 use std::os::fd::OwnedFd;
@@ -13,6 +14,10 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{CWD, Mode, OFlags, ResolveFlags};
 
 use crate::error::{Error, Result};
+
+/// How inputs are opened. `O_NONBLOCK` keeps a FIFO without a writer from blocking.
+const INPUT: OFlags = OFlags::RDONLY.union(OFlags::NONBLOCK).union(OFlags::NOCTTY);
+const BENEATH: ResolveFlags = ResolveFlags::BENEATH.union(ResolveFlags::NO_MAGICLINKS);
 
 /// The directories that may be served; none means no restriction.
 #[derive(Clone, Debug, Default)]
@@ -33,9 +38,26 @@ impl Roots {
         self.roots.is_empty()
     }
 
-    /// Opens an input for reading. `O_NONBLOCK` keeps a FIFO without a writer from blocking.
+    /// Opens an input for reading.
     pub fn open_input(&self, path: &Path) -> Result<File> {
-        self.open(path, OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY).map(File::from)
+        self.open(path, INPUT).map(File::from)
+    }
+
+    /// Opens a directory as a place to look files up from.
+    pub(super) fn open_place(&self, path: &Path) -> Result<OwnedFd> {
+        self.open(path, OFlags::PATH | OFlags::DIRECTORY)
+    }
+
+    /// As [`Roots::open_input`], in a directory that [`Roots::open_place`] gave; `None` where that fails, or where
+    /// roots are to be watched and the name leads out of the directory.
+    pub(super) fn open_input_in(&self, folder: &OwnedFd, name: &OsStr) -> Option<File> {
+        let flags = INPUT | OFlags::CLOEXEC;
+        let opened = if self.roots.is_empty() {
+            rustix::fs::openat(folder, name, flags, Mode::empty())
+        } else {
+            rustix::fs::openat2(folder, name, flags, Mode::empty(), BENEATH)
+        };
+        opened.ok().map(File::from)
     }
 
     /// Opens a file of an output that is there already, for reading.
@@ -86,8 +108,7 @@ impl Roots {
                 Mode::empty(),
             )
             .map_err(|errno| Error::io(root, "opening root", errno.into()))?;
-            let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS;
-            return match rustix::fs::openat2(&directory, rest, flags, Mode::empty(), resolve) {
+            return match rustix::fs::openat2(&directory, rest, flags, Mode::empty(), BENEATH) {
                 Ok(file) => Ok(file),
                 Err(rustix::io::Errno::XDEV | rustix::io::Errno::LOOP) => {
                     Err(Error::PathDenied { path: path.to_owned() })

@@ -16,6 +16,7 @@
 //! is damaged. (Taken for text, all its lines would be bad documents, and where those are skipped the
 //! whole file would be.)
 
+use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
@@ -141,12 +142,22 @@ pub(crate) fn compression(head: &[u8]) -> Compression {
     }
 }
 
-/// A name in small letters, without what says that the file is compressed; and whether there was that.
-fn stem(path: &Path) -> (String, Option<usize>) {
-    let name = path.file_name().map(|name| name.to_string_lossy().to_ascii_lowercase()).unwrap_or_default();
+fn name_of(path: &Path) -> &[u8] {
+    path.file_name().map_or(b"", OsStrExt::as_bytes)
+}
+
+/// The name without an ending, in capital or small letters, if it has it.
+fn without<'n>(name: &'n [u8], ending: &str) -> Option<&'n [u8]> {
+    let (stem, end) = name.split_at_checked(name.len().checked_sub(ending.len())?)?;
+    end.eq_ignore_ascii_case(ending.as_bytes()).then_some(stem)
+}
+
+/// A name without what says that the file is compressed; and whether there was that.
+fn stem(path: &Path) -> (&[u8], Option<usize>) {
+    let name = name_of(path);
     for (suffix, magic_bytes) in SUFFIXES {
-        if let Some(stem) = name.strip_suffix(suffix) {
-            return (stem.to_owned(), Some(magic_bytes));
+        if let Some(stem) = without(name, suffix) {
+            return (stem, Some(magic_bytes));
         }
     }
     (name, None)
@@ -165,8 +176,8 @@ pub(crate) const TEXT_BYTES: usize = 4096;
 /// The compression that a name speaks of.
 #[must_use]
 pub(crate) fn compression_by_name(path: &Path) -> Option<&'static str> {
-    let name = path.file_name()?.to_string_lossy().to_ascii_lowercase();
-    SUFFIXES.iter().map(|(suffix, _)| *suffix).find(|suffix| name.ends_with(suffix))
+    let name = name_of(path);
+    SUFFIXES.iter().map(|(suffix, _)| *suffix).find(|suffix| without(name, suffix).is_some())
 }
 
 /// Whether a file may begin so and be text: whole characters of UTF-8 but for the last, and no NUL.
@@ -194,7 +205,7 @@ pub(crate) fn content(path: &Path, head: &[u8], format: InputFormat) -> Option<C
         InputFormat::Auto => {}
     }
     let (stem, _) = stem(path);
-    let is_named = |suffixes: &[&str]| suffixes.iter().any(|suffix| stem.ends_with(suffix));
+    let is_named = |suffixes: &[&str]| suffixes.iter().any(|suffix| without(stem, suffix).is_some());
     if is_named(&[".jsonl", ".ndjson", ".json"]) {
         return Some(Content::JsonLines);
     }
@@ -202,6 +213,20 @@ pub(crate) fn content(path: &Path, head: &[u8], format: InputFormat) -> Option<C
     let first = begin.iter().find(|byte| !byte.is_ascii_whitespace());
     let may_be_json = first.map_or(head.len() == HEAD_BYTES, |&byte| byte == b'{');
     if is_named(&[".txt", ".text", ".md"]) || !may_be_json { Some(Content::Text) } else { None }
+}
+
+/// Whether a name lets suppose that the file holds plain text: it says nothing else.
+#[must_use]
+pub(crate) fn may_be_text(path: &Path, format: InputFormat) -> bool {
+    // Of content that begins like this, what is not text is so by its name.
+    stem(path).1.is_none() && content(path, b"a text ..", format) == Some(Content::Text)
+}
+
+/// Whether a file that begins with `head` is plain text: what [`may_be_text`] of its name let suppose.
+#[must_use]
+pub(crate) fn is_plain_text(path: &Path, head: &[u8], format: InputFormat) -> bool {
+    let head = &head[..head.len().min(HEAD_BYTES)];
+    compression(head) == Compression::None && content(path, head, format) == Some(Content::Text)
 }
 
 /// What content is whose first line that is not blank is `line`.
@@ -270,6 +295,17 @@ mod tests {
         assert_eq!(kind("x", b""), Some(Content::Text));
         assert_eq!(content(Path::new("x.txt"), b"{", InputFormat::JsonLines), Some(Content::JsonLines));
         assert_eq!(content(Path::new("x.jsonl"), b"{", InputFormat::Text), Some(Content::Text));
+        for (name, head) in [("x", "plain"), ("x.txt", "{"), ("x.c", ""), ("x.html", "<html>\n<he")] {
+            assert!(may_be_text(Path::new(name), InputFormat::Auto), "{name}");
+            assert!(is_plain_text(Path::new(name), head.as_bytes(), InputFormat::Auto), "{name}");
+        }
+        assert!(!may_be_text(Path::new("x.jsonl"), InputFormat::Auto));
+        assert!(may_be_text(Path::new("x.jsonl"), InputFormat::Text));
+        assert!(!may_be_text(Path::new("x.txt.gz"), InputFormat::Text));
+        assert!(!may_be_text(Path::new("x"), InputFormat::JsonLines));
+        for head in [&b"{\"text\":"[..], b"PAR1", b"\x1f\x8b\x08", b"\xff\xff\xff\xff"] {
+            assert!(!is_plain_text(Path::new("x"), head, InputFormat::Auto), "{head:?}");
+        }
         let line = |line: &str| by_first_line(line.as_bytes(), &FieldPath::text());
         assert_eq!(line(r#"{"text":"a"}"#), Content::JsonLines);
         assert_eq!(line("\u{FEFF}{\"text\":\"a\"}\r"), Content::JsonLines);

@@ -1,7 +1,9 @@
 //! What kind of file system an input lies on, as far as reading it safely goes.
 
-use std::fs::File;
+use std::cell::RefCell;
+use std::fs::{File, Metadata};
 use std::os::fd::AsFd;
+use std::os::unix::fs::MetadataExt;
 
 /// Kinds of file systems.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,6 +44,28 @@ const KERNEL: [u32; 9] = [
     0xCAFE_4A11, // bpf
     0x6265_6570, // configfs
 ];
+
+/// Kinds of the devices that were met: a hundred thousand files lie on one or two.
+///
+/// For the length of one look at a list of files; a number may mean another file system later.
+#[derive(Debug, Default)]
+pub(crate) struct Devices(RefCell<Vec<(u64, Kind)>>);
+
+impl Devices {
+    /// The kind of a device that was met.
+    pub(super) fn known(&self, device: u64) -> Option<Kind> {
+        self.0.borrow().iter().find(|(known, _)| *known == device).map(|&(_, kind)| kind)
+    }
+
+    /// The kind of the file system that `file` lies on.
+    pub(super) fn kind(&self, metadata: &Metadata, file: &File) -> Kind {
+        self.known(metadata.dev()).unwrap_or_else(|| {
+            let kind = kind(file);
+            self.0.borrow_mut().push((metadata.dev(), kind));
+            kind
+        })
+    }
+}
 
 /// The kind of the file system that `file` lies on.
 pub(super) fn kind(file: &File) -> Kind {

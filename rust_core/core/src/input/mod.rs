@@ -14,14 +14,16 @@
 //! * [`access`]: which paths may be opened;
 //! * [`border`]: where a big file may be cut;
 //! * [`detect`]: what an input is;
-//! * [`compressed`]: gzip, zstd, bzip2 and xz as plain bytes;
+//! * [`compressed`]: gzip, zstd, bzip2 and xz as plain bytes; [`ahead`]: their parts side by side;
 //! * [`jsonl`]: the fields of a JSON line; [`columnar`]: the columns of a parquet or arrow file,
 //!   [`arrow_sizes`]: whose sizes are looked at first;
+//! * [`nearby`]: many files of one directory;
 //! * [`filesystem`]: where mapping is safe;
 //! * [`lease`]: being told before somebody writes;
 //! * [`sigbus`]: pages that vanish all the same.
 
 pub mod access;
+pub(crate) mod ahead;
 mod arrow_sizes;
 pub(crate) mod border;
 pub(crate) mod columnar;
@@ -30,6 +32,8 @@ pub mod detect;
 mod filesystem;
 pub mod jsonl;
 pub(crate) mod lease;
+pub(crate) mod nearby;
+pub mod one_record;
 mod sigbus;
 
 use std::fs::{File, Metadata};
@@ -39,13 +43,15 @@ use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use memmap2::Mmap;
-use xxhash_rust::xxh3::Xxh3;
+use xxhash_rust::xxh3::{Xxh3, xxh3_64};
 
 use crate::error::{Error, Result};
 use crate::job::Control;
 use compressed::Unpacked;
 use detect::{Compression, Content, InputFormat, Kind};
+pub(crate) use filesystem::Devices;
 use jsonl::FieldPath;
+pub(crate) use nearby::Nearby;
 
 /// Smaller files are read: a system call costs less than a mapping and its page faults.
 const MAP_MIN_BYTES: u64 = 64 * 1024;
@@ -68,17 +74,35 @@ pub struct Identity {
 }
 
 impl Identity {
-    fn of(metadata: &Metadata) -> Self {
-        let mtime_ns = i128::from(metadata.mtime()) * 1_000_000_000 + i128::from(metadata.mtime_nsec());
+    /// Of a file that is looked at for the first time.
+    fn first(identity: Self) -> Self {
         let now_ns =
             SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |now| now.as_nanos().cast_signed());
+        Self { fresh: (now_ns - identity.mtime_ns).abs() < TICK_NS, ..identity }
+    }
+
+    fn of(metadata: &Metadata) -> Self {
+        let mtime_ns = i128::from(metadata.mtime()) * 1_000_000_000 + i128::from(metadata.mtime_nsec());
         Self {
             device: metadata.dev(),
             inode: metadata.ino(),
             size_bytes: metadata.len(),
             mtime_ns,
             ctime_ns: i128::from(metadata.ctime()) * 1_000_000_000 + i128::from(metadata.ctime_nsec()),
-            fresh: (now_ns - mtime_ns).abs() < TICK_NS,
+            fresh: false,
+        }
+    }
+
+    fn of_stat(stat: &rustix::fs::Stat) -> Self {
+        let ns =
+            |seconds: i64, nanoseconds: u64| i128::from(seconds) * 1_000_000_000 + i128::from(nanoseconds);
+        Self {
+            device: stat.st_dev,
+            inode: stat.st_ino,
+            size_bytes: stat.st_size.cast_unsigned(),
+            mtime_ns: ns(stat.st_mtime, stat.st_mtime_nsec),
+            ctime_ns: ns(stat.st_ctime, stat.st_ctime_nsec),
+            fresh: false,
         }
     }
 
@@ -95,6 +119,8 @@ pub struct Source {
     pub path: PathBuf,
     pub identity: Identity,
     pub kind: Kind,
+    /// The kind is what the name lets suppose; whoever reads the file will see.
+    pub(crate) is_supposed: bool,
 }
 
 impl Source {
@@ -105,10 +131,33 @@ impl Source {
     /// [`Error::Io`] where it cannot be read.
     pub fn find(path: &Path, roots: &access::Roots) -> Result<Self> {
         let file = roots.open_input(path)?;
-        Ok(Self { path: path.to_owned(), identity: inspect(&file, path)?, kind: Kind::default() })
+        let identity = inspect(&file, path, &Devices::default())?;
+        Ok(Self { path: path.to_owned(), identity, kind: Kind::default(), is_supposed: false })
     }
 
-    /// Looks a path up and finds out what it holds; `field` is where a JSON line's text would be.
+    /// Looks a path up without opening the file, if it is a regular one of `max_bytes` at most, whose name lets
+    /// suppose that it holds plain text. `None` otherwise, and whenever there is a doubt.
+    pub(crate) fn suppose(
+        path: &Path,
+        nearby: &mut Nearby<'_>,
+        format: InputFormat,
+        max_bytes: u64,
+        devices: &Devices,
+    ) -> Option<Self> {
+        if !detect::may_be_text(path, format) {
+            return None;
+        }
+        let stat = nearby.stat(path)?;
+        let identity = Identity::first(Identity::of_stat(&stat));
+        if identity.size_bytes > max_bytes || devices.known(identity.device) != Some(filesystem::Kind::Local)
+        {
+            return None;
+        }
+        Some(Self { path: path.to_owned(), identity, kind: Kind::default(), is_supposed: true })
+    }
+
+    /// Looks a path up and finds out what it holds; `field` is where a JSON line's text would be, `devices`
+    /// what is known of file systems from the files before.
     ///
     /// # Errors
     /// As [`Source::find`]; [`Error::DamagedInput`] for what cannot even be begun to be decompressed.
@@ -117,14 +166,15 @@ impl Source {
         roots: &access::Roots,
         format: InputFormat,
         field: &FieldPath,
+        devices: &Devices,
     ) -> Result<Self> {
         let file = roots.open_input(path)?;
-        let identity = inspect(&file, path)?;
+        let identity = inspect(&file, path, devices)?;
         let mut head = [0; detect::HEAD_BYTES];
         let len = head.len().min(identity.size_bytes as usize);
         file.read_exact_at(&mut head[..len], 0).map_err(|error| Error::io(path, "reading", error))?;
         let compression = detect::compression(&head[..len]);
-        let mut source = Self { path: path.to_owned(), identity, kind: Kind::default() };
+        let mut source = Self { path: path.to_owned(), identity, kind: Kind::default(), is_supposed: false };
         if compression == Compression::None {
             if detect::is_cut_off(path, identity.size_bytes) {
                 let what = "the compressed data ends too early,".to_owned();
@@ -151,13 +201,55 @@ impl Source {
     /// Opens the source again, as the same file with the same content as when it was found.
     pub(crate) fn open(&self, roots: &access::Roots) -> Result<Opened> {
         let file = roots.open_input(&self.path)?;
-        let identity = inspect(&file, &self.path)?;
+        let identity = inspect(&file, &self.path, &Devices::default())?;
         if !identity.is_same(&self.identity) {
             return Err(changed(&self.path, &self.identity, &identity));
         }
         let identity = Identity { fresh: self.identity.fresh, ..identity };
         let mapping = Mapping::new(&file, identity.size_bytes);
         Ok(Opened { path: self.path.clone(), identity, file, mapping: RwLock::new(mapping) })
+    }
+
+    /// Appends the whole content of a small source to `buffer`, and gives its hash; `None` where it is not the
+    /// plain text that it was supposed to be.
+    ///
+    /// It is opened, read, and looked at once, after that: if it is then the file that was found, with
+    /// the same size and times, it was so all the while. Where its times cannot tell (see [`Opened::verify`])
+    /// it is read again.
+    pub(crate) fn read_whole(
+        &self,
+        nearby: &mut Nearby<'_>,
+        format: InputFormat,
+        buffer: &mut Vec<u8>,
+    ) -> Result<Option<u64>> {
+        let file = nearby.open(&self.path)?;
+        let start = buffer.len();
+        buffer.resize(start + self.identity.size_bytes as usize, 0);
+        let read = file.read_exact_at(&mut buffer[start..], 0);
+        let found = rustix::fs::fstat(&file).map_err(|errno| Error::io(&self.path, "stat", errno.into()))?;
+        let now = Identity::of_stat(&found);
+        if !now.is_same(&self.identity) {
+            return Err(changed(&self.path, &self.identity, &now));
+        }
+        read.map_err(|error| Error::io(&self.path, "reading", error))?;
+        if self.is_supposed && !detect::is_plain_text(&self.path, &buffer[start..], format) {
+            return Ok(None);
+        }
+        let xxh3 = xxh3_64(&buffer[start..]);
+        if self.must_be_hashed_again(&now) {
+            let mut again = vec![0; self.identity.size_bytes as usize];
+            file.read_exact_at(&mut again, 0).map_err(|error| Error::io(&self.path, "reading", error))?;
+            if again != buffer[start..] {
+                let what = "it was written to".to_owned();
+                return Err(Error::InputChanged { path: self.path.clone(), what });
+            }
+        }
+        Ok(Some(xxh3))
+    }
+
+    /// Whether the times of a file that is the same still cannot tell that its content is.
+    fn must_be_hashed_again(&self, now: &Identity) -> bool {
+        now.ctime_ns != self.identity.ctime_ns || self.identity.fresh
     }
 }
 
@@ -331,7 +423,7 @@ fn changed(path: &Path, before: &Identity, now: &Identity) -> Error {
     Error::InputChanged { path: path.to_owned(), what }
 }
 
-fn inspect(file: &File, path: &Path) -> Result<Identity> {
+fn inspect(file: &File, path: &Path, devices: &Devices) -> Result<Identity> {
     let metadata = file.metadata().map_err(|error| Error::io(path, "stat", error))?;
     let kind = metadata.file_type();
     if kind.is_dir() {
@@ -347,10 +439,10 @@ fn inspect(file: &File, path: &Path) -> Result<Identity> {
         };
         return Err(Error::NotRegular { path: path.to_owned(), kind });
     }
-    if filesystem::kind(file) == filesystem::Kind::Kernel {
+    if devices.kind(&metadata, file) == filesystem::Kind::Kernel {
         return Err(Error::NotRegular { path: path.to_owned(), kind: "file that the kernel makes up" });
     }
-    Ok(Identity::of(&metadata))
+    Ok(Identity::first(Identity::of(&metadata)))
 }
 
 #[cfg(test)]
@@ -377,5 +469,92 @@ mod tests {
         // Only the handler makes this note: the copy went through lost pages and came back.
         assert_eq!(is_lost(), Some(true));
         assert!(bytes.iter().all(|&byte| byte == 0));
+    }
+
+    /// Finds a file of 4 bytes, lets `change` happen to it, and reads it.
+    fn read_after(name: &str, change: impl FnOnce(&Path)) -> Result<Option<String>> {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join(name);
+        std::fs::write(&path, "text").expect("write");
+        let old = SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(1_000_000_000);
+        File::options().write(true).open(&path).and_then(|file| file.set_modified(old)).expect("a time");
+        let (roots, devices) = (access::Roots::default(), Devices::default());
+        inspect(&File::open(&path).expect("open"), &path, &devices).expect("a device");
+        let mut nearby = Nearby::new(&roots);
+        let source = Source::suppose(&path, &mut nearby, InputFormat::Auto, 10, &devices).expect("a source");
+        change(&path);
+        let mut bytes = b"before".to_vec();
+        let xxh3 = source.read_whole(&mut nearby, InputFormat::Auto, &mut bytes)?;
+        let text = String::from_utf8(bytes.split_off(6)).expect("a text");
+        assert_eq!(bytes, b"before");
+        assert!(xxh3.is_none_or(|xxh3| xxh3 == xxh3_64(text.as_bytes())));
+        Ok(xxh3.map(|_| text))
+    }
+
+    #[test]
+    fn a_small_file_is_read_as_it_was_found_or_not_at_all() {
+        let rewrite = |text: &'static str| {
+            move |path: &Path| {
+                let time = std::fs::metadata(path).and_then(|found| found.modified()).expect("a time");
+                std::fs::write(path, text).expect("write");
+                File::options()
+                    .write(true)
+                    .open(path)
+                    .and_then(|file| file.set_modified(time))
+                    .expect("a time");
+            }
+        };
+        let text = |read: Result<Option<String>>| read.expect("read").expect("text");
+        assert_eq!(text(read_after("a", |_| {})), "text");
+        // Another ctime with the same size and mtime: the content decides.
+        assert_eq!(text(read_after("a", rewrite("text"))), "text");
+        let link = |path: &Path| std::fs::hard_link(path, path.with_extension("b")).expect("a link");
+        assert_eq!(text(read_after("a", link)), "text");
+        let fifo = |path: &Path| {
+            std::fs::remove_file(path).expect("remove");
+            rustix::fs::mknodat(rustix::fs::CWD, path, rustix::fs::FileType::Fifo, 0o600.into(), 0)
+                .expect("a FIFO");
+        };
+        let other = |path: &Path| {
+            std::fs::write(path.with_extension("b"), "text").expect("write");
+            std::fs::rename(path.with_extension("b"), path).expect("rename");
+        };
+        let changes: [(&str, Box<dyn FnOnce(&Path)>); 5] = [
+            ("longer", Box::new(rewrite("texts"))),
+            ("shorter", Box::new(rewrite("tex"))),
+            ("in place", Box::new(|path: &Path| std::fs::write(path, "text").expect("write"))),
+            ("a FIFO", Box::new(fifo)),
+            ("another file", Box::new(other)),
+        ];
+        for (what, change) in changes {
+            let read = read_after("a", change);
+            assert!(matches!(read, Err(Error::InputChanged { .. })), "{what}: {read:?}");
+        }
+        // With its times put back, before it was opened: what is read is the file.
+        assert_eq!(text(read_after("a", rewrite("taxt"))), "taxt");
+        let missing = read_after("a", |path| std::fs::remove_file(path).expect("remove"));
+        assert!(matches!(missing, Err(Error::NotFound { .. })), "{missing:?}");
+    }
+
+    #[test]
+    fn only_small_files_that_are_named_as_text_are_supposed_to_be_text() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let (roots, devices) = (access::Roots::default(), Devices::default());
+        let supposed = |name: &str, devices: &Devices| {
+            let path = dir.path().join(name);
+            std::fs::write(&path, "{\"a\": 1}").expect("write");
+            Source::suppose(&path, &mut Nearby::new(&roots), InputFormat::Auto, 8, devices).is_some()
+        };
+        assert!(!supposed("a", &devices), "its file system was not looked at");
+        inspect(&File::open(dir.path().join("a")).expect("open"), dir.path(), &devices).expect("a device");
+        assert!(supposed("a", &devices) && supposed("a.txt", &devices));
+        assert!(!supposed("a.jsonl", &devices) && !supposed("a.txt.gz", &devices));
+        std::fs::write(dir.path().join("long"), "123456789").expect("write");
+        let long = &dir.path().join("long");
+        let (nearby, format) = (&mut Nearby::new(&roots), InputFormat::Auto);
+        assert!(Source::suppose(long, nearby, format, 8, &devices).is_none());
+        let folder = &dir.path().join("folder");
+        std::fs::create_dir(folder).expect("mkdir");
+        assert!(Source::suppose(folder, nearby, format, 8, &devices).is_none());
     }
 }

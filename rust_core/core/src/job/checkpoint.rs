@@ -52,6 +52,13 @@ pub(crate) struct Position {
     pub(crate) carry: Option<Carry>,
 }
 
+impl Position {
+    /// What puts positions in order: the source, and the place in it.
+    pub(crate) fn order(&self) -> (usize, u64) {
+        (self.source, self.content.unwrap_or(self.offset_bytes))
+    }
+}
+
 /// The state between two steps of a streamed source.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Carry {
@@ -261,13 +268,22 @@ impl Log {
 
     /// What the records say was left out, in order, one at a time.
     pub(crate) fn each_skip(&self, mut take: impl FnMut(Skip) -> Result<()>) -> Result<()> {
+        self.each_record(|record| record.skips.into_iter().try_for_each(&mut take))
+    }
+
+    /// The hashes of the output's texts, in order, where duplicates are left out.
+    pub(crate) fn each_text(&self, mut take: impl FnMut(u128) -> Result<()>) -> Result<()> {
+        self.each_record(|record| records::hashes(&record.texts).try_for_each(&mut take))
+    }
+
+    fn each_record(&self, mut take: impl FnMut(Record) -> Result<()>) -> Result<()> {
         let failed = |error| Error::io(&self.path, "reading", error);
         // Read beside the place at which records are added.
         let mut lines = BufReader::with_capacity(READ_BYTES, At { file: &self.file, offset_bytes: 0 });
         let mut line = Vec::new();
         while lines.read_until(b'\n', &mut line).map_err(failed)? > 0 {
-            if let Ok(Record { skips, .. }) = serde_json::from_slice(&line) {
-                skips.into_iter().try_for_each(&mut take)?;
+            if let Ok(record) = serde_json::from_slice(&line) {
+                take(record)?;
             }
             line.clear();
         }

@@ -226,7 +226,7 @@ impl Made {
 }
 
 /// The hashes that [`Made::leave_out_duplicates`] gave.
-pub(super) fn hashes(kept: &str) -> impl Iterator<Item = u128> {
+pub(crate) fn hashes(kept: &str) -> impl Iterator<Item = u128> {
     kept.as_bytes()
         .chunks(32)
         .filter_map(|digits| u128::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok())

@@ -9,6 +9,9 @@
 //!                          within segment 0 comes from; only if there are such sources
 //! OUT/ids-00000.jsonl      their ids, where they are kept; the layouts of both stand in `job::records`
 //! OUT/tokens-00001.bin     segment 1, and so on; numbers have at least five digits
+//! OUT/skipped-00000.jsonl  only of a stream that is made by several jobs, one a segment (`tokend encode
+//! OUT/texts-00000.u128     --watch`): records that the segment's job left out, hashes of those it did not
+//!                          (layouts: `job::records`, `job::known_texts`)
 //! OUT/.*.partial           the writer's own: checkpoint, and the manifest's next version
 //! OUT.skipped.jsonl        beside the directory, once the stream is sealed: records that were left out
 //! ```
@@ -43,7 +46,7 @@
 //!                  source is finished; `format` if it is no plain text, `records` (the account) if it is
 //!                  made of records
 //! segments         [{tokens, ends, first_token, n_tokens, n_documents, tokens_xxh3, ends_xxh3}], `docs`
-//!                  and `ids` ({file, size_bytes, xxh3}) where there are such files, and "retired": true in
+//!                  `ids`, `skipped` and `texts` ({file, size_bytes, xxh3}) where there are such files, and "retired": true in
 //!                  those whose files are gone
 //! skipped          {file, size_bytes, xxh3} of OUT.skipped.jsonl, if there is one
 //! error            null, or {code, message, hint} of a stream that failed
@@ -126,6 +129,11 @@ pub struct Segment {
     pub docs: Option<FileInfo>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ids: Option<FileInfo>,
+    /// What was left out while this segment was made, and the texts that were not, of a stream of several jobs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub skipped: Option<FileInfo>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub texts: Option<FileInfo>,
     /// Its files are gone, see [`retirement`](super::retirement).
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub retired: bool,
@@ -200,6 +208,8 @@ impl StreamManifest {
                 ends_xxh3: hex(mark.ends_xxh3),
                 docs: sidecar(0),
                 ids: sidecar(1),
+                skipped: None,
+                texts: None,
                 retired: false,
             };
             first_token += mark.n_tokens;

@@ -91,6 +91,8 @@ mod tests {
                 ends_xxh3,
                 docs: None,
                 ids: None,
+                skipped: None,
+                texts: None,
                 retired: false,
             };
             first_token += n_tokens;

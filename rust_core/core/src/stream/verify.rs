@@ -145,7 +145,8 @@ fn stream(roots: &Roots, folder: &Path) -> Result<Verified> {
         ids.check(&beside, &segment.tokens, token_bytes, sealed, &segment.tokens_xxh3, n_tokens)?;
         n_tokens += segment.n_tokens;
         ends.check(&beside, &segment.ends, end_bytes, sealed, &segment.ends_xxh3, n_tokens)?;
-        for beside_them in [&segment.docs, &segment.ids].into_iter().flatten() {
+        let besides = [&segment.docs, &segment.ids, &segment.skipped, &segment.texts];
+        for beside_them in besides.into_iter().flatten() {
             sidecar(&beside, beside_them, sealed)?;
         }
         n_documents += segment.n_documents;

@@ -14,6 +14,7 @@
     reason = "intrinsics by name; their lanes are signed by convention and their loads unaligned where said"
 )]
 
+use std::arch::asm;
 use std::arch::x86_64::*;
 
 use super::repair::{contractions, wide_spaces};
@@ -46,6 +47,18 @@ fn load(table: &Table64) -> __m512i {
 #[target_feature(enable = "avx512f,avx512bw")]
 fn splat(byte: u8) -> __m512i {
     _mm512_set1_epi8(byte as i8)
+}
+
+/// As [`splat`], for a byte that is then put into some lanes of another vector. The compiler would make
+/// one instruction of both, a broadcast from memory under a mask, which Bochs 2.7 takes for no operation;
+/// and Bochs is where this tier is tested when no processor has it (`make avx512`).
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw")]
+fn splat_from_register(byte: u8) -> __m512i {
+    let mut wide = u32::from(byte);
+    // SAFETY: does nothing to a value that is in a register.
+    unsafe { asm!("/* {0:e} */", inout(reg) wide, options(pure, nomem, nostack, preserves_flags)) };
+    _mm512_set1_epi8(wide as i8)
 }
 
 /// See [`super::portable::classify`].
@@ -117,7 +130,7 @@ unsafe fn classify_wide(
             open ^= bit;
             // SAFETY: a lead byte's character ends at most three bytes later.
             let class = t.class(unsafe { src.add(at).cast::<[u8; 4]>().read() });
-            found = _mm512_mask_mov_epi8(found, bit, splat(class));
+            found = _mm512_mask_mov_epi8(found, bit, splat_from_register(class));
         }
     }
     // A continuation byte one, two or three behind a lead byte; the others belong to a character that
@@ -132,7 +145,7 @@ unsafe fn classify_wide(
     own = _mm512_mask_permutexvar_epi8(own, three, load(&THREE_BEFORE), found);
     // SAFETY: a byte before the block's classes is valid, and so is the block.
     unsafe {
-        let before = splat(*classes.sub(1));
+        let before = splat_from_register(*classes.sub(1));
         own = _mm512_mask_mov_epi8(own, tails & !(one | two | three), before);
         _mm512_store_si512(classes.cast(), own);
     }

@@ -79,6 +79,8 @@ pub(crate) struct Scan {
     /// Bit 0: the block behind the last batch has bytes outside ASCII.
     wide: u64,
     at: usize,
+    /// Bytes of other text before and behind this one, at least, which may be read but say nothing.
+    room: (usize, usize),
     /// Where the text itself has no room before or behind: a copy, with a block before it.
     tail: Box<[u8; BLOCK + TAIL_ROOM]>,
     /// What the copy's first byte is, if the copy reaches the end of the text.
@@ -88,15 +90,27 @@ pub(crate) struct Scan {
 impl Default for Scan {
     fn default() -> Self {
         let classes = Box::new(ClassBuffer([0; _]));
-        Self { classes, wide: 0, at: 0, tail: Box::new([0; _]), tail_from: None }
+        Self { classes, wide: 0, at: 0, room: (0, 0), tail: Box::new([0; _]), tail_from: None }
     }
 }
 
 impl Scan {
     /// Starts a text.
     pub(crate) fn begin(&mut self) {
-        (self.at, self.tail_from) = (0, None);
+        (self.at, self.room, self.tail_from) = (0, (0, 0), None);
         self.classes.0[BLOCK - 1] = NONE;
+    }
+
+    /// Starts a text around which others stand in memory, so many bytes before and behind it. They do not
+    /// change what is found: the first byte starts whatever stands before it, and classes behind the
+    /// text are those of its end. They spare a copy of its beginning and its end.
+    ///
+    /// # Safety
+    /// Every text that is given to [`Scan::batch`] until the next beginning is the same, and these bytes
+    /// around it belong to the same allocation and can be read.
+    pub(crate) unsafe fn begin_within(&mut self, n_before: usize, n_behind: usize) {
+        self.begin();
+        self.room = (n_before, n_behind);
     }
 
     /// Where the next batch begins; not before the end of the text when there is none.
@@ -177,8 +191,9 @@ impl Scan {
     /// the text itself, or into a copy of its beginning or end.
     fn source(&mut self, text: &[u8], len: usize) -> *const u8 {
         let at = self.at;
-        if at > 0 && at + len + READ_AHEAD <= text.len() {
-            // SAFETY: inside the text.
+        let (n_before, n_behind) = self.room;
+        if at + n_before >= 4 && at + len + READ_AHEAD <= text.len() + n_behind {
+            // SAFETY: inside the text or what stands around it.
             return unsafe { text.as_ptr().add(at) };
         }
         let from = self.tail_from.unwrap_or_else(|| {

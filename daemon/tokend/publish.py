@@ -1,0 +1,152 @@
+"""How the files of a set that was put together in a hidden folder come to stand under its name.
+
+    FOLDER/data, ends ...   complete, synced
+    FOLDER/json             the new manifest; there only once all of that is
+        ─► the old manifest goes ─► parts renamed to OUT, OUT.ends ... ─► OUT.json, last
+
+A reader sees the old set, no set, or the new one. What a killed process left is brought to its end by `finish`: no
+manifest under the set's name, one in the folder, so the parts that are still in the folder are the new ones.
+One process at a time does this to an output: `claimed`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from tokend_client.errors import ConflictError, OutputExistsError
+
+SUFFIXES = {"data": "", "ends": ".ends", "docs": ".docs", "ids": ".ids", "skipped": ".skipped.jsonl"}
+"""The parts of a set, as its manifest names them, and what their names end with."""
+
+
+@contextmanager
+def claimed(output: str) -> Iterator[None]:
+    """The lock of `stream/folder.rs`: one job at a time makes an output. Raises `ConflictError`."""
+    path = os.path.join(os.path.dirname(output), f".{os.path.basename(output)}.lock")
+    file = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    busy = ConflictError(f"{output}: another job is writing this output", "wait for it")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        # Whoever held it before may have removed it.
+        if not os.path.exists(path) or os.stat(path).st_ino != os.fstat(file).st_ino:
+            raise busy
+        try:
+            yield
+        finally:
+            os.unlink(path)
+    except BlockingIOError:
+        raise busy from None
+    finally:
+        os.close(file)
+
+
+def hidden_folder(output: str, purpose: str) -> str:
+    """Where a set is put together: beside its place, so that renaming does."""
+    return os.path.join(os.path.dirname(output), f".{os.path.basename(output)}.{purpose}")
+
+
+def sync_folder(folder: str) -> None:
+    """Makes what was created and renamed in a folder durable."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def seal(folder: str, manifest: dict[str, Any]) -> None:
+    """Says that a hidden folder is complete: syncs its parts, then puts the manifest there."""
+    partial = os.path.join(folder, "json.partial")
+    with open(partial, "w", encoding="utf-8") as file:
+        file.write(json.dumps(manifest, indent=2, ensure_ascii=False) + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+    for part in _parts(folder):
+        with open(os.path.join(folder, part), "rb") as made:
+            os.fsync(made.fileno())
+    sync_folder(folder)
+    os.rename(partial, os.path.join(folder, "json"))
+    sync_folder(folder)
+
+
+def add(folder: str, output: str) -> None:
+    """Publishes a sealed folder where nothing stands. Raises `OutputExistsError` otherwise; nothing is left then."""
+    done: list[str] = []
+    try:
+        for part, place in [*_places(folder, output), ("json", f"{output}.json")]:
+            if part == "json":
+                sync_folder(os.path.dirname(output))
+            os.link(os.path.join(folder, part), place)
+            done.append(place)
+    except BaseException as error:
+        for place in reversed(done):
+            os.unlink(place)
+        if isinstance(error, FileExistsError):
+            raise OutputExistsError(f"{error.filename2 or error.filename}: output exists") from None
+        raise
+    sync_folder(os.path.dirname(output))
+    shutil.rmtree(folder)
+
+
+def replace(folder: str, output: str) -> None:
+    """Publishes a sealed folder in the place of the set that stands there, which is put back if that fails."""
+    parent = os.path.dirname(output)
+    kept = [suffix for suffix in (*SUFFIXES.values(), ".json") if os.path.exists(f"{output}{suffix}")]
+    for suffix in kept:
+        was = os.path.join(folder, f"was{suffix}")
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(was)
+        os.link(f"{output}{suffix}", was)
+    sync_folder(folder)
+    parts = {place for _, place in _places(folder, output)}
+    os.unlink(f"{output}.json")
+    sync_folder(parent)
+    try:
+        _rename(folder, output)
+        for stale in {f"{output}{suffix}" for suffix in kept} - parts - {f"{output}.json"}:
+            os.unlink(stale)
+    except OSError:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(f"{output}.json")
+        for suffix in kept:
+            os.rename(os.path.join(folder, f"was{suffix}"), f"{output}{suffix}")
+        raise
+
+
+def finish(output: str, folder: str) -> bool:
+    """Brings to its end what a killed process began to publish; False if there is nothing of that kind.
+
+    Under the lock of `claimed`. Only files that are the old set's, or already the new one's, are replaced.
+    """
+    if os.path.lexists(f"{output}.json") or not os.path.exists(os.path.join(folder, "json")):
+        return False
+    for part, place in _places(folder, output):
+        ours = [os.path.join(folder, name) for name in (part, f"was{SUFFIXES[part]}")]
+        if os.path.lexists(place) and not any(os.path.exists(one) and os.path.samefile(one, place) for one in ours):
+            return False
+    _rename(folder, output)
+    shutil.rmtree(folder, ignore_errors=True)
+    return True
+
+
+def _parts(folder: str) -> list[str]:
+    return [part for part in SUFFIXES if os.path.exists(os.path.join(folder, part))]
+
+
+def _places(folder: str, output: str) -> list[tuple[str, str]]:
+    return [(part, f"{output}{SUFFIXES[part]}") for part in _parts(folder)]
+
+
+def _rename(folder: str, output: str) -> None:
+    for part, place in _places(folder, output):
+        os.rename(os.path.join(folder, part), place)
+    sync_folder(os.path.dirname(output))
+    os.rename(os.path.join(folder, "json"), f"{output}.json")
+    sync_folder(os.path.dirname(output))
