@@ -14,7 +14,7 @@ bestfit   The stream is cut into blocks of `block_tokens` (a multiple of seq_len
           as in concat, and a rest. What does not fit into the block's rows is cut to fill the holes that are
           left. Nothing is dropped.
 
-bos       The same blocks, but each row begins at the start of a document, goes on through the ones that
+bos       The same blocks, but rows begin at the start of a document, goes on through the ones that
           follow, and crops the last one. A block gives as many rows as the stream's first one did (but
           at least half of what its tokens would fill); in a block with fewer documents the rows that are
           left continue what was cropped, and what is not used is counted.
