@@ -179,7 +179,9 @@ pub(crate) fn encode_files(
             if !outcome.more.is_empty() {
                 let more = outcome.more.iter().map(as_json).collect::<Result<Vec<_>, _>>()?;
                 json.pop();
-                json += &format!(",\"more\":[{}]}}", more.join(","));
+                json += ",\"more\":[";
+                json += &more.join(",");
+                json += "]}";
             }
             Ok::<_, Error>(json)
         })
