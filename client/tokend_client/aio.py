@@ -41,9 +41,11 @@ class AsyncClient:
         reconnect_timeout: float = 10.0,
     ) -> None:
         self.endpoint = endpoint or default_endpoint()
-        self.timeout = timeout
+        self.timeout = requests.seconds(timeout)
         self._connection = Connection(
-            self.endpoint, connect_timeout_s=connect_timeout, reconnect_timeout_s=reconnect_timeout
+            self.endpoint,
+            connect_timeout_s=requests.seconds(connect_timeout, "connect_timeout"),
+            reconnect_timeout_s=requests.seconds(reconnect_timeout, "reconnect_timeout"),
         )
 
     async def __aenter__(self) -> AsyncClient:
@@ -57,7 +59,7 @@ class AsyncClient:
         await asyncio.to_thread(self._connection.close)
 
     async def _call(self, call: Call[T], timeout: float | None = None) -> T:
-        limit = self.timeout if timeout is None else timeout
+        limit = requests.seconds(self.timeout if timeout is None else timeout)
         loop = asyncio.get_running_loop()
         done = asyncio.Event()
 
@@ -200,7 +202,7 @@ class AsyncJob:
 
     async def wait(self, timeout: float | None = None) -> JobResult:
         """Waits until the job is done; raises as `Job.wait` does."""
-        deadline = None if timeout is None else time.monotonic() + timeout
+        deadline = None if timeout is None else time.monotonic() + requests.seconds(timeout)
         while True:
             left = _WAIT_SLICE_S if deadline is None else deadline - time.monotonic()
             if left <= 0:

@@ -32,7 +32,7 @@ class Client:
     `connect_timeout` seconds, or `reconnect_timeout` seconds after one has gone.
 
     Parameters: `endpoint` (default: `TOKEND_ENDPOINT`, else this user's ipc socket), `timeout`,
-    `connect_timeout` and `reconnect_timeout` in seconds.
+    `connect_timeout` and `reconnect_timeout` in seconds (infinity: for ever; NaN is a `BadRequestError`).
 
         with Client() as client:
             ids = client.encode("Hello")
@@ -49,9 +49,11 @@ class Client:
         reconnect_timeout: float = 10.0,
     ) -> None:
         self.endpoint = endpoint or default_endpoint()
-        self.timeout = timeout
+        self.timeout = requests.seconds(timeout)
         self._connection = Connection(
-            self.endpoint, connect_timeout_s=connect_timeout, reconnect_timeout_s=reconnect_timeout
+            self.endpoint,
+            connect_timeout_s=requests.seconds(connect_timeout, "connect_timeout"),
+            reconnect_timeout_s=requests.seconds(reconnect_timeout, "reconnect_timeout"),
         )
 
     def __enter__(self) -> Client:
@@ -65,7 +67,7 @@ class Client:
         self._connection.close()
 
     def _call(self, call: Call[T], timeout: float | None = None) -> T:
-        limit = self.timeout if timeout is None else timeout
+        limit = requests.seconds(self.timeout if timeout is None else timeout)
         return call.read(self._connection.call(call.op, call.header, call.body, limit))
 
     def encode(
@@ -135,7 +137,8 @@ class Client:
         absolute here. With a `key`,
         submitting the same job again gives the same job, also from another process and after a restart,
         and another job under that key raises `ConflictError`; without one each call is a job of its own.
-        A job that has not ended `deadline` seconds after its acceptance fails. With `retire`, segments of a
+        A job that has not ended `deadline` seconds after its acceptance fails with `DeadlineExceededError` and
+        publishes nothing; one of 0 or less is a `BadRequestError`. With `retire`, segments of a
         stream that no loader will read again are deleted: see `docs/concepts/pacing.md`.
 
         `more` names further fields and an output for each, `{"meta.title": "titles.bin"}`: made in the same pass,
@@ -293,7 +296,7 @@ class Job:
         Raises the job's own typed error if it failed, `CancelledError` if it was cancelled, and
         `DeadlineExceededError` after `timeout` seconds (`None`: as long as the daemon answers).
         """
-        deadline = None if timeout is None else time.monotonic() + timeout
+        deadline = None if timeout is None else time.monotonic() + requests.seconds(timeout)
         while True:
             left = _WAIT_SLICE_S if deadline is None else deadline - time.monotonic()
             if left <= 0:

@@ -24,6 +24,8 @@ from .protocol import Message, Op
 T = TypeVar("T")
 Ids = NDArray[Any]
 
+_FOREVER_S = 1e9
+
 
 @dataclass(frozen=True)
 class Call(Generic[T]):
@@ -131,6 +133,8 @@ def convert(
 def _submit(spec: protocol.JobSpec, key: str | None, deadline: float | None) -> Call[protocol.JobInfo]:
     if key == "":
         raise BadRequestError("the key is empty", "give one, or none at all")
+    if deadline is not None and not deadline > 0:
+        raise BadRequestError(f"deadline is {deadline}, not a number of seconds above 0")
     deadline_ms = None if deadline is None else _ms(deadline)
     header = protocol.Submit(key=key or str(uuid.uuid4()), deadline_ms=deadline_ms)
     return Call(Op.SUBMIT, header, read_job, [msgspec.msgpack.encode(spec)])
@@ -152,7 +156,7 @@ def job_wait(job_id: str, timeout_s: float) -> Call[tuple[protocol.JobInfo, dict
     def read(message: Message) -> tuple[protocol.JobInfo, dict[str, Any] | None]:
         return read_job(message), msgspec.json.decode(message.body[0]) if message.body else None
 
-    return Call(Op.JOB_WAIT, protocol.JobWait(job_id=job_id, timeout_ms=round(timeout_s * 1000)), read)
+    return Call(Op.JOB_WAIT, protocol.JobWait(job_id=job_id, timeout_ms=_ms(timeout_s)), read)
 
 
 def jobs() -> Call[list[protocol.JobInfo]]:
@@ -212,5 +216,12 @@ def named(tokenizer: str | os.PathLike[str]) -> str:
     return os.path.abspath(text) if "/" in text or os.path.exists(text) else text
 
 
+def seconds(timeout: float, name: str = "timeout") -> float:
+    """A time-out as it is used: at most thirty years, which is for ever. Raises `BadRequestError` for NaN."""
+    if timeout != timeout:
+        raise BadRequestError(f"{name} is {timeout}, not a number of seconds")
+    return min(timeout, _FOREVER_S)
+
+
 def _ms(timeout_s: float) -> int:
-    return max(1, round(timeout_s * 1000))
+    return max(1, round(seconds(timeout_s) * 1000))

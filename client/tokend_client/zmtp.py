@@ -27,6 +27,7 @@ _MORE, _LONG, _COMMAND = 1, 2, 4
 _LONG_HEADER = struct.Struct(">BQ")
 _FRAMES_MAX = 32
 _SPIN_S = 100e-6
+_POLL_MAX_S = 3600.0
 _BUFFER_BYTES = 64 * 1024
 _JOINED_BYTES = 64 * 1024
 """Smaller messages are copied into one piece: a system call costs more than that."""
@@ -114,8 +115,9 @@ class Channel:
                 sent = self._socket.sendmsg(views)
             except BlockingIOError:
                 left = deadline_s - time.monotonic()
-                if left <= 0 or not self._writable.poll(left * 1000):
+                if left <= 0:
                     raise TimeoutError("the daemon does not read") from None
+                self._writable.poll(min(left, _POLL_MAX_S) * 1000)
                 continue
             while views and sent >= views[0].nbytes:
                 sent -= views.pop(0).nbytes

@@ -1,7 +1,7 @@
 """What each operation does: a request's header and body in, a reply's header and body out.
 
-Handlers that touch token work or files may be run on a worker thread; `is_quick` says which may run
-on the I/O thread. Errors are raised, the server turns them into replies.
+Handlers that touch token work or files are run on a worker thread; `is_quick` says which may run
+on the I/O thread, which nothing on a disk may hold up. Errors are raised, the server turns them into replies.
 """
 
 from __future__ import annotations
@@ -16,11 +16,13 @@ from typing import Any
 
 import msgspec
 import numpy as np
+from numpy.typing import NDArray
 from tokend_client import protocol
-from tokend_client.errors import BadRequestError, NotFoundError
+from tokend_client.errors import BadRequestError, NotFoundError, TooLargeError
 from tokend_client.protocol import Message, Op
 
 from . import __version__
+from ._core import Tokenizer, default_threads
 from .config import ServerConfig
 from .job import Job
 from .jobs import JobTable
@@ -30,8 +32,11 @@ from .registry import Registry
 
 Reply = tuple[msgspec.Struct, list[Any]]
 
-_TEXT_OPS = frozenset({Op.ENCODE, Op.ENCODE_BATCH, Op.DECODE, Op.COUNT})
-_QUICK_OPS = frozenset({Op.PING, Op.JOB_STATUS, Op.JOB_LIST, Op.CACHE_STATS, Op.STATUS})
+TEXT_OPS = frozenset({Op.ENCODE, Op.ENCODE_BATCH, Op.DECODE, Op.COUNT})
+_NUMBER_MAX = (1 << 53) - 1
+"""Every language's numbers go so far."""
+_CACHE_OPS = frozenset({Op.CACHE_STATS, Op.CACHE_CLEAR})
+_QUICK_OPS = frozenset({Op.PING, Op.JOB_STATUS, Op.STATUS})
 
 
 @dataclass
@@ -49,25 +54,47 @@ class Handlers:
 
     def is_quick(self, message: Message) -> bool:
         """Whether the request is answered well within a millisecond or two."""
-        if message.op in _TEXT_OPS:
+        if message.op in TEXT_OPS:
             n_bytes = sum([len(frame) for frame in message.body])
             return n_bytes <= self.config.inline_bytes and self.registry.is_loaded(_tokenizer_of(message))
         return message.op in _QUICK_OPS
 
-    def handle(self, message: Message) -> Reply:
-        """Runs one request. Raises `TokendError`."""
+    def unsettled(self, message: Message) -> str | None:
+        """The tokenizer that a request needs and that has to be looked for on the disk first."""
+        if message.op in TEXT_OPS:
+            name: str | None = _tokenizer_of(message)
+        elif message.op in _CACHE_OPS:
+            name = protocol.decode_header(message.header, protocol.CacheRequest).tokenizer
+        else:
+            return None
+        return name if name is not None and not self.registry.is_loaded(name) else None
+
+    def reply_bytes(self, message: Message, found: Tokenizer | None) -> int:
+        """How many bytes a reply of ids or text fills at most; it may look at every id."""
+        match message.op:
+            case Op.ENCODE | Op.ENCODE_BATCH:
+                tokenizer = found or self.registry.get(_tokenizer_of(message))
+                # No byte is more than an id.
+                return sum([len(frame) for frame in message.body]) * (4 if tokenizer.is_wide else 2)
+            case Op.DECODE:
+                return self._ids(message, found)[2]
+            case _:
+                return 0
+
+    def handle(self, message: Message, found: Tokenizer | None = None) -> Reply:
+        """Runs one request, with the tokenizer that it names if that was looked for. Raises `TokendError`."""
         match message.op:
             case Op.PING:
                 return protocol.Empty(), []
             case Op.ENCODE:
-                return self._encode(message)
+                return self._encode(message, found)
             case Op.ENCODE_BATCH:
-                return self._encode_batch(message)
+                return self._encode_batch(message, found)
             case Op.DECODE:
-                return self._decode(message)
+                return self._decode(message, found)
             case Op.COUNT:
                 header = protocol.decode_header(message.header, protocol.Encode)
-                tokenizer = self.registry.get(header.tokenizer)
+                tokenizer = found or self.registry.get(header.tokenizer)
                 n_tokens = tokenizer.count_utf8(_body(message, 1)[0], header.special)
                 return protocol.CountReply(n_tokens=n_tokens), []
             case Op.SUBMIT:
@@ -82,9 +109,9 @@ class Handlers:
             case Op.CURSORS:
                 return self._cursors(message)
             case Op.CACHE_STATS:
-                return self._cache_stats(message)
+                return self._cache_stats(message, found)
             case Op.CACHE_CLEAR:
-                for _, tokenizer in self._caches(message):
+                for _, tokenizer in self._caches(message, found):
                     tokenizer.cache_clear()
                 return protocol.Empty(), []
             case Op.STATUS:
@@ -109,21 +136,27 @@ class Handlers:
         """Cancels a job; the future ends when that is in the journal."""
         return self.jobs.cancel(_job_id(message))
 
-    def _encode(self, message: Message) -> Reply:
+    def _encode(self, message: Message, found: Tokenizer | None) -> Reply:
         header = protocol.decode_header(message.header, protocol.Encode)
-        ids = self.registry.get(header.tokenizer).encode_utf8(_body(message, 1)[0], header.special)
+        tokenizer = found or self.registry.get(header.tokenizer)
+        ids = tokenizer.encode_utf8(_body(message, 1)[0], header.special)
         return protocol.EncodeReply(dtype=_dtype(ids), n_tokens=len(ids)), [ids.data]
 
-    def _encode_batch(self, message: Message) -> Reply:
+    def _encode_batch(self, message: Message, found: Tokenizer | None) -> Reply:
         header = protocol.decode_header(message.header, protocol.EncodeBatch)
         data, ends = _body(message, 2)
         if len(ends) != 8 * header.n_texts:
             raise BadRequestError(f"{header.n_texts} texts need {8 * header.n_texts} bytes of ends, not {len(ends)}")
-        tokenizer = self.registry.get(header.tokenizer)
+        tokenizer = found or self.registry.get(header.tokenizer)
         ids, token_ends = tokenizer.encode_batch_utf8(data, np.frombuffer(ends, "<u8"), header.special)
         return protocol.EncodeReply(dtype=_dtype(ids), n_tokens=len(ids)), [ids.data, token_ends.data]
 
-    def _decode(self, message: Message) -> Reply:
+    def _decode(self, message: Message, found: Tokenizer | None) -> Reply:
+        tokenizer, ids, _ = self._ids(message, found)
+        return protocol.Empty(), [tokenizer.decode_array(ids).data]
+
+    def _ids(self, message: Message, found: Tokenizer | None) -> tuple[Tokenizer, NDArray[Any], int]:
+        """The ids of a request, which are not decoded yet, and how many bytes they are."""
         header = protocol.decode_header(message.header, protocol.Decode)
         (data,) = _body(message, 1)
         if header.dtype not in ("uint16", "uint32"):
@@ -131,15 +164,28 @@ class Handlers:
         dtype = np.dtype(header.dtype)
         if len(data) % dtype.itemsize:
             raise BadRequestError(f"{len(data)} bytes are no whole number of {header.dtype}")
-        ids = np.frombuffer(data, dtype.newbyteorder("<")).astype(np.uint32)
-        return protocol.Empty(), [self.registry.get(header.tokenizer).decode_bytes(ids)]
+        ids: NDArray[Any] = np.frombuffer(data, dtype.newbyteorder("<"))
+        tokenizer = found or self.registry.get(header.tokenizer)
+        n_bytes = tokenizer.decoded_bytes(ids)
+        if n_bytes > protocol.FRAME_MAX_BYTES:
+            raise TooLargeError(
+                f"{len(ids)} ids decode to {n_bytes} bytes, over the limit of {protocol.FRAME_MAX_BYTES} for a message",
+                "decode them in parts",
+            )
+        return tokenizer, ids, n_bytes
 
     def _submit(self, message: Message) -> Reply:
         header = protocol.decode_header(message.header, protocol.Submit)
         spec = protocol.decode_header(_body(message, 1)[0], protocol.JobSpec)
-        for path in (*spec.inputs, spec.output, *spec.more.values()):
-            if not os.path.isabs(path):
+        for path in (*spec.inputs, spec.output, *spec.more.values(), *(spec.known_texts or ())):
+            if not os.path.isabs(path) or "\0" in path:
                 raise BadRequestError(f"{path!r} is not an absolute path")
+        for name in ("threads", "min_tokens", "max_tokens", "truncate_tokens"):
+            number = getattr(spec, name)
+            if number is not None and not 0 <= number <= _NUMBER_MAX:
+                raise BadRequestError(f"{name} is {number}, not within 0 to {_NUMBER_MAX}")
+        if header.deadline_ms is not None and not 0 < header.deadline_ms <= _NUMBER_MAX:
+            raise BadRequestError(f"the deadline is {header.deadline_ms} ms, not within 1 to {_NUMBER_MAX}")
         deadline_s = None if header.deadline_ms is None else time.time() + header.deadline_ms / 1000
         return job_reply(self.jobs.submit(spec, header.key, deadline_s))
 
@@ -149,19 +195,18 @@ class Handlers:
         found = self.pacer.report(header.run, header.loader, reports, header.is_over)
         return protocol.CursorsReply(n_streams=len(found)), [msgspec.msgpack.encode(found)]
 
-    def _caches(self, message: Message) -> list[tuple[str, Any]]:
+    def _caches(self, message: Message, found: Tokenizer | None) -> list[tuple[str, Tokenizer]]:
         name = protocol.decode_header(message.header, protocol.CacheRequest).tokenizer
-        loaded = self.registry.loaded()
-        return [(name, self.registry.get(name))] if name is not None else list(loaded.items())
+        if name is not None:
+            return [(name, found or self.registry.get(name))]
+        return list(self.registry.loaded().items())
 
-    def _cache_stats(self, message: Message) -> Reply:
-        stats = {name: tokenizer.cache_stats() for name, tokenizer in self._caches(message)}
+    def _cache_stats(self, message: Message, found: Tokenizer | None) -> Reply:
+        stats = {name: tokenizer.cache_stats() for name, tokenizer in self._caches(message, found)}
         return protocol.CacheStatsReply(tokenizers=stats), []
 
     def _status(self) -> protocol.StatusReply:
         resident = int(Path("/proc/self/statm").read_text().split()[1])
-        from ._core import default_threads
-
         return protocol.StatusReply(
             pid=os.getpid(),
             uptime_s=time.monotonic() - self.started_s,

@@ -45,6 +45,8 @@ class JobBook:
         """False once the daemon is to stop."""
         self.n_unsettled = 0
         """Ends of jobs that are on their way to the journal."""
+        self._leaving: set[str] = set()
+        """Jobs that are forgotten once what they kept is removed."""
         self._keys: dict[str, Job] = {}
         self._queued_bytes = 0
         self._manifests = Manifests()
@@ -126,14 +128,29 @@ class JobBook:
         return found
 
     def forget(self) -> None:
-        """Forgets the ended jobs that are too old or too many."""
+        """Forgets the ended jobs that are too old or too many; what they kept is removed beside."""
         ended = [job for job in self.jobs.values() if job.state in TERMINAL_STATES]
         oldest = time.time() - self._config.kept_s
         too_many = len(ended) - self._config.kept_jobs
+        leaving = []
         for number, job in enumerate(ended):
             if number < too_many or (job.record.finished_s or 0.0) < oldest:
-                if job.record.is_kept:
-                    discard_partials(job.record, self._config)
+                if not job.record.is_kept:
+                    self.drop(job)
+                    self.journal.forget(job.job_id)
+                elif job.job_id not in self._leaving:
+                    self._leaving.add(job.job_id)
+                    leaving.append(job)
+        if leaving:
+            # A disk may take its time, and the lock is everybody's.
+            threading.Thread(target=self._discard, args=(leaving,), name="tokend-discard", daemon=True).start()
+
+    def _discard(self, leaving: list[Job]) -> None:
+        for job in leaving:
+            # As long as it is known, its key cannot make another job of its name.
+            discard_partials(job.record, self._config)
+            with self.lock:
+                self._leaving.discard(job.job_id)
                 self.drop(job)
                 self.journal.forget(job.job_id)
 

@@ -30,7 +30,7 @@ from . import _core, conversions
 from .config import ServerConfig
 from .job import Job
 from .job_book import JobBook
-from .outputs import discard_partials, is_replacing, partial_key, read_manifest, record_options
+from .outputs import discard_partials, is_replacing, logged_bytes, partial_key, read_manifest, record_options
 from .record import Record
 from .registry import Registry, eot_id
 from .runner import Runner, late
@@ -38,6 +38,9 @@ from .runner import Runner, late
 log = logging.getLogger("tokend.jobs")
 
 _DEATHS_MAX = 2
+_FURTHER_BYTES = 64 << 20
+"""More input than is in the workers' hands at a time: a job that got so much further is at another place. Of a job
+of less than ten times that it is a tenth."""
 
 
 class JobTable:
@@ -77,14 +80,14 @@ class JobTable:
         was_running = record.state == "running"
         job.state = "queued"
         if was_running:
-            job.record = replace(record, deaths=record.deaths + 1, state="queued")
+            job.record = self._after_death(record)
         if job.record.cancelled:
             discard_partials(record, self._config)
             self._book.end(job, "cancelled")
             return False
         if job.record.deaths >= _DEATHS_MAX:
             discard_partials(record, self._config)
-            what = f"the daemon died {job.record.deaths} times while it ran this job"
+            what = f"the daemon died {job.record.deaths} times while it ran this job, at about the same place"
             self._book.end(
                 job, "failed", PoisonError(what, "look at the inputs and the daemon's log; submit again to retry")
             )
@@ -93,6 +96,18 @@ class JobTable:
             self.journal.write(job.record, must=True)
         self._book.enqueue(job)
         return True
+
+    def _after_death(self, record: Record) -> Record:
+        """The record of a job that ran when the daemon died: one more death, or the first at another place.
+
+        A job that has got a good deal further since the last death met the one and survived the other: it was not
+        what killed both, and each such death costs it nothing but time.
+        """
+        at_bytes = logged_bytes(record, self._config)
+        step = min(_FURTHER_BYTES, max(record.bytes_total // 10, 1))
+        if record.deaths and at_bytes < record.died_at_bytes + step:
+            return replace(record, deaths=record.deaths + 1, state="queued")
+        return replace(record, deaths=1, died_at_bytes=at_bytes, state="queued")
 
     def submit(self, spec: JobSpec, key: str | None, deadline_s: float | None = None) -> Job:
         """Checks, journals and queues a job (blocking: it looks at every input, and waits for the disk).

@@ -92,7 +92,7 @@ class Journal:
         try:
             self._database = self._open()
         except sqlite3.OperationalError as error:
-            raise translate(error, self.path) from error
+            raise translate(error, self.path, "opened") from error
         self._thread = threading.Thread(target=self._run, name="tokend-journal", daemon=True)
         self._thread.start()
 

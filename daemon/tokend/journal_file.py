@@ -172,7 +172,8 @@ def salvage(damaged: Path, scratch: Path) -> dict[str, tuple[int, bytes]]:
     return rows
 
 
-def translate(error: sqlite3.Error | OSError, path: Path) -> TokendError:
+def translate(error: sqlite3.Error | OSError, path: Path, action: str = "written") -> TokendError:
+    """The typed error of a journal that cannot be written, or whatever `action` says."""
     if getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_FULL:
-        return NoSpaceError(f"{path}: the journal cannot be written: no space left", "free some space and try again")
-    return IoError(f"{path}: the journal cannot be written: {error}", "check the disk of the state directory")
+        return NoSpaceError(f"{path}: the journal cannot be {action}: no space left", "free some space and try again")
+    return IoError(f"{path}: the journal cannot be {action}: {error}", "check the disk of the state directory")

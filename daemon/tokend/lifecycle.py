@@ -9,16 +9,24 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import json
+import logging
 import os
 import resource
 import signal
 import socket
 import stat
+import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
 
 from tokend_client.errors import BusyError, UnauthorizedError
+
+log = logging.getLogger("tokend.server")
+
+_LEAVE_S = 1.0
+"""How long threads may take to end once they were told to."""
 
 
 def private_dir(path: Path) -> None:
@@ -81,6 +89,15 @@ def listening_socket(path: Path) -> socket.socket:
     return listener
 
 
+def place_of(path: Path) -> tuple[int, int] | None:
+    """Which file stands at a path, by device and inode: a socket that was removed may be another daemon's by now."""
+    try:
+        found = path.lstat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
+
+
 def raise_fd_limit() -> int:
     """Raises the soft limit of open files to the hard one; libzmq aborts where ipc runs out of them."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -115,6 +132,19 @@ def notify(state: str) -> None:
         address = "\0" + address[1:]
     with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as supervisor:
         supervisor.sendto(state.encode(), address)
+
+
+def leave_hanging(code: int) -> None:
+    """Ends the process with `code` if there are threads that it would have to wait for; else returns."""
+    until = time.monotonic() + _LEAVE_S
+    for thread in threading.enumerate():
+        if thread is threading.current_thread() or thread.daemon:
+            continue
+        thread.join(max(0.0, until - time.monotonic()))
+        if thread.is_alive():
+            log.warning("thread %s hangs and is left behind", thread.name)
+            logging.shutdown()
+            os._exit(code)
 
 
 def watchdog_s() -> float | None:

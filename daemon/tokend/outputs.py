@@ -349,6 +349,17 @@ def _files(record: Record, manifest: dict) -> list[tuple[str, int]]:  # type: ig
     return [(os.path.join(output, name), size) for name, size in sizes]
 
 
+def logged_bytes(record: Record, config: ServerConfig) -> int:
+    """How far an unfinished job got, in bytes of input, as what it left says; 0 where it leaves no log."""
+    if record.spec.layout is not None:
+        return 0
+    try:
+        return _core.logged_bytes(record.spec.output, partial_key(record), record.spec.format, roots=_roots(config))
+    except TokendError as error:
+        log.warning("job %s: what it left cannot be read: %s", record.job_id, error.message)
+        return 0
+
+
 def discard_partials(record: Record, config: ServerConfig) -> None:
     """Removes what an unfinished job left; what others left is not touched, nor what is finished."""
     try:

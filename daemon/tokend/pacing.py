@@ -91,11 +91,11 @@ class Pacer:
         self._thread.start()
 
     def stop(self) -> None:
-        """Ends pacing; jobs stay as they are."""
+        """Ends pacing; jobs stay as they are. Waits a second at most."""
         self._stopped.set()
         self._news.set()
         if self._thread.is_alive():
-            self._thread.join(5.0)
+            self._thread.join(1.0)
 
     def problems(self) -> list[str]:
         """What somebody should look at."""

@@ -24,7 +24,9 @@ class Record(msgspec.Struct, kw_only=True):
     attempts: int = 0
     """How often it was begun; more than once, and there may be something to go on from."""
     deaths: int = 0
-    """Daemons that died while they ran this job."""
+    """Daemons that died while they ran this job, without its having got further in between."""
+    died_at_bytes: int = 0
+    """How far its log says that it was at the first of these deaths."""
     pid: int | None = None
     """The daemon that runs or last ran the job."""
     cancelled: bool = False

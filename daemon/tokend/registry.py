@@ -3,12 +3,16 @@ into the merge cache serves all that follow.
 
 A tokenizer given by path is looked at again whenever it is asked for; if its files changed it is
 loaded anew, and jobs under way keep the one they began with.
+
+What a disk does to a load is felt by those who want that tokenizer, and by nobody else: nothing is locked
+while files are looked at and read, and who comes for a tokenizer that is being loaded waits for that load.
 """
 
 from __future__ import annotations
 
 import os
 import threading
+from concurrent.futures import Future
 from pathlib import Path
 from typing import NamedTuple
 
@@ -33,10 +37,13 @@ class Registry:
         self._roots = roots
         self._state_dir = state_dir
         self._lock = threading.Lock()
+        """Held for a moment only: the I/O thread takes it, too."""
         self._entries: dict[str, _Entry] = {}
+        self._loads: dict[tuple[str, _Stamp], Future[Tokenizer]] = {}
+        """Loads under way."""
 
     def get(self, name: str) -> Tokenizer:
-        """The tokenizer; loads it if need be (tens of milliseconds, blocking).
+        """The tokenizer; loads it if need be (tens of milliseconds, blocking: as long as its disk takes).
 
         Raises `TokenizerInvalidError` for an unknown name, `NotFoundError`, `PathDeniedError`.
         """
@@ -48,15 +55,33 @@ class Registry:
             real = path.resolve()
             if not any(real.is_relative_to(root.resolve()) for root in self._roots):
                 raise PathDeniedError(f"{name}: outside the allowed roots", "start the daemon with --root for it")
+        stamp = _stamp(path)
         with self._lock:
-            stamp = _stamp(path)
             entry = self._entries.get(name)
-            if entry is None or entry.stamp != stamp:
-                entry = _Entry(Tokenizer.load(name), stamp)
-                if self._state_dir is not None:
-                    words.recall(entry.tokenizer, self._state_dir)
-                self._entries[name] = entry
-            return entry.tokenizer
+            if entry is not None and entry.stamp == stamp:
+                return entry.tokenizer
+            load = self._loads.get((name, stamp))
+            is_mine = load is None
+            if load is None:
+                load = self._loads[name, stamp] = Future()
+        if is_mine:
+            self._load(name, stamp, load)
+        return load.result()
+
+    def _load(self, name: str, stamp: _Stamp, load: Future[Tokenizer]) -> None:
+        try:
+            tokenizer = Tokenizer.load(name)
+            if self._state_dir is not None:
+                words.recall(tokenizer, self._state_dir)
+        except BaseException as error:
+            with self._lock:
+                del self._loads[name, stamp]
+            load.set_exception(error)
+            return
+        with self._lock:
+            self._entries[name] = _Entry(tokenizer, stamp)
+            del self._loads[name, stamp]
+        load.set_result(tokenizer)
 
     def keep_words(self) -> None:
         """Writes what the tokenizers have learned into the state directory (some milliseconds, blocking)."""

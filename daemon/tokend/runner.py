@@ -133,9 +133,15 @@ class Runner:
                     job.needed_bytes = 0
 
     def _attempt(self, job: Job) -> None:
+        if job.is_late(time.time()):
+            self.fail(job, "failed", late())
+            return
         with self._book.lock:
             job.control, job.needed_bytes = _core.JobControl(), 0
             job.phase, job.phase_began_s = None, 0.0
+            if job.record.deadline_s is not None:
+                # The core looks at it, too: what is late is not published.
+                job.control.set_deadline(int(job.record.deadline_s * 1000))
             written = self._book.change(
                 job, state="running", started_s=time.time(), pid=os.getpid(), attempts=job.record.attempts + 1
             )
@@ -180,7 +186,7 @@ class Runner:
                 return False
 
     def _on_cancelled(self, job: Job) -> None:
-        if job.is_expired and not job.record.cancelled:
+        if (job.is_expired or job.is_late(time.time())) and not job.record.cancelled:
             self.fail(job, "failed", late())
         else:
             self._requeue(job)

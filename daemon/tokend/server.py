@@ -4,8 +4,10 @@ It owns every socket and does nothing that takes long: it reads requests, answer
 the others to workers, and sends what comes back. Every request gets exactly one reply, also one that
 cannot be read. Whatever a client sends, the loop goes on.
 
-    ROUTER ─► unpack ─► quick? ─┬─ yes ─► handler ─────────────┐
-                                └─ no ──► worker ─► finished ──┴─► outbox of the peer ─► ROUTER
+    ROUTER ─► unpack ─► quick? ─┬─ yes ─► handler ─────────────────────────┐
+                                └─ no ──► (lane ─►) worker ─► finished ──┴─► outbox of the peer ─► ROUTER
+
+A request whose tokenizer has to be looked for on the disk goes through that tokenizer's lane (`lanes`).
 """
 
 from __future__ import annotations
@@ -13,11 +15,14 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import threading
 import time
 import uuid
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 
 import zmq
 import zmq.backend
@@ -27,6 +32,7 @@ from tokend_client.errors import (
     DeadlineExceededError,
     HelloRequiredError,
     InternalError,
+    ShuttingDownError,
     TokendError,
     UnknownOpError,
     UnsupportedVersionError,
@@ -34,11 +40,14 @@ from tokend_client.errors import (
 from tokend_client.protocol import TERMINAL_STATES, Message, Op
 
 from . import __version__, lifecycle
+from ._core import Tokenizer
+from .budget import Budget
 from .config import ServerConfig
-from .handlers import Handlers, Reply, deadline_s, job_reply
+from .handlers import TEXT_OPS, Handlers, Reply, deadline_s, job_reply
 from .job import Job
 from .job_book import stopping
 from .jobs import JobTable
+from .lanes import Lanes
 from .pacing import Pacer
 from .peers import Peer, Peers
 from .registry import Registry
@@ -52,11 +61,15 @@ _OPS = frozenset(Op)
 _recv, _get = zmq.backend.Socket.recv, zmq.backend.Socket.get
 _NOBLOCK = int(zmq.NOBLOCK)
 _EVENTS, _RCVMORE, _POLLIN = int(zmq.EVENTS), int(zmq.RCVMORE), int(zmq.POLLIN)
+_SRCFD = int(zmq.SRCFD)
+_FRAMES_MAX = protocol.BODY_MAX_FRAMES + 4
 
 _TICK_MS = 100
 _SPIN_S = 100e-6
-_SUSPEND_LIMIT_S = 10.0
+_SUSPEND_LIMIT_S = 5.0
 """How long a job may take to notice that it is suspended."""
+_CLOSE_LIMIT_S = 5.0
+"""How long the rest may take: then the process ends, whatever a thread hangs in."""
 
 
 def _events(router: zmq.Socket[bytes]) -> int:
@@ -82,10 +95,12 @@ class Server:
         self._waiters: list[_Waiter] = []
         self._stop_at: float | None = None
         self._finish_queued = True
-        self._request_bytes = 0
+        self._budget = Budget(config.max_request_bytes)
         self._workers = ThreadPoolExecutor(max_workers=4, thread_name_prefix="tokend-worker")
-        # Submits wait for the disk: they have threads of their own, so that no long text holds them up.
-        self._submitters = ThreadPoolExecutor(max_workers=4, thread_name_prefix="tokend-submit")
+        # Submits wait for the disk: they have threads of their own, so that no long text holds them up, and
+        # many, so that a disk that does not answer holds up few of them.
+        self._submitters = ThreadPoolExecutor(max_workers=32, thread_name_prefix="tokend-submit")
+        self._lanes = Lanes()
         self._last_activity = time.monotonic()
         self._watchdog_s = lifecycle.watchdog_s()
         self._watched_s = 0.0
@@ -132,6 +147,7 @@ class Server:
                 router.setsockopt(option, value)
             # libzmq takes the descriptor over and closes it.
             router.setsockopt(zmq.USE_FD, lifecycle.listening_socket(path).detach())
+            self._place = lifecycle.place_of(path)
             router.bind(self.config.endpoint)
             jobs.start()
             pacer.start()
@@ -141,18 +157,29 @@ class Server:
                 self._loop(router)
             finally:
                 lifecycle.notify("STOPPING=1")
-                pacer.stop()
-                jobs.suspend()
-                jobs.close(5.0)
-                registry.keep_words()
-                for pool in (self._workers, self._submitters):
-                    pool.shutdown(wait=False, cancel_futures=True)
-                router.close()
-                context.term()
-                with contextlib.suppress(FileNotFoundError):
-                    path.unlink()
-                log.info("stopped")
+                self._close(router, context, path)
         return 0
+
+    def _close(self, router: zmq.Socket[bytes], context: zmq.Context[zmq.Socket[bytes]], path: Path) -> None:
+        """Ends everything within a limit, also where a thread hangs in a disk."""
+        self._lanes.close()
+        for pool in (self._workers, self._submitters):
+            pool.shutdown(wait=False, cancel_futures=True)
+        self.handlers.jobs.suspend()
+        closing = threading.Thread(target=self._close_files, name="tokend-close", daemon=True)
+        closing.start()
+        closing.join(_CLOSE_LIMIT_S)
+        # While it is open no other file has its inode.
+        if lifecycle.place_of(path) == self._place:
+            path.unlink(missing_ok=True)
+        router.close()
+        context.term()
+        log.info("stopped")
+
+    def _close_files(self) -> None:
+        self.handlers.pacer.stop()
+        self.handlers.jobs.close(1.0)
+        self.handlers.registry.keep_words()
 
     def _loop(self, router: zmq.Socket[bytes]) -> None:
         poller = zmq.Poller()
@@ -163,11 +190,12 @@ class Server:
             if self._more_soon(router):
                 self._receive(router)
             else:
-                for source, _ in poller.poll(_TICK_MS):
+                for source, _ in poller.poll(self._peers.patience_ms(_TICK_MS)):
                     if source is router:
                         self._receive(router)
                     else:
                         self._take_finished()
+            self._peers.flush()
             now = time.monotonic()
             if self._stop_at is not None or now >= tick_at:
                 tick_at = now + _TICK_MS / 1000
@@ -180,7 +208,7 @@ class Server:
             os.eventfd_read(self._wake)
         while self._finished:
             peer, op, request_id, n_bytes, reply = self._finished.popleft()
-            self._request_bytes -= n_bytes
+            self._budget.give(n_bytes)
             if peer in self._peers:
                 self._peers[peer].inflight -= 1
             self._peers.reply(peer, op, request_id, reply)
@@ -200,7 +228,6 @@ class Server:
 
     def _tick(self, now: float) -> bool:
         """What has to be looked at every so often; True once the daemon is over."""
-        self._peers.flush()
         self._answer_waiters()
         jobs = self.handlers.jobs
         jobs.expire()
@@ -240,9 +267,19 @@ class Server:
             if not _events(router) & _POLLIN:
                 return
             identity = _recv(router, _NOBLOCK)
-            frames = []
+            is_known = identity in self._peers
+            fd = -1
+            frames: list[bytes] = []
             while _get(router, _RCVMORE):
-                frames.append(_recv(router, _NOBLOCK))
+                if is_known and len(frames) < _FRAMES_MAX:
+                    frames.append(_recv(router, _NOBLOCK))
+                    continue
+                frame = _recv(router, _NOBLOCK, False)
+                if not frames:
+                    fd = _fd_of(frame)
+                # One more than there may be is kept, for `unpack` to see.
+                if len(frames) < _FRAMES_MAX:
+                    frames.append(frame.bytes)
             self._last_activity = time.monotonic()
             self.handlers.n_requests += 1
             try:
@@ -251,19 +288,15 @@ class Server:
                 self._peers.reply(identity, *protocol.request_of(frames), error)
                 continue
             try:
-                self._request(identity, message)
-            except TokendError as error:
-                self._peers.reply(identity, message.op, message.request_id, error)
+                self._request(identity, message, fd)
             except BaseException as error:
-                log.exception("operation %d", message.op)
-                failure = InternalError(f"{type(error).__name__}: {error}")
-                self._peers.reply(identity, message.op, message.request_id, failure)
+                self._peers.reply(identity, message.op, message.request_id, _typed(error, message))
 
-    def _request(self, identity: bytes, message: Message) -> None:
+    def _request(self, identity: bytes, message: Message, fd: int) -> None:
         if message.op not in _OPS:
             raise UnknownOpError(f"unknown operation {message.op}", "client and daemon are of different versions")
         if message.op == Op.HELLO:
-            self._peers.reply(identity, message.op, message.request_id, self._hello(identity, message))
+            self._peers.reply(identity, message.op, message.request_id, self._hello(identity, message, fd))
             return
         peer = self._peers.get(identity)
         if peer is None:
@@ -283,7 +316,8 @@ class Server:
             wait = protocol.decode_header(message.header, protocol.JobWait)
             deadline = time.monotonic() + min(wait.timeout_ms, 3_600_000) / 1000
             job = self.handlers.jobs.get(wait.job_id)
-            waiter = _Waiter(identity, message, job, deadline)
+            # Without a body, which would be kept for as long as it waits.
+            waiter = _Waiter(identity, message._replace(body=[]), job, deadline)
             if not self._answer(waiter, peer, time.monotonic()):
                 self._waiters.append(waiter)
             return
@@ -303,37 +337,53 @@ class Server:
 
     def _hand_over(self, identity: bytes, peer: Peer, message: Message, deadline: float) -> None:
         n_bytes = sum(len(frame) for frame in message.body)
-        if self._request_bytes and self._request_bytes + n_bytes > self.config.max_request_bytes:
-            raise BusyError(
-                f"requests of {self._request_bytes} bytes are waiting; {n_bytes} more are over the limit",
-                "send less at a time, or submit files",
-                retry_after_s=0.05,
-            )
+        name = self.handlers.unsettled(message)
+        self._budget.take(n_bytes)
         peer.inflight += 1
-        self._request_bytes += n_bytes
-        pool = self._submitters if message.op == Op.SUBMIT else self._workers
+        if name is not None:
+            self._lanes.submit(name, partial(self._look, name, n_bytes, identity, message, deadline))
+            return
+        pool = self._workers if message.op in TEXT_OPS else self._submitters
         pool.submit(self._work, identity, message, deadline)
 
     def _cancelled(self, identity: bytes, message: Message, job: Job) -> None:
         self._finished.append((identity, message.op, message.request_id, 0, job_reply(job)))
         self.wake()
 
-    def _work(self, identity: bytes, message: Message, deadline: float) -> None:
+    def _look(self, name: str, n_bytes: int, identity: bytes, message: Message, deadline: float) -> None:
+        """Finds a request's tokenizer, in its lane; what is more than a moment's work goes on to a worker."""
+        try:
+            found = self.handlers.registry.get(name)
+        except BaseException as error:
+            self._finish(identity, message, n_bytes, _typed(error, message))
+            return
+        if n_bytes <= self.config.inline_bytes:
+            self._work(identity, message, deadline, found)
+        else:
+            self._workers.submit(self._work, identity, message, deadline, found)
+
+    def _work(self, identity: bytes, message: Message, deadline: float, found: Tokenizer | None = None) -> None:
+        n_bytes = sum(len(frame) for frame in message.body)
         reply: Reply | TokendError
         try:
             if time.monotonic() > deadline:
                 raise DeadlineExceededError("the request waited longer than its deadline")
-            reply = self.handlers.handle(message)
-        except TokendError as error:
-            reply = error
+            if message.op in TEXT_OPS:
+                # Before anything is made: what will be made has to have its place.
+                reply_bytes = self.handlers.reply_bytes(message, found)
+                self._budget.take(reply_bytes, n_bytes)
+                n_bytes += reply_bytes
+            reply = self.handlers.handle(message, found)
         except BaseException as error:
-            log.exception("operation %d", message.op)
-            reply = InternalError(f"{type(error).__name__}: {error}")
-        n_bytes = sum(len(frame) for frame in message.body)
+            reply = _typed(error, message)
+        self._finish(identity, message, n_bytes, reply)
+
+    def _finish(self, identity: bytes, message: Message, n_bytes: int, reply: Reply | TokendError) -> None:
+        """Has a reply sent, and what was taken for it given back."""
         self._finished.append((identity, message.op, message.request_id, n_bytes, reply))
         self.wake()
 
-    def _hello(self, identity: bytes, message: Message) -> Reply:
+    def _hello(self, identity: bytes, message: Message, fd: int) -> Reply:
         hello = protocol.decode_header(message.header, protocol.Hello)
         if protocol.VERSION not in hello.versions:
             raise UnsupportedVersionError(
@@ -341,7 +391,7 @@ class Server:
                 "install tokend and tokend-client of the same version",
             )
         if identity not in self._peers:
-            self._peers[identity] = Peer(time.monotonic())
+            self._peers[identity] = Peer(time.monotonic(), fd)
         reply = protocol.HelloReply(
             version=protocol.VERSION,
             server_version=__version__,
@@ -368,7 +418,6 @@ class Server:
         if job.state == "done" and job.manifest is None:
             # It is read from the disk.
             peer.inflight += 1
-            self._request_bytes += sum(len(frame) for frame in waiter.message.body)
             self._submitters.submit(self._work, waiter.peer, waiter.message, now + 3600.0)
         elif job.state in TERMINAL_STATES or now >= waiter.deadline:
             reply = self.handlers.result_reply(job)
@@ -381,16 +430,43 @@ class Server:
         """Tells those who wait for jobs that another daemon will finish."""
         self._answer_waiters()
         for waiter in self._waiters:
-            self._peers.reply(waiter.peer, Op.JOB_WAIT, waiter.message.request_id, stopping())
+            lives = ShuttingDownError(
+                f"the daemon is stopping; job {waiter.job.job_id} is kept, and goes on with the next one",
+                "wait for it again once a daemon runs (`tokend serve`)",
+                retry_after_s=0.2,
+            )
+            self._peers.reply(waiter.peer, Op.JOB_WAIT, waiter.message.request_id, lives)
         self._waiters = []
 
 
+def _fd_of(frame: zmq.Frame) -> int:
+    """The connection that a message came by; -1 if it is gone."""
+    try:
+        return int(frame.get(_SRCFD))
+    except (zmq.ZMQError, ValueError):
+        return -1
+
+
+def _typed(error: BaseException, message: Message) -> TokendError:
+    """The error that a client is told; the log is told of what is no error of ours to tell."""
+    if isinstance(error, TokendError):
+        return error
+    log.error("operation %d", message.op, exc_info=error)
+    return InternalError(f"{type(error).__name__}: {error}")
+
+
 def serve(config: ServerConfig) -> int:
-    """Runs a daemon in this process until it is stopped; returns its exit code."""
+    """Runs a daemon in this process until it is stopped; returns its exit code.
+
+    Where threads still hang then (in a file system that does not answer), it ends the process itself with that code:
+    the interpreter would wait for them. All that is to be kept is on disk.
+    """
     server = Server(config)
 
     def stop(first: bool) -> None:
         server.stop(config.drain_timeout_s if first else 0.0, finish_queued=False)
 
     lifecycle.on_signals(stop)
-    return server.run()
+    code = server.run()
+    lifecycle.leave_hanging(code)
+    return code

@@ -225,7 +225,11 @@ def _encode(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--local", action="store_true", help="work in this process, without a daemon")
     parser.add_argument("--no-wait", action="store_true", help="print the job's id and return at once")
-    parser.add_argument("--force", action="store_true", help="replace an existing output")
+    parser.add_argument(
+        "--force",
+        action="store_true",
+        help="replace an existing output: a file of its name whoever made it, a directory only if tokend did",
+    )
     parser.add_argument(
         "--key", metavar="KEY", help="a name for this job: giving it again, also after a crash, finds the same job"
     )

@@ -18,6 +18,8 @@ const SLOT_BYTES: usize = 16;
 const COLD: u8 = 255;
 /// Ids for which room is made at a time.
 const BLOCK_IDS: usize = 4096;
+/// Room behind the decoded bytes that [`Decoder::decode_into`] uses.
+pub(crate) const ROOM_BYTES: usize = BLOCK_IDS * SLOT_BYTES;
 
 /// The decoding tables of a vocabulary; special tokens decode to their texts.
 pub struct Decoder {
@@ -47,6 +49,19 @@ impl Decoder {
             }
         }
         Self { slots, lens, cold: cold.into_boxed_slice() }
+    }
+
+    /// How many bytes `ids` decode to; an id that the vocabulary does not have counts as none.
+    #[must_use]
+    pub fn n_bytes<L: Lane>(&self, ids: &[L]) -> u64 {
+        let len = |&id: &L| {
+            let id: u32 = id.into();
+            match self.lens.get(id as usize).copied().unwrap_or(0) {
+                COLD => split(&self.slots[id as usize])[1] as u64,
+                len => u64::from(len),
+            }
+        };
+        ids.iter().map(len).sum()
     }
 
     /// Appends the bytes of `ids` to `out`.
@@ -114,6 +129,7 @@ mod tests {
         let mut out = b"kept".to_vec();
         decoder.decode_into(&ids, &mut out).unwrap();
         assert_eq!(out[4..], expected);
+        assert_eq!(decoder.n_bytes(&ids), expected.len() as u64);
         let wide: Vec<u32> = ids.iter().map(|&id| u32::from(id)).collect();
         let mut out = Vec::new();
         decoder.decode_into(&wide, &mut out).unwrap();

@@ -66,6 +66,10 @@ pub enum Error {
     #[error("{}: output exists", path.display())]
     OutputExists { path: PathBuf },
 
+    /// What is in an output's place and is no output of tokend's: it is never replaced.
+    #[error("{}: output exists, and tokend did not make it", path.display())]
+    ForeignOutput { path: PathBuf },
+
     /// An output that another job is writing.
     #[error("{}: another job is writing this output", path.display())]
     OutputBusy { path: PathBuf },
@@ -140,7 +144,7 @@ impl Error {
             Self::SpecialToken { .. } => "SPECIAL_TOKEN",
             Self::NoToken { .. } => "NO_TOKEN",
             Self::InputChanged { .. } => "INPUT_CHANGED",
-            Self::OutputExists { .. } => "OUTPUT_EXISTS",
+            Self::OutputExists { .. } | Self::ForeignOutput { .. } => "OUTPUT_EXISTS",
             Self::OutputBusy { .. } | Self::CannotResume { .. } => "CONFLICT",
             Self::Damaged { .. } => "STREAM_INVALID",
             Self::OutputIsInput { .. } | Self::BadOption { .. } => "BAD_REQUEST",
@@ -168,7 +172,8 @@ impl Error {
             Self::SpecialToken { path: None, .. } => "pass --special text to encode it as ordinary text, or --special token for its id".into(),
             Self::NoToken { .. } => "use a vocabulary that has all 256 bytes".into(),
             Self::InputChanged { .. } => "run again when nothing writes to the input".into(),
-            Self::OutputExists { .. } => "pass --force to replace it, or choose another output".into(),
+            Self::OutputExists { .. } => "pass --force to replace it, whoever made it, or choose another output".into(),
+            Self::ForeignOutput { .. } => "choose another output, or move away what is there; --force replaces such a directory only where tokend made it".into(),
             Self::OutputBusy { .. } => "wait for it, or choose another output".into(),
             Self::CannotResume { .. } => "run without --resume to start over".into(),
             Self::Damaged { .. } => "make it again from its inputs".into(),

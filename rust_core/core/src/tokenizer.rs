@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::cache::{CACHE_BYTES, CacheStats, Table, WordCache, image};
-use crate::decode::Decoder;
+use crate::decode::{Decoder, ROOM_BYTES};
 use crate::documents::{DocumentEncoder, Eot, Rules, encode_segments};
 use crate::encode::{Encoder, Model, Scratch};
 use crate::error::{Error, Result};
@@ -173,9 +173,16 @@ impl Tokenizer {
     /// # Errors
     /// [`Error::UnknownId`] for an id that the vocabulary does not have.
     pub fn decode_bytes<L: Lane>(&self, ids: &[L]) -> Result<Vec<u8>> {
-        let mut bytes = Vec::new();
+        // Room for all of it at once, and for the last whole slots: nothing is copied on the way.
+        let mut bytes = Vec::with_capacity(self.decoded_bytes(ids) as usize + ROOM_BYTES);
         self.decoder.decode_into(ids, &mut bytes)?;
         Ok(bytes)
+    }
+
+    /// How many bytes [`Tokenizer::decode_bytes`] of ids gives; an unknown id counts as none.
+    #[must_use]
+    pub fn decoded_bytes<L: Lane>(&self, ids: &[L]) -> u64 {
+        self.decoder.n_bytes(ids)
     }
 
     /// Adds what a file of [`Tokenizer::save_cache`] holds to the merge cache; returns whether there was a

@@ -35,6 +35,10 @@ impl JobControl {
         self.inner.suspend();
     }
 
+    fn set_deadline(&self, deadline_ms: u64) {
+        self.inner.set_deadline(deadline_ms);
+    }
+
     fn set_threads(&self, n_threads: usize) {
         self.inner.set_threads(n_threads);
     }
@@ -233,6 +237,20 @@ pub(crate) fn discard_partials(
     let format = Format::parse(format).map_err(CoreError::from)?;
     let spec = JobSpec { format, partial_key, roots: Roots::new(roots), ..JobSpec::new(Vec::new(), output) };
     Ok(py.detach(|| tokend_core::job::discard_partials(&spec)).map_err(CoreError::from)?)
+}
+
+#[pyfunction]
+#[pyo3(signature = (output, partial_key=None, format="bin", *, roots=vec![]))]
+pub(crate) fn logged_bytes(
+    py: Python<'_>,
+    output: PathBuf,
+    partial_key: Option<String>,
+    format: &str,
+    roots: Vec<PathBuf>,
+) -> PyResult<u64> {
+    let format = Format::parse(format).map_err(CoreError::from)?;
+    let spec = JobSpec { format, partial_key, roots: Roots::new(roots), ..JobSpec::new(Vec::new(), output) };
+    Ok(py.detach(|| tokend_core::job::logged_bytes(&spec)).map_err(CoreError::from)?)
 }
 
 #[pyfunction]

@@ -13,7 +13,8 @@ mod _core {
     use super::export::{PrefixHash, check_export, export, export_formats, hash_prefixes, read_record};
     #[pymodule_export]
     use super::job::{
-        JobControl, check_paths, default_threads, discard_partials, encode_files, retire, verify,
+        JobControl, check_paths, default_threads, discard_partials, encode_files, logged_bytes, retire,
+        verify,
     };
     #[pymodule_export]
     use super::tokenizer::{StreamEncoder, Tokenizer, published_encoding};

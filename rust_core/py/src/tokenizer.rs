@@ -60,6 +60,13 @@ fn cut<'a>(data: &'a [u8], ends: &[u64]) -> Result<Vec<&'a str>, CoreError> {
     Ok(texts)
 }
 
+/// Ids as they come, so that none are copied.
+#[derive(FromPyObject)]
+pub(crate) enum Ids<'py> {
+    Narrow(PyReadonlyArray1<'py, u16>),
+    Wide(PyReadonlyArray1<'py, u32>),
+}
+
 type IdsAndEnds = (Py<PyAny>, Py<PyAny>);
 
 impl Tokenizer {
@@ -232,6 +239,33 @@ impl Tokenizer {
         let ids = ids.as_slice()?;
         let bytes = py.detach(|| self.inner.decode_bytes(ids)).map_err(CoreError::from)?;
         Ok(PyBytes::new(py, &bytes))
+    }
+
+    fn decode_array(&self, py: Python<'_>, ids: Ids<'_>) -> PyResult<Py<PyAny>> {
+        let bytes = match &ids {
+            Ids::Narrow(ids) => {
+                let ids = ids.as_slice()?;
+                py.detach(|| self.inner.decode_bytes(ids))
+            }
+            Ids::Wide(ids) => {
+                let ids = ids.as_slice()?;
+                py.detach(|| self.inner.decode_bytes(ids))
+            }
+        };
+        Ok(bytes.map_err(CoreError::from)?.into_pyarray(py).into_any().unbind())
+    }
+
+    fn decoded_bytes(&self, py: Python<'_>, ids: Ids<'_>) -> PyResult<u64> {
+        Ok(match &ids {
+            Ids::Narrow(ids) => {
+                let ids = ids.as_slice()?;
+                py.detach(|| self.inner.decoded_bytes(ids))
+            }
+            Ids::Wide(ids) => {
+                let ids = ids.as_slice()?;
+                py.detach(|| self.inner.decoded_bytes(ids))
+            }
+        })
     }
 
     fn token_bytes<'py>(&self, py: Python<'py>, id: u32) -> PyResult<Bound<'py, PyBytes>> {

@@ -307,6 +307,24 @@ impl Log {
     }
 }
 
+/// The input that the records of a log say is done; a line that is no record says nothing.
+pub(crate) fn logged_bytes(file: &File, path: &Path) -> Result<u64> {
+    #[derive(Deserialize)]
+    struct Done {
+        n_bytes: u64,
+    }
+    let failed = |error| Error::io(path, "reading", error);
+    let mut lines = BufReader::with_capacity(READ_BYTES, At { file, offset_bytes: 0 });
+    let (mut line, mut n_bytes) = (Vec::new(), 0_u64);
+    while lines.read_until(b'\n', &mut line).map_err(failed)? > 0 {
+        if let Ok(done) = serde_json::from_slice::<Done>(&line) {
+            n_bytes = n_bytes.saturating_add(done.n_bytes);
+        }
+        line.clear();
+    }
+    Ok(n_bytes)
+}
+
 /// A file that is read without moving its cursor.
 struct At<'a> {
     file: &'a File,

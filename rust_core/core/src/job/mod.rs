@@ -32,6 +32,7 @@ mod work;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use memchr::memmem;
 use rustc_hash::FxHashSet;
@@ -185,6 +186,8 @@ pub struct Control {
     gate: gate::Gate,
     retire_before: AtomicU64,
     wanted: AtomicU64,
+    /// Milliseconds since the epoch; 0: none.
+    deadline_ms: AtomicU64,
     pub bytes_done: AtomicU64,
     pub bytes_total: AtomicU64,
     pub n_tokens: AtomicU64,
@@ -204,6 +207,12 @@ impl Control {
     pub fn suspend(&self) {
         self.suspended.store(true, Ordering::Relaxed);
         self.cancel();
+    }
+
+    /// The time, in milliseconds since the epoch, after which the job stops as if it was cancelled: it
+    /// publishes nothing any more.
+    pub fn set_deadline(&self, deadline_ms: u64) {
+        self.deadline_ms.store(deadline_ms, Ordering::Relaxed);
     }
 
     /// Lets `n_threads` of the job's workers work at a time; 0: it stands still, and what it has written
@@ -235,7 +244,14 @@ impl Control {
     }
 
     pub(crate) fn check(&self) -> Result<()> {
-        if self.cancelled.load(Ordering::Relaxed) { Err(Error::Cancelled) } else { Ok(()) }
+        let is_over = self.cancelled.load(Ordering::Relaxed) || self.is_late();
+        if is_over { Err(Error::Cancelled) } else { Ok(()) }
+    }
+
+    fn is_late(&self) -> bool {
+        let deadline_ms = self.deadline_ms.load(Ordering::Relaxed);
+        let since = || SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis());
+        deadline_ms != 0 && since() >= u128::from(deadline_ms)
     }
 }
 
@@ -338,6 +354,23 @@ pub fn discard_partials(spec: &JobSpec) -> Result<bool> {
         };
     }
     Ok(found)
+}
+
+/// How many bytes of its inputs an unfinished job with the partial key of `spec` has noted as done, or 0: how
+/// far one that was killed got. Nothing is checked; a job that goes on does that.
+///
+/// # Errors
+/// [`Error::Io`].
+pub fn logged_bytes(spec: &JobSpec) -> Result<u64> {
+    let log = match spec.format {
+        Format::Bin => bin::checkpoint(spec),
+        Format::Stream => growing::checkpoint(spec),
+    };
+    match log {
+        Ok(Some(file)) => checkpoint::logged_bytes(&file, &spec.output),
+        Ok(None) | Err(Error::NotFound { .. }) => Ok(0),
+        Err(error) => Err(error),
+    }
 }
 
 /// Encodes files into one output; blocks until it is published.
@@ -457,6 +490,7 @@ fn pass<L: Lane>(
     });
     let mut reports = Vec::new();
     let published = made.and_then(|made| {
+        control.check()?;
         for (making, (log, progress)) in making.iter().zip(&made) {
             if making.target.spec.known_texts.is_some() {
                 known_texts::write(making.target.spec, log)?;

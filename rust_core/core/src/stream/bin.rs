@@ -104,6 +104,12 @@ fn undo(folder: &Folder, names: &Names) -> Result<()> {
     folder.sync()
 }
 
+/// The log of the unfinished job `KEY`, if there is one.
+pub(crate) fn checkpoint(spec: &JobSpec) -> Result<Option<File>> {
+    let (folder, name) = Folder::of(&spec.roots, &spec.output)?;
+    folder.reopen(&Names::new(&name, spec.key()?).checkpoint)
+}
+
 /// Removes what the unfinished job `KEY` left of a set; false if there was nothing.
 pub(crate) fn discard(spec: &JobSpec) -> Result<bool> {
     let (folder, name) = Folder::of(&spec.roots, &spec.output)?;
@@ -319,6 +325,7 @@ impl Sink for BinSink<'_> {
         for file in self.files.iter().map(|(_, file)| file).chain([&json]) {
             file.sync_all().map_err(|error| Error::io(&self.target.spec.output, "fsync", error))?;
         }
+        self.target.control.check()?;
         let checkpoint = self.folder.path(&self.names.checkpoint);
         checkpoint::note_publishing(&self.checkpoint, &checkpoint, inodes)?;
         self.rename_all(&there)?;

@@ -94,6 +94,11 @@ fn temporary(key: &str) -> OsString {
     partial(OsStr::new(MANIFEST), key)
 }
 
+/// The log of the unfinished job `KEY`, if there is one.
+pub(crate) fn checkpoint(spec: &JobSpec) -> Result<Option<std::fs::File>> {
+    Folder::open(&spec.roots, &spec.output)?.reopen(&checkpoint_name(spec.key()?))
+}
+
 fn checkpoint_name(key: &str) -> OsString {
     partial(OsStr::new("checkpoint"), key)
 }
@@ -123,7 +128,7 @@ pub(crate) fn check(spec: &JobSpec, sources: &[Source]) -> Result<()> {
                 Err(Error::OutputExists { path: spec.output.clone() })
             }
         }
-        There::Other => Err(Error::OutputExists { path: spec.output.clone() }),
+        There::Other => Err(Error::ForeignOutput { path: spec.output.clone() }),
     }
 }
 
@@ -256,9 +261,8 @@ pub(crate) fn begin<'a>(target: &'a Target<'a>, control: &'a Control) -> Result<
         There::Stream(_) if spec.force => retire(&folder)?,
         There::Remains => retire(&folder)?,
         There::Nothing | There::Empty => {}
-        There::Stream(_) | There::Other => {
-            return Err(Error::OutputExists { path: spec.output.clone() });
-        }
+        There::Stream(_) => return Err(Error::OutputExists { path: spec.output.clone() }),
+        There::Other => return Err(Error::ForeignOutput { path: spec.output.clone() }),
     }
     let begin = || {
         let path = folder.path(&checkpoint_name(key));

@@ -36,6 +36,7 @@ mod tekken;
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
+use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
 use rustc_hash::FxHashMap;
@@ -43,8 +44,12 @@ use sha2::{Digest, Sha256};
 
 use crate::bpe::pairs::MISSING;
 use crate::error::{Error, Result};
+use crate::input::access::Roots;
 use crate::pretokenize::unicode::classes;
 use pipeline::{Pipeline, TokenFlags};
+
+/// A larger file is none of a vocabulary's; the largest that are published have some 35 MB.
+const FILE_MAX_BYTES: u64 = 256 << 20;
 
 /// Whose results are the truth for a vocabulary: its class tables come from there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -538,12 +543,37 @@ fn show(bytes: &[u8]) -> String {
 
 /// Reads a file as text whose broken lines can be named.
 fn read_text(path: &Path) -> Result<String> {
-    let bytes = std::fs::read(path).map_err(|error| Error::io(path, "reading", error))?;
+    let bytes = read_file(path)?;
     String::from_utf8(bytes).map_err(|error| {
         let offset = error.utf8_error().valid_up_to();
         let byte = error.as_bytes().get(offset).copied().unwrap_or_default();
         Error::InvalidUtf8 { path: path.to_owned(), offset: offset as u64, byte }
     })
+}
+
+/// The bytes of a regular file that is not too large for a vocabulary.
+///
+/// A daemon loads what anybody names: a FIFO would keep it waiting, a device would fill its memory.
+fn read_file(path: &Path) -> Result<Vec<u8>> {
+    let fail = |error| Error::io(path, "reading", error);
+    let file = Roots::default().open_output(path)?;
+    let n_bytes = file.metadata().map_err(fail)?.len();
+    let mut bytes = Vec::new();
+    if n_bytes <= FILE_MAX_BYTES {
+        bytes.reserve_exact(n_bytes as usize + 1);
+        // Counted as it is read: of a file of the kernel's the size says nothing.
+        file.take(FILE_MAX_BYTES + 1).read_to_end(&mut bytes).map_err(fail)?;
+    }
+    within_limit(path, bytes, n_bytes)
+}
+
+/// Refuses what is too large for a vocabulary's file.
+fn within_limit(path: &Path, bytes: Vec<u8>, n_bytes: u64) -> Result<Vec<u8>> {
+    if n_bytes.max(bytes.len() as u64) <= FILE_MAX_BYTES {
+        return Ok(bytes);
+    }
+    let what = format!("more than {FILE_MAX_BYTES} bytes, which no vocabulary has");
+    Err(Error::BadTokenizer { name: path.display().to_string(), what })
 }
 
 /// The name of a vocabulary that was loaded from a file: its absolute path.

@@ -11,11 +11,10 @@ use std::path::Path;
 use rustc_hash::FxHashMap;
 use sha2::{Digest, Sha256};
 
-use super::{Merges, Parts, Reference, SpecialOrder, SpecialToken, Vocabulary};
+use super::{
+    FILE_MAX_BYTES, Merges, Parts, Reference, SpecialOrder, SpecialToken, Vocabulary, read_file, within_limit,
+};
 use crate::error::{Error, Result};
-
-/// A gzipped file larger than this is no rank file.
-const UNPACKED_MAX_BYTES: u64 = 1 << 30;
 
 pub(super) fn load(
     path: &Path,
@@ -28,13 +27,15 @@ pub(super) fn load(
 
 /// The bytes of a rank file, unpacked if it is gzipped, and their SHA-256 in hexadecimal digits.
 pub(super) fn read(path: &Path) -> Result<(Vec<u8>, String)> {
-    let fail = |error| Error::io(path, "reading", error);
-    let mut text = std::fs::read(path).map_err(fail)?;
+    let mut text = read_file(path)?;
     if text.starts_with(&[0x1F, 0x8B]) {
         let mut unpacked = Vec::new();
         let packed = flate2::read::MultiGzDecoder::new(&text[..]);
-        packed.take(UNPACKED_MAX_BYTES).read_to_end(&mut unpacked).map_err(fail)?;
-        text = unpacked;
+        packed
+            .take(FILE_MAX_BYTES + 1)
+            .read_to_end(&mut unpacked)
+            .map_err(|error| Error::io(path, "reading", error))?;
+        text = within_limit(path, unpacked, 0)?;
     }
     let digest = Sha256::digest(&text);
     let sha256 = digest.iter().fold(String::new(), |mut digits, byte| {
