@@ -30,4 +30,4 @@ def test_client_readme(
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / "client/README.md").read_text(), re.DOTALL)
     monkeypatch.chdir(tmp_path)
     exec(compile(next(block for block in blocks if "TokenLoader" in block), "README.md", "exec"), {})
-    assert capsys.readouterr().out.startswith("(8, 64) int64 {'v': 1, 'k': 8")
+    assert capsys.readouterr().out.startswith("(8, 64) int64 {'v': 2, 'k': 8")
