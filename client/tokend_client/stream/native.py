@@ -31,8 +31,10 @@ def read_manifest(path: Path, format: str) -> dict[str, Any]:
     """A manifest of the given format, version 1. Raises `StreamError`; `FileNotFoundError` is the caller's."""
     try:
         manifest = msgspec.json.decode(path.read_bytes())
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, RecursionError) as error:
         raise StreamError(f"{path}: not valid JSON: {error}") from None
+    except IsADirectoryError:
+        raise StreamError(f"{path}: a directory, not a manifest") from None
     if not isinstance(manifest, dict):
         raise StreamError(f"{path}: not a manifest")
     if manifest.get("format") != format or manifest.get("version") != 1:
@@ -138,13 +140,13 @@ def open_directory(folder: Path, before: Snapshot | None = None) -> Snapshot:
     try:
         stamp = stamp_of(folder)
         data = path.read_bytes()
-    except (FileNotFoundError, NotADirectoryError):
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
         raise StreamError(f"{path}: no manifest", "nothing is committed yet, or this is no stream") from None
     try:
         manifest = msgspec.json.decode(data, type=_Manifest)
         if (manifest.format, manifest.version) != ("tokend-stream", 1):
             read_manifest(path, "tokend-stream")
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, RecursionError) as error:
         read_manifest(path, "tokend-stream")
         raise _broken(path, error) from None
     try:
