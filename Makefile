@@ -6,7 +6,7 @@ STAMP  := $(VENV)/.installed
 SOURCES := Cargo.toml Cargo.lock pyproject.toml client/pyproject.toml \
            $(shell find rust_core -name '*.rs' -o -name 'Cargo.toml' -o -name '*.u16' | grep -v -e /target/ -e /fuzz/)
 
-.PHONY: demo test faults fuzz parity exact bench bench-families bench-seed bench-service bench-loader bench-pipeline loader-torch \
+.PHONY: demo test avx512 faults fuzz parity exact bench bench-families bench-seed bench-service bench-loader bench-pipeline loader-torch \
         loader-campaign readers lint tools clean
 
 # Runs the main job on real text: a daemon, a corpus, progress, and the result read back.
@@ -44,6 +44,10 @@ fuzz:
 bench-pipeline: $(STAMP)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
 	$(BIN)/python tests/bench/pipeline.py $(OPTIONS)
+
+# The AVX-512 tier on an emulated processor: needs Bochs, which it says if it is missing. Slow: see tests/emulated.
+avx512: $(STAMP)
+	$(BIN)/python tests/emulated $(FILTERS)
 
 bench-seed: $(STAMP)
 	$(BIN)/python tests/bench/seed.py

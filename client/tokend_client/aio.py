@@ -165,6 +165,12 @@ class AsyncClient:
         await self._call(requests.ping(), timeout)
         return time.perf_counter() - start
 
+    async def roots(self, *, timeout: float | None = None) -> list[str]:
+        """The directories whose paths the daemon serves; none: whatever its user may open."""
+        await self.ping(timeout=timeout)
+        hello = self._connection.hello
+        return [] if hello is None else hello.roots
+
     async def shutdown(self, *, drain: bool = True, timeout: float = 30.0) -> None:
         """Stops the daemon, with `drain` after its running jobs."""
         await self._call(requests.shutdown(drain, timeout), timeout)

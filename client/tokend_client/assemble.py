@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import time
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from os import PathLike
@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from .batch import Batch
 from .buffers import Pool
 from .errors import BadRequestError, StateMismatchError, StreamError
-from .feed import Cursor, Feed, failure, reason, wait_for_stream, wait_for_tokens
+from .feed import Cursor, Feed, failure, has_not_begun, reason, wait_for_stream, wait_for_tokens
 from .mix import Mix, Stage
 from .order import Shuffle, StreamOrder
 from .packing import BlockCounts, Pack, Packing, Pieces, join_pieces
@@ -30,7 +30,10 @@ from .permutation import derive
 from .stream import Ids, TokenStream
 from .stream.foreign import EotAt
 
-STATE_VERSION = 1
+STATE_VERSION = 2
+"""1 had the names of the inputs without their sizes."""
+STREAMS_NAMED = 16
+"""Up to so many streams a state tells which one is another; of more it has one hash, to stay small."""
 REPORT_S = 1.0
 """Between two reports to the feed."""
 REPORT_WAITING_S = 0.05
@@ -54,8 +57,9 @@ class Stream:
     eot_at: EotAt | None = None
 
     def open(self) -> TokenStream:
-        """Opens it; a stream that is open already is taken as it is."""
+        """Opens it; a stream that is open already is taken as it is, if its tokenizer is the right one."""
         if isinstance(self.path, TokenStream):
+            self.path.require(self.fingerprint)
             return self.path
         return TokenStream(
             self.path, fingerprint=self.fingerprint, dtype=self.dtype, eot_id=self.eot_id, eot_at=self.eot_at
@@ -112,6 +116,8 @@ class _Open:
     prepared: bool = False
     samples: int | None = None
     """In one time round; None while it grows."""
+    known: tuple[tuple[str | int, ...], int] | None = None
+    """The stream's identity, and what stands for it in a state."""
 
 
 class Assembler:
@@ -143,6 +149,19 @@ class Assembler:
         """No state before this sample will be loaded again."""
         self.mix = Mix(list(config.streams), config.stages, config.seed)
 
+    def is_open(self) -> bool:
+        """Whether all streams have begun; opens them if so. Never waits."""
+        if not self._streams and self.config.follow:
+            for spec in self.config.streams.values():
+                try:
+                    spec.open()
+                except StreamError as error:
+                    if not has_not_begun(error):
+                        raise
+                    return False
+        self.open()
+        return True
+
     def open(self) -> list[TokenStream]:
         """Opens the streams, once; with `follow`, waits for those that have not begun."""
         if self._streams:
@@ -167,13 +186,7 @@ class Assembler:
                 )
             window = packing.window_samples(config.window_tokens)
             opened.append(_Open(name, spec, stream, StreamOrder(name, config.seed, config.shuffle, window), packing))
-        known = [each for each in opened if each.stream.fingerprint is not None]
-        for each in known[1:]:
-            if each.stream.fingerprint != known[0].stream.fingerprint:
-                raise StreamError(
-                    f"streams {known[0].name!r} and {each.name!r} were made by different tokenizers: "
-                    f"{known[0].stream.tokenizer} and {each.stream.tokenizer}"
-                )
+        _check_tokenizers(opened)
         self.dtype = np.result_type(*(each.stream.dtype.newbyteorder("=") for each in opened))
         self._streams = opened
         self._reported = 0.0  # What was said of streams that had not begun holds no more.
@@ -269,8 +282,12 @@ class Assembler:
 
     @property
     def complete(self) -> bool:
-        """Whether every stream is open and sealed."""
-        return bool(self._streams) and all(self._n_samples(each) is not None for each in self._streams)
+        """Whether every stream is there and sealed. Never waits."""
+        if not self.is_open():
+            return False
+        for each in self._streams:
+            each.stream.refresh()
+        return all(self._n_samples(each) is not None for each in self._streams)
 
     def place(self, samples: NDArray[np.int64]) -> tuple[NDArray[np.intp], NDArray[np.int64], NDArray[np.int64]]:
         """For each sample of the run: its stream, epoch, and number in the stream. Must be known already."""
@@ -365,7 +382,11 @@ class Assembler:
     def state(self, k: int) -> dict[str, Any]:
         """The state after `k` samples. Waits for the last of them if it is not there yet."""
         streams = self.open()
-        ids = "".join(f"{derive(each.name, *each.stream.identity) >> 32:08x}" for each in self._streams)
+        if k and self._lacking(k - self.config.global_batch) is not None:
+            self.ready(k - self.config.global_batch)
+        ids = "".join(f"{self._id_of(each) >> 32:08x}" for each in self._streams)
+        if len(streams) > STREAMS_NAMED:
+            ids = f"{derive(ids):016x}"
         state: dict[str, Any] = {
             "v": STATE_VERSION,
             "k": k,
@@ -391,7 +412,10 @@ class Assembler:
         except (KeyError, TypeError, ValueError):
             raise StateMismatchError(f"{state!r} is no state of a TokenLoader") from None
         if version != STATE_VERSION:
-            raise StateMismatchError(f"a state of version {version}; this is version {STATE_VERSION}")
+            raise StateMismatchError(
+                f"a state of version {version}, of another tokend_client; this one writes version {STATE_VERSION}",
+                f"if streams and parameters are those of then: loader.seek({k}), which checks nothing",
+            )
         config = self.config
         if k % config.global_batch:
             raise StateMismatchError(
@@ -413,10 +437,15 @@ class Assembler:
                 for n, each in enumerate(self._streams)
                 if then[8 * n : 8 * n + 8] != now_ids[8 * n : 8 * n + 8]
             ]
-            names = ", ".join(differ) or "their number"
+            names = ", ".join(differ)
+            if len(then) != len(now_ids) or not differ:
+                names = "their number"
+            elif len(self._streams) > STREAMS_NAMED:
+                names = f"at least one of {len(self._streams)}"
             raise StateMismatchError(
                 f"the state was made with other streams (different: {names})",
-                "names, order of names, tokenizer, options and inputs must be the same",
+                "names, order of names, tokenizer, options, and names and sizes of the inputs must be the same; "
+                f"to go on with other data nevertheless: loader.seek({k}), which checks nothing",
             )
         if state.get("mix") != now_state["mix"]:
             raise StateMismatchError("the state was made with other weights or stages")
@@ -429,6 +458,13 @@ class Assembler:
                     "the streams' tokens have changed since",
                 )
         return k
+
+    def _id_of(self, each: _Open) -> int:
+        """Stands for a stream's name and identity, which thousands of inputs make long."""
+        identity = each.stream.identity
+        if each.known is None or each.known[0] != identity:
+            each.known = identity, derive(each.name, *identity)
+        return each.known[1]
 
     def _checksum(self, sample: int) -> int:
         of, _, numbers = self.place(np.array([sample]))
@@ -455,7 +491,7 @@ class Assembler:
     def run(self) -> str:
         """Equal for loaders that read the same streams in the same order."""
         config = self.config
-        paths = [os.path.abspath(_path_of(spec)) for spec in config.streams.values()]
+        paths = [os.path.abspath(path_of(spec)) for spec in config.streams.values()]
         return f"{derive('run', config.seed, config.seq_len, config.order, *paths, *self.mix.identity):016x}"
 
     def cursors(self, k: int) -> list[Cursor]:
@@ -468,7 +504,7 @@ class Assembler:
         if not self._streams:
             # None has begun, or not all.
             return [
-                Cursor(name, _path_of(spec), None, low_water=0, position=0, wanted=1, run=self.run)
+                Cursor(name, path_of(spec), None, low_water=0, position=0, wanted=1, run=self.run)
                 for name, spec in config.streams.items()
             ]
         for number, each in enumerate(self._streams):
@@ -490,7 +526,25 @@ class Assembler:
         return found
 
 
-def _path_of(spec: Stream) -> str:
+def _check_tokenizers(opened: Sequence[_Open]) -> None:
+    """Raises `StreamError` for streams of two tokenizers, as far as their formats tell."""
+    for what in ("fingerprint", "vocabulary"):
+        known: dict[str, tuple[_Open, str]] = {}
+        for each in opened:
+            made_by = getattr(each.stream, what)
+            if made_by is None:
+                continue
+            # Only within a format can a name be compared.
+            kind = "" if what == "fingerprint" else made_by.partition(",")[0]
+            first, other = known.setdefault(kind, (each, made_by))
+            if other != made_by:
+                one, two = (each.stream.tokenizer or each.stream.vocabulary for each in (first, each))
+                raise StreamError(
+                    f"streams {first.name!r} and {each.name!r} were made by different tokenizers: {one} and {two}"
+                )
+
+
+def path_of(spec: Stream) -> str:
     return os.fspath(spec.path.path if isinstance(spec.path, TokenStream) else spec.path)
 
 

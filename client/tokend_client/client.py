@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 import numpy as np
@@ -122,6 +122,7 @@ class Client:
         truncate_tokens: int | None = None,
         deduplicate: bool = False,
         retire: bool = False,
+        more: Mapping[str, str | os.PathLike[str]] | None = None,
         update: bool = False,
         reuse: bool = False,
         known_texts: list[str] | None = None,
@@ -139,6 +140,10 @@ class Client:
         A job that has not ended `deadline` seconds after its acceptance fails with `DeadlineExceededError` and
         publishes nothing; one of 0 or less is a `BadRequestError`. With `retire`, segments of a
         stream that no loader will read again are deleted: see `docs/concepts/pacing.md`.
+
+        `more` names further fields and an output for each, `{"meta.title": "titles.bin"}`: made in the same pass,
+        each what a job of its own would make. `wait()` then has their manifests in `manifest["more"]`, in this
+        order; progress and counts are those of `output`.
 
         `update` brings the set `output` up to date with inputs that have grown or are new: what is new is encoded
         (`encoded_bytes` of the result), and the set is that of a full run, byte for byte; where only a full run
@@ -170,6 +175,7 @@ class Client:
             truncate_tokens=truncate_tokens,
             deduplicate=deduplicate,
             retire=retire,
+            more=more,
             update=update,
             reuse=reuse,
             known_texts=known_texts,
@@ -248,6 +254,12 @@ class Client:
         start = time.perf_counter()
         self._call(requests.ping(), timeout)
         return time.perf_counter() - start
+
+    def roots(self, *, timeout: float | None = None) -> list[str]:
+        """The directories whose paths the daemon serves; none: whatever its user may open."""
+        self.ping(timeout=timeout)
+        hello = self._connection.hello
+        return [] if hello is None else hello.roots
 
     def shutdown(self, *, drain: bool = True, timeout: float = 30.0) -> None:
         """Stops the daemon, with `drain` after its running jobs."""

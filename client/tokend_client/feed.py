@@ -146,7 +146,7 @@ def wait_for_stream(
         try:
             return open_stream()
         except StreamError as error:
-            if "no manifest" not in error.message:
+            if not has_not_begun(error):
                 raise
             missing = error
         waited = time.monotonic() - begun
@@ -161,6 +161,11 @@ def wait_for_stream(
             warn_after *= 2
         report()
         feed.wait(POLL_S)
+
+
+def has_not_begun(error: StreamError) -> bool:
+    """Whether a stream could not be opened because its writer has committed nothing yet."""
+    return "no manifest" in error.message
 
 
 def failure(stream: TokenStream, name: str) -> TokendError:
@@ -181,5 +186,10 @@ def reason(stream: TokenStream, name: str, n_tokens: int, begun_tokens: int, wai
     note = f", {status.note}" if status is not None and status.note else ""
     return (
         f"waiting for stream {name!r} at token {n_tokens:,}: {stream.n_tokens:,} are committed{writer}, "
-        f"{rate / 1e6:.1f} M tokens/s, {eta}{note} (waited {waited_s:.1f} s)"
+        f"{_rate(rate)}, {eta}{note} (waited {waited_s:.1f} s)"
     )
+
+
+def _rate(tokens_per_s: float) -> str:
+    """A rate in the unit that shows it."""
+    return f"{tokens_per_s / 1e6:.1f} M tokens/s" if tokens_per_s >= 1e5 else f"{tokens_per_s:,.0f} tokens/s"

@@ -11,20 +11,24 @@ from __future__ import annotations
 
 import glob
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from .errors import BadRequestError, IoError, NotFoundError
 
 
-def expand(inputs: Sequence[str | os.PathLike[str]], output: str | os.PathLike[str]) -> list[str]:
-    """The absolute paths of the files that `inputs` stand for.
+def expand(
+    inputs: Sequence[str | os.PathLike[str]],
+    output: str | os.PathLike[str],
+    others: Iterable[str | os.PathLike[str]] = (),
+) -> list[str]:
+    """The absolute paths of the files that `inputs` stand for. `others` are outputs beside `output`.
 
     Raises `NotFoundError` for a directory without files and a pattern without matches. Blocks while it
     reads directories.
     """
     if isinstance(inputs, (str, bytes, os.PathLike)):
         raise BadRequestError(f"inputs is one path, not a list of them; pass [{os.fspath(inputs)!r}]")
-    out = os.path.abspath(output)
+    out = tuple(os.path.abspath(path) for path in (output, *others))
     files: list[str] = []
     for given in inputs:
         path = os.path.abspath(given)
@@ -52,14 +56,14 @@ def expand(inputs: Sequence[str | os.PathLike[str]], output: str | os.PathLike[s
     return files
 
 
-def _files(folder: str, output: str) -> list[str]:
-    files = sorted(_walk(folder, output, set()))
+def _files(folder: str, outputs: tuple[str, ...]) -> list[str]:
+    files = sorted(_walk(folder, outputs, set()))
     if not files:
         raise NotFoundError(f"{folder}: the directory holds no files", "names that begin with a dot do not count")
     return files
 
 
-def _walk(folder: str, output: str, seen: set[tuple[int, int]]) -> Iterator[str]:
+def _walk(folder: str, outputs: tuple[str, ...], seen: set[tuple[int, int]]) -> Iterator[str]:
     try:
         found = os.stat(folder)
         with os.scandir(folder) as entries:
@@ -70,10 +74,10 @@ def _walk(folder: str, output: str, seen: set[tuple[int, int]]) -> Iterator[str]
         return
     seen.add((found.st_dev, found.st_ino))
     for entry in listed:
-        if entry.name.startswith(".") or _is_of(entry.path, output):
+        if entry.name.startswith(".") or _is_of(entry.path, outputs):
             continue
         if _is_directory(entry):
-            yield from _walk(entry.path, output, seen)
+            yield from _walk(entry.path, outputs, seen)
         else:
             yield entry.path
 
@@ -86,6 +90,6 @@ def _is_directory(entry: os.DirEntry[str]) -> bool:
         return False
 
 
-def _is_of(path: str, output: str) -> bool:
-    """Whether a path is the output or made beside it (`OUT.json`, `OUT.llmc`)."""
-    return path == output or path.startswith((f"{output}.", f"{output}/"))
+def _is_of(path: str, outputs: tuple[str, ...]) -> bool:
+    """Whether a path is an output or made beside one (`OUT.json`, `OUT.llmc`)."""
+    return any(path == output or path.startswith((f"{output}.", f"{output}/")) for output in outputs)

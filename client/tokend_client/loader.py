@@ -6,18 +6,20 @@ nothing else: not of time, workers, ranks, or whether the streams were finished 
 
 from __future__ import annotations
 
+import logging
+import operator
 import os
 import queue
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .assemble import Assembler, Config, Stream
+from .assemble import Assembler, Config, Stream, path_of
 from .batch import Batch
 from .errors import BadRequestError, TokendError
 from .feed import Feed, Polling, Stopped
@@ -27,6 +29,8 @@ from .packing import BlockCounts, Pack
 from .stream import Origin, TokenStream
 
 __all__ = ["LoaderStats", "Stream", "TokenLoader"]
+
+log = logging.getLogger("tokend_client.loader")
 
 StreamLike = str | os.PathLike[str] | TokenStream | Stream
 
@@ -72,7 +76,8 @@ class TokenLoader:
     do not fill a last global batch are not used. Every rank gets the same number of batches.
 
     Iterate in one thread. A forked child must make its own iterator. It pickles as its configuration and
-    position. Raises `BadRequestError` for parameters that make no sense, and what `TokenStream` raises.
+    position, without its feed. Raises `BadRequestError` for parameters that make no sense, and what
+    `TokenStream` raises.
     """
 
     def __init__(
@@ -101,6 +106,13 @@ class TokenLoader:
         given = streams if isinstance(streams, Mapping) else {"stream": streams}
         if not given:
             raise BadRequestError("no streams")
+        seq_len, global_batch = _integer("seq_len", seq_len), _integer("global_batch", global_batch)
+        rank, world_size, seed = _integer("rank", rank), _integer("world_size", world_size), _integer("seed", seed)
+        window_tokens, block_tokens = _integer("window_tokens", window_tokens), _integer("block_tokens", block_tokens)
+        prefetch, workers = _integer("prefetch", prefetch), _integer("workers", workers)
+        if not -(1 << 63) <= seed < 1 << 64:
+            raise BadRequestError(f"seed={seed}: 64 bits at most")
+        stages = tuple((_integer("the first sample of a stage", start), dict(weights)) for start, weights in stages)
         specs = {name: _spec(stream, fingerprint) for name, stream in given.items()}
         for what, value, least in (
             ("seq_len", seq_len, 1),
@@ -144,7 +156,7 @@ class TokenLoader:
             window_tokens=window_tokens,
             pack=pack,
             block_tokens=block_tokens,
-            stages=tuple(stages) or ((0, weights),),
+            stages=stages or ((0, weights),),
             follow=follow,
             stall_timeout_s=stall_timeout_s,
         )
@@ -173,6 +185,8 @@ class TokenLoader:
         )
 
     def __getstate__(self) -> dict[str, Any]:
+        if self._feed is not None:
+            log.warning("a pickled loader has no feed: its copy reports nothing; give one where it is unpickled")
         kept = dict(self.__dict__)
         del kept["_assembler"]
         kept["_iterator"] = kept["_feed"] = None
@@ -191,7 +205,7 @@ class TokenLoader:
     @property
     def position(self) -> int:
         """Global samples that have been handed out."""
-        return self._k
+        return self._k if self._pending is None else int(self._pending["k"])
 
     @property
     def shares(self) -> dict[str, float]:
@@ -201,16 +215,18 @@ class TokenLoader:
 
     @property
     def n_samples(self) -> int | None:
-        """Samples in the whole run, or None while that is not known or if there is no end."""
+        """Samples in the whole run, or None while that is not known or if there is no end. Never waits."""
         return self._assembler.run_end() if self._assembler.complete else None
 
     def rows(self, samples: NDArray[np.int64]) -> Batch:
         """The rows of any samples of a run whose streams are sealed, whatever the rank; does not move the loader.
 
-        Raises `IndexError` for a sample that the run does not have.
+        Raises `IndexError` for a sample that the run does not have, `BadRequestError` while a stream grows.
         """
         end = self.n_samples
-        if len(samples) and (int(samples.min()) < 0 or end is None or int(samples.max()) >= end):
+        if end is None:
+            raise BadRequestError("rows at will need streams that are sealed, and a run that ends", "iterate instead")
+        if len(samples) and (int(samples.min()) < 0 or int(samples.max()) >= end):
             raise IndexError(f"samples {int(samples.min())} to {int(samples.max())} of a run of {end}")
         return self._assembler.rows(samples)
 
@@ -228,7 +244,7 @@ class TokenLoader:
         end = self.n_samples
         if end is None:
             raise TypeError("the number of batches is not known: a stream still grows, or the run has no end")
-        k = self._k if self._pending is None else int(self._pending["k"])
+        k = self.position
         return max(end // self._config.global_batch - k // self._config.global_batch, 0)
 
     def __iter__(self) -> Iterator[Batch]:
@@ -358,16 +374,26 @@ class TokenLoader:
 
 def _spec(stream: StreamLike, fingerprint: str | None) -> Stream:
     spec = stream if isinstance(stream, Stream) else Stream(stream)
-    if fingerprint is None:
-        return spec
+    if fingerprint is not None:
+        if spec.fingerprint not in (None, fingerprint):
+            own = str(spec.fingerprint)[:12]
+            raise BadRequestError(f"the loader has fingerprint {fingerprint[:12]}, its stream {path_of(spec)} {own}")
+        spec = replace(spec, fingerprint=fingerprint)
     if isinstance(spec.path, TokenStream):
-        found = spec.path.fingerprint
-        if found != fingerprint:
-            raise BadRequestError(f"{spec.path.path} was made by tokenizer {str(found)[:12]}, not {fingerprint[:12]}")
-        return spec
-    from dataclasses import replace
+        spec.path.require(spec.fingerprint)
+        if (spec.dtype, spec.eot_id, spec.eot_at) != (None, None, None):
+            raise BadRequestError(
+                f"{spec.path.path} is open already: dtype, eot_id and eot_at change nothing", "give them to TokenStream"
+            )
+    return spec
 
-    return replace(spec, fingerprint=spec.fingerprint or fingerprint)
+
+def _integer(name: str, value: Any) -> int:
+    """A Python int of any integer, numpy's too: what the state and the order are made of."""
+    try:
+        return operator.index(value)
+    except TypeError:
+        raise BadRequestError(f"{name}={value!r} is no integer") from None
 
 
 class _Source(Protocol):
@@ -464,7 +490,9 @@ class _ThreadSource:
     def close(self) -> None:
         self._stop.set()
         self._room.release()
-        self._thread.join()
+        # The collector may run in any thread, also in the one that is to end.
+        if self._thread is not threading.current_thread():
+            self._thread.join()
         self._assembler.stopped = lambda: False
 
 

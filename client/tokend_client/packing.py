@@ -14,14 +14,16 @@ bestfit   The stream is cut into blocks of `block_tokens` (a multiple of seq_len
           as in concat, and a rest. What does not fit into the block's rows is cut to fill the holes that are
           left. Nothing is dropped.
 
-bos       The same blocks, but each row begins at the start of a document, goes on through the ones that
+bos       The same blocks, but rows begin at the start of a document, goes on through the ones that
           follow, and crops the last one. A block gives as many rows as the stream's first one did (but
           at least half of what its tokens would fill); in a block with fewer documents the rows that are
           left continue what was cropped, and what is not used is counted.
 
 The last block is what is left of the stream, with rows in proportion. A piece of a row whose document goes
 on elsewhere predicts nothing: its last target is masked (-100), as those in the padding at the end of a
-row are. Pieces are [start, start + length) of the stream, one after the other in their row.
+row are. The target before a piece that begins inside a document is masked as well: another document's end says
+nothing of it, and where pieces overlap it is a target already. Pieces are [start, start + length) of the
+stream, one after the other in their row.
 """
 
 from __future__ import annotations
@@ -52,7 +54,8 @@ class Pieces(NamedTuple):
     start: NDArray[np.int64]
     length: NDArray[np.int64]
     cut: NDArray[np.bool_]
-    """The document goes on after the piece, but not in this row."""
+    """What comes after the piece in its row is nothing to predict: its document goes on elsewhere, or the next
+    piece begins inside one."""
 
 
 def join_pieces(parts: list[Pieces]) -> Pieces:
@@ -197,7 +200,8 @@ def _bounds(stream: TokenStream, start: int, stop: int) -> _Bounds:
 class _Plan:
     """The rows of a block."""
 
-    def __init__(self, rows: list[list[Span]], cut_ends: set[int], width: int, counts: tuple[int, int, int]) -> None:
+    def __init__(self, rows: list[list[Span]], bounds: _Bounds, stop: int, width: int, counts: tuple[int, int]) -> None:
+        """`counts`: tokens of the block, and those in no row."""
         lengths = [len(row) for row in rows]
         self._first = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
         spans = np.array([span for row in rows for span in row], np.int64).reshape(-1, 2)
@@ -205,10 +209,14 @@ class _Plan:
         before = np.concatenate([[0], np.cumsum(self._length)])
         self._column = before[:-1] - np.repeat(before[self._first[:-1]], lengths)
         ends = self._start + self._length
-        self._cut = np.array([end in cut_ends for end in ends.tolist()], np.bool_)
-        n_tokens, n_cropped, n_rows = counts
-        padding = n_rows * width - int(self._length.sum())
-        self.counts = BlockCounts(n_tokens, padding, n_cropped, int(self._cut.sum()))
+        cut = ~np.isin(ends, [*bounds.starts[1:], *([stop] if bounds.ends else [])])
+        inside = ~np.isin(self._start, bounds.starts if bounds.begins else bounds.starts[1:])
+        # A piece at the start of a row comes after none.
+        before_inside = np.append(inside & (self._column > 0), False)[1:]
+        self._cut = cut | before_inside
+        n_tokens, n_cropped = counts
+        padding = len(rows) * width - int(self._length.sum())
+        self.counts = BlockCounts(n_tokens, padding, n_cropped, int(cut.sum()))
 
     def rows(self, rows: NDArray[np.int64], numbers: NDArray[np.int64]) -> Pieces:
         """The pieces of some rows, which get other numbers."""
@@ -221,12 +229,6 @@ class _Plan:
 def _documents(bounds: _Bounds, stop: int) -> list[Span]:
     ends = [*bounds.starts[1:], stop]
     return [(start, end - start) for start, end in zip(bounds.starts, ends, strict=True) if end > start]
-
-
-def _cut_ends(rows: list[list[Span]], bounds: _Bounds, stop: int) -> set[int]:
-    """Ends of pieces at which no document ends."""
-    document_ends = {*bounds.starts[1:], *([stop] if bounds.ends else [])}
-    return {start + length for row in rows for start, length in row} - document_ends
 
 
 def _plan_bestfit(bounds: _Bounds, stop: int, n_rows: int, seq_len: int) -> _Plan:
@@ -258,8 +260,7 @@ def _plan_bestfit(bounds: _Bounds, stop: int, n_rows: int, seq_len: int) -> _Pla
         row.sort()
     rows.sort()
     rows += [[] for _ in range(n_rows - len(rows))]
-    n_tokens = stop - bounds.starts[0]
-    return _Plan(rows, _cut_ends(rows, bounds, stop), width, (n_tokens, 0, n_rows))
+    return _Plan(rows, bounds, stop, width, (stop - bounds.starts[0], 0))
 
 
 def best_fit(pieces: list[Span], width: int) -> list[list[Span]]:
@@ -326,5 +327,4 @@ def _plan_bos(bounds: _Bounds, stop: int, n_rows: int, seq_len: int) -> _Plan:
             start, length = start + n, length - n
         unused += length
     rows += [[] for _ in range(n_rows - len(rows))]
-    n_tokens = stop - bounds.starts[0]
-    return _Plan(rows, _cut_ends(rows, bounds, stop), width, (n_tokens, unused, n_rows))
+    return _Plan(rows, bounds, stop, width, (stop - bounds.starts[0], unused))

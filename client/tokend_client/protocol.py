@@ -149,7 +149,10 @@ class Layout(_Struct):
 
 
 class JobSpec(_Struct):
-    """What a job does; paths are absolute. `special` None: `"raise"` for text, `"text"` for JSON lines and columns."""
+    """What a job does; paths are absolute. `special` None: `"raise"` for text, `"text"` for JSON lines and columns.
+
+    `more` names further fields and the output of each, made in the same pass.
+    """
 
     inputs: list[str]
     output: str
@@ -179,6 +182,7 @@ class JobSpec(_Struct):
     """Files of hashes of texts that are duplicates too; `output.texts` is written for this job's own."""
     layout: Layout | None = None
     """Of a conversion: the one input is a finished set, and `format` that of a trainer."""
+    more: dict[str, str] = {}
 
 
 class Submit(_Struct):

@@ -102,11 +102,12 @@ def submit(
     **options: Any,
 ) -> Call[protocol.JobInfo]:
     options["tokenizer"] = named(options.get("tokenizer", "gpt2"))
+    more = {field: os.path.abspath(place) for field, place in (options.pop("more", None) or {}).items()}
+    files = expand(inputs, output, more.values())
     if options.get("known_texts") is not None:
         options["known_texts"] = [os.path.abspath(path) for path in options["known_texts"]]
-    return _submit(
-        protocol.JobSpec(inputs=expand(inputs, output), output=os.path.abspath(output), **options), key, deadline
-    )
+    spec = protocol.JobSpec(inputs=files, output=os.path.abspath(output), more=more, **options)
+    return _submit(spec, key, deadline)
 
 
 def convert(

@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from .errors import TokendError
+from .feed import Cursor, Polling, WriterStatus
 
 FAKE_TOKENIZER: dict[str, Any] = {"name": "fake", "fingerprint": "f" * 64, "vocab_size": 50257, "eot_id": 50256}
 
@@ -144,6 +145,32 @@ class StreamWriter:
         self.commit("failed", {"code": code, "message": message, "hint": hint})
 
 
+class FakeFeed(Polling):
+    """A feed whose daemon is a `FakeDaemon`: it knows how far each stream of `folder` is, and keeps what it is told.
+
+    `cursors` is the last report, by the loader's names of the streams. Thread-safe.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__()
+        self._folder = folder
+        self.cursors: dict[str, Cursor] = {}
+
+    def report(self, cursors: Sequence[Cursor]) -> None:
+        """Keeps them."""
+        self.cursors = {cursor.stream: cursor for cursor in cursors}
+
+    def status(self, stream: str) -> WriterStatus | None:
+        """How far the stream's manifest is; None before it has begun."""
+        cursor = self.cursors.get(stream)
+        path = self._folder / stream if cursor is None else Path(cursor.path)
+        try:
+            manifest = json.loads((path / "manifest.json").read_bytes())
+        except FileNotFoundError:
+            return None
+        return WriterStatus(manifest["n_tokens"], 0.0, f"the stand-in of a daemon has it {manifest['state']}")
+
+
 class FakeDaemon:
     """Writes streams in the background, as a daemon does, at a pace that a test decides.
 
@@ -156,6 +183,8 @@ class FakeDaemon:
         self._go.set()
         self._stop = threading.Event()
         self._jobs: dict[str, tuple[dict[str, Any], threading.Thread]] = {}
+        self.errors: dict[str, Exception] = {}
+        """What the documents of a stream raised; the stream has failed then."""
 
     def stream(
         self,
@@ -170,7 +199,8 @@ class FakeDaemon:
     ) -> Path:
         """Begins to write a stream and returns its directory.
 
-        `documents`: arrays of ids, in order (a list, if the daemon is to be restarted).
+        `documents`: arrays of ids, in order (a list, if the daemon is to be restarted); what they raise
+        fails the stream, with code INTERNAL.
         `pause_s`: seconds between commits, or a function that gives them. `fail_after`: the stream fails
         after so many documents. `options`: `StreamWriter`'s.
         """
@@ -191,6 +221,13 @@ class FakeDaemon:
 
     def _write(self, name: str, job: dict[str, Any]) -> None:
         writer = StreamWriter(self.folder / name, **job["options"])
+        try:
+            self._write_documents(writer, job)
+        except Exception as error:
+            self.errors[name] = error
+            writer.fail("INTERNAL", f"{type(error).__name__}: {error}")
+
+    def _write_documents(self, writer: StreamWriter, job: dict[str, Any]) -> None:
         pause = job["pause_s"]
         pending = 0
         for number, document in enumerate(job["documents"]):
@@ -211,6 +248,10 @@ class FakeDaemon:
                 pending = 0
                 self._stop.wait(pause() if callable(pause) else pause)
         writer.seal()
+
+    def feed(self) -> FakeFeed:
+        """For `TokenLoader(feed=...)`: what `DaemonFeed` is for a daemon."""
+        return FakeFeed(self.folder)
 
     def pause(self) -> None:
         """All writing stands still."""
@@ -235,11 +276,14 @@ class FakeDaemon:
                 self._start(name, job)
 
     def join(self, timeout_s: float = 30.0) -> None:
-        """Waits until every stream is finished. Raises `TokendError` after `timeout_s`."""
+        """Waits until every stream is finished. Raises `TokendError` after `timeout_s`, and for a stream
+        whose documents raised."""
         for name, (_, thread) in self._jobs.items():
             thread.join(timeout_s)
             if thread.is_alive():
                 raise TokendError(f"stream {name!r} is not finished after {timeout_s} s")
+        for name, error in self.errors.items():
+            raise TokendError(f"the documents of stream {name!r} raised {type(error).__name__}: {error}") from error
 
     def close(self) -> None:
         """Stops writing."""

@@ -8,13 +8,13 @@ them) where they are used.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from torch.utils.data import Dataset, IterableDataset, get_worker_info
 
-from .batch import Batch
+from .batch import IGNORED, Batch
 from .errors import BadRequestError
 from .loader import TokenLoader
 
@@ -120,24 +120,32 @@ def to_device(
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor, Batch]]:
     """Yields `(inputs, targets, batch)` with int32 inputs and int64 targets on a device.
 
-    For a CUDA device the ids are staged in a ring of `slots` pinned buffers, copied as they are without
-    blocking, and widened there; the copy of the next batch is under way while a batch is used. A slot is
+    For a CUDA device the ids are staged in a ring of `slots` pinned buffers and copied as they are, on a stream
+    of their own; the stream that is current where the next batch is asked for waits for the copy (the host does
+    not) and widens. So the copy runs beside the kernels of the step before that are still queued. A slot is
     used again only after its copy has completed. For the CPU the batch's own arrays are used.
+
+    A batch is yielded before the next one is asked for: none waits for its successor, and `loader.state_dict()`
+    in the loop is the state of the batch in hand.
     """
     where = torch.device(device)
     if where.type == "cpu":
         for batch in batches:
             yield torch.from_numpy(batch.inputs), torch.from_numpy(batch.targets), batch
         return
-    ring = _PinnedRing(where, slots)
-    ahead: tuple[torch.Tensor, Batch] | None = None
+    yield from _through(_PinnedRing(where, slots), batches)
+
+
+class _Ring(Protocol):
+    """Brings arrays to a device."""
+
+    def send(self, ids: torch.Tensor, masked: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]: ...
+
+
+def _through(ring: _Ring, batches: Iterable[Batch]) -> Iterator[tuple[torch.Tensor, torch.Tensor, Batch]]:
     for batch in batches:
-        sent = ring.send(batch), batch
-        if ahead is not None:
-            yield _widen(*ahead)
-        ahead = sent
-    if ahead is not None:
-        yield _widen(*ahead)
+        ids, masked = ring.send(torch.from_numpy(signed(batch)), torch.from_numpy(batch.masked))
+        yield *_widen(ids, masked), batch
 
 
 class _PinnedRing:
@@ -145,24 +153,33 @@ class _PinnedRing:
 
     def __init__(self, device: torch.device, slots: int) -> None:
         self._device = device
+        self._copies = torch.cuda.Stream(device)
         self._slots: list[tuple[torch.Tensor, torch.cuda.Event] | None] = [None] * slots
         self._turn = 0
 
-    def send(self, batch: Batch) -> torch.Tensor:
-        ids = torch.from_numpy(signed(batch))
+    def send(self, ids: torch.Tensor, masked: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """The same on the device, for the stream that is current now."""
         slot = self._slots[self._turn]
+        if slot is not None:
+            slot[1].synchronize()
         if slot is None or slot[0].shape != ids.shape or slot[0].dtype != ids.dtype:
-            if slot is not None:
-                slot[1].synchronize()
             slot = torch.empty_like(ids, pin_memory=True), torch.cuda.Event()
             self._slots[self._turn] = slot
-        else:
-            slot[1].synchronize()
         self._turn = (self._turn + 1) % len(self._slots)
-        slot[0].copy_(ids)
-        sent = slot[0].to(self._device, non_blocking=True)
-        slot[1].record(torch.cuda.current_stream(self._device))
-        return sent
+        staged, copied = slot
+        staged.copy_(ids)
+        with torch.cuda.stream(self._copies):
+            sent = staged.to(self._device, non_blocking=True)
+            # Few, and their number differs: PyTorch's own pinned memory keeps them until they are copied.
+            sent_masked = masked.pin_memory().to(self._device, non_blocking=True) if len(masked) else masked
+            copied.record(self._copies)
+        using = torch.cuda.current_stream(self._device)
+        using.wait_event(copied)
+        for tensor in (sent, sent_masked):
+            if tensor.is_cuda:
+                # Made on one stream and used on another: their memory is free only when both are done.
+                tensor.record_stream(using)
+        return sent, sent_masked
 
 
 def signed(batch: Batch) -> np.ndarray[Any, np.dtype[Any]]:
@@ -170,12 +187,12 @@ def signed(batch: Batch) -> np.ndarray[Any, np.dtype[Any]]:
     return batch.tokens.view(np.int16 if batch.tokens.dtype.itemsize == 2 else np.int32)
 
 
-def _widen(ids: torch.Tensor, batch: Batch) -> tuple[torch.Tensor, torch.Tensor, Batch]:
-    """Inputs and targets from the ids of `signed`, on whatever device they are."""
+def _widen(ids: torch.Tensor, masked: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Inputs and targets from the ids of `signed`, on whatever device they are; `masked` as in `Batch`."""
     wide = ids.to(torch.int32)
     if ids.dtype == torch.int16:
         wide &= 0xFFFF
     targets = wide[:, 1:].to(torch.int64)
-    if len(batch.masked):
-        targets.view(-1)[torch.from_numpy(batch.masked).to(ids.device)] = -100
-    return wide[:, :-1], targets, batch
+    if len(masked):
+        targets.view(-1).index_fill_(0, masked, IGNORED)
+    return wide[:, :-1], targets

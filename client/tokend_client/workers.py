@@ -72,6 +72,7 @@ class WorkerSource:
                 "give workers=0 there",
             )
         context: Any = multiprocessing.get_context(start_method)
+        self._start_method = context.get_start_method()
         assembler.open()
         self._assembler = assembler
         self._config = config
@@ -181,12 +182,17 @@ class WorkerSource:
         process = self._processes[number]
         code = process.exitcode
         how = f"exit code {code}"
+        hint = "load the last batch's state to go on"
         if code is not None and code < 0:
             how = f"exit code {code}, killed by {signal.Signals(-code).name}"
-        return WorkerDiedError(
-            f"worker {number} (process {process.pid}) ended with {how}, at sample {self._k}",
-            "load the last batch's state to go on; SIGKILL is often the kernel's, for want of memory",
-        )
+            hint += "; SIGKILL is often the kernel's, for want of memory"
+        elif self._start_method != "fork" and not self._taken:
+            # It runs the main module once more, before it comes to our code.
+            hint = (
+                "what it wrote above says why; a script that makes a loader with workers needs to do so under "
+                'if __name__ == "__main__":'
+            )
+        return WorkerDiedError(f"worker {number} (process {process.pid}) ended with {how}, at sample {self._k}", hint)
 
     def close(self) -> None:
         """Ends the workers; they have nothing to save."""

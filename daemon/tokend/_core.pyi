@@ -5,6 +5,7 @@ from numpy.typing import NDArray
 
 __all__ = [
     "JobControl",
+    "PrefixHash",
     "StreamEncoder",
     "Tokenizer",
     "check_export",
@@ -86,6 +87,13 @@ class JobControl:
     def progress(self) -> tuple[int, int, int, int]: ...
     def n_skipped(self) -> int: ...
 
+@final
+class PrefixHash:
+    def __new__(cls) -> PrefixHash: ...
+    def advance(self, path: str, length: int) -> str: ...
+    @property
+    def n_bytes(self) -> int: ...
+
 def encode_files(
     tokenizer: Tokenizer,
     inputs: list[str],
@@ -106,6 +114,7 @@ def encode_files(
     records: dict[str, Any] | None = None,
     retire: bool = False,
     known_texts: list[str] | None = None,
+    more: list[tuple[str, str]] = ...,
 ) -> str: ...
 def check_paths(
     inputs: list[str],
@@ -118,6 +127,7 @@ def check_paths(
     partial_key: str | None = None,
     records: dict[str, Any] | None = None,
     retire: bool = False,
+    more: list[tuple[str, str]] = ...,
 ) -> int: ...
 def discard_partials(
     output: str, partial_key: str | None = None, format: str = "bin", *, roots: list[str] = ...

@@ -1,7 +1,7 @@
 """Conversions as jobs: a finished set in, a trainer's format out.
 
-They are not resumed in the middle: what a killed one left in its hidden directory is removed by the next run, and a set
-that was published already is found, verified and believed if it was made of the same input in the same arrangement.
+They are not resumed in the middle: what a killed one left in its hidden directory is removed by the next run. A set
+that stands there is up to date, if its note tells of the same input and arrangement, and it verifies.
 """
 
 from __future__ import annotations
@@ -38,20 +38,24 @@ def check(spec: JobSpec, config: ServerConfig) -> tuple[dict[str, Any], int]:
         raise BadRequestError(f"a conversion is of one set, not of {len(spec.inputs)}")
     manifest = source_manifest(spec.inputs[0])
     layout = spec.layout
-    _core.check_export(
-        spec.output,
-        spec.format,
-        shard_tokens=layout.shard_tokens,
-        shard_bytes=layout.shard_bytes,
-        shard_documents=layout.shard_documents,
-        row_tokens=layout.row_tokens,
-        val_fraction=layout.val_fraction,
-        force=spec.force,
-    )
+    note = read_note(spec.output, spec.format)
+    if spec.force or note is None or not (is_of(note, manifest) and is_laid_out(note, spec.format, asdict(layout))):
+        check_place(spec.output, spec.format, asdict(layout), force=spec.force)
     try:
         return manifest, manifest["n_tokens"] * (2 if manifest["dtype"] == "uint16" else 4)
     except (KeyError, TypeError):
         raise StreamError(f"{spec.inputs[0]}: its manifest is damaged") from None
+
+
+def check_place(output: str, format: str, layout: dict[str, Any], *, force: bool) -> None:
+    """Refuses what could not be made there."""
+    _core.check_export(
+        output,
+        format,
+        **{name: layout[name] for name in ("shard_tokens", "shard_bytes", "shard_documents", "row_tokens")},
+        val_fraction=layout["val_fraction"],
+        force=force,
+    )
 
 
 def source_manifest(path: str) -> dict[str, Any]:
@@ -76,9 +80,11 @@ def convert(spec: JobSpec, control: _core.JobControl, say: Say, *, is_again: boo
     """Runs a conversion; returns its note and whether it was there. `is_again`: an interrupted run may have made it."""
     layout = spec.layout
     assert layout is not None
-    note = read_note(spec)
-    if is_again and note is not None and _is_made(spec, note):
-        return json.dumps(note).encode(), True
+    note = read_note(spec.output, spec.format)
+    if note is not None and (is_again or not spec.force):
+        is_same = is_of(note, source_manifest(spec.inputs[0])) and is_laid_out(note, spec.format, asdict(layout))
+        if is_same and verifies(spec.output, spec.format):
+            return json.dumps(note).encode(), True
     say("verifies the set")
     _core.verify(spec.inputs[0])
     say(f"writes {spec.format}")
@@ -94,33 +100,44 @@ def convert(spec: JobSpec, control: _core.JobControl, say: Say, *, is_again: boo
     return report.encode(), False
 
 
-def _is_made(spec: JobSpec, note: dict[str, Any]) -> bool:
-    layout = spec.layout
-    assert layout is not None
-    source = source_manifest(spec.inputs[0])
-    arrangement = note.get("arrangement", {})
-    wanted: dict[str, Any] = {"val_fraction": layout.val_fraction, "seed": layout.seed, "row_tokens": layout.row_tokens}
-    wanted |= {"shuffle_seed": layout.seed if layout.shuffle else None}
-    wanted |= {"eot": layout.eot} if layout.eot is not None else {}
-    same = note.get("kind") == spec.format and all(note.get(name) == source[name] for name in ("tokenizer", "sources"))
-    if not same or any(arrangement.get(name) != value for name, value in wanted.items()):
-        return False
+def is_of(note: dict[str, Any], manifest: dict[str, Any]) -> bool:
+    """Whether a note tells of a conversion of a set with this manifest."""
+    return all(note.get(name) == manifest.get(name) for name in ("tokenizer", "options", "sources"))
+
+
+def is_laid_out(note: dict[str, Any], format: str, layout: dict[str, Any]) -> bool:
+    """Whether a note tells of this format and layout (the fields of `protocol.Layout`)."""
+    there = note.get("arrangement", {})
+    is_drawn = layout["shuffle"] or layout["val_fraction"] > 0
+    wanted = {
+        "eot": layout["eot"] or ("prepend" if format == "llmc" else "append"),
+        "shuffle_seed": layout["seed"] if layout["shuffle"] else None,
+        "val_fraction": layout["val_fraction"],
+        **({"seed": layout["seed"]} if is_drawn else {}),
+        **({"eot_id": layout["eot_id"]} if layout["eot_id"] is not None else {}),
+        **{name: layout[name] for name in ("shard_tokens", "shard_bytes", "shard_documents", "row_tokens")},
+    }
+    return note.get("kind") == format and all(there.get(name, "absent") == value for name, value in wanted.items())
+
+
+def verifies(output: str, format: str) -> bool:
+    """Whether the files of a conversion are those that its note tells of (reads them)."""
     try:
-        _core.verify(str(note_path(spec)))
+        _core.verify(str(note_path(output, format)))
     except TokendError:
         return False
     return True
 
 
-def note_path(spec: JobSpec) -> Path:
+def note_path(output: str, format: str) -> Path:
     """Where `tokend.json` of a conversion is."""
-    return Path(f"{spec.output}.tokend.json") if spec.format == "megatron" else Path(spec.output, "tokend.json")
+    return Path(f"{output}.tokend.json") if format == "megatron" else Path(output, "tokend.json")
 
 
-def read_note(spec: JobSpec) -> dict[str, Any] | None:
+def read_note(output: str, format: str) -> dict[str, Any] | None:
     """What a conversion made, if it is there."""
     try:
-        note = json.loads(note_path(spec).read_bytes())
+        note = json.loads(note_path(output, format).read_bytes())
     except (OSError, ValueError):
         return None
     return note if isinstance(note, dict) and note.get("format") == "tokend-export" else None

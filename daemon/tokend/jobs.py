@@ -147,6 +147,8 @@ class JobTable:
             return manifest["tokenizer"]["name"], manifest["tokenizer"]["fingerprint"], n_bytes, None
         if spec.update and spec.format != "bin":
             raise BadRequestError("update goes with format bin")
+        if spec.more and (spec.update or spec.known_texts is not None):
+            raise BadRequestError("update and known_texts are of one output, not of several")
         tokenizer = self._registry.get(spec.tokenizer)
         eot_id(tokenizer, spec.eot, spec.eot_token)
         failed = self._failed_at_document(spec)
@@ -160,6 +162,7 @@ class JobTable:
             resume=failed is not None,
             partial_key=failed or job_id,
             records=record_options(spec),
+            more=list(spec.more.items()),
         )
         return tokenizer.name, tokenizer.fingerprint, total, failed
 

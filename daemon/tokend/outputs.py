@@ -6,6 +6,7 @@ interrupted run left is taken up by the next one; what a job that has ended left
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 from dataclasses import dataclass
@@ -13,9 +14,13 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+from msgspec.structs import replace
 from tokend_client.errors import (
     ConflictError,
     InputChangedError,
+    IoError,
+    NoSpaceError,
+    NotFoundError,
     OutputExistsError,
     TokendError,
     TokenizerInvalidError,
@@ -58,6 +63,25 @@ def run_job(
 
     `say` is told what it is at. Raises the job's error.
     """
+    try:
+        return _run(record, control, registry, config, say)
+    except TokendError:
+        raise
+    except OSError as error:
+        raise _named(error, record.spec.output) from error
+
+
+def _named(error: OSError, output: str) -> TokendError:
+    """What the system said, as an error of ours."""
+    message = f"{error.filename or output}: {error.strerror or error}"
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return NoSpaceError(message)
+    return NotFoundError(message) if error.errno == errno.ENOENT else IoError(message)
+
+
+def _run(
+    record: Record, control: _core.JobControl, registry: Registry, config: ServerConfig, say: conversions.Say
+) -> Summary:
     spec = record.spec
     if spec.layout is not None:
         report, up_to_date = conversions.convert(spec, control, say, is_again=record.attempts > 1)
@@ -83,6 +107,8 @@ def run_job(
     if key is not None:
         reuse.remember(key, spec.output, config.state_dir)
     up_to_date = manifest.pop("up_to_date")
+    for other in manifest.get("more", ()):
+        up_to_date &= other.pop("up_to_date")
     return _summary(manifest, up_to_date, note=remark)
 
 
@@ -95,8 +121,9 @@ def _encode(
 
     def encode(resume: bool) -> str:
         key = partial_key(record)
+        more, inputs, output = list(spec.more.items()), spec.inputs, spec.output
         return encode_part(
-            spec, control, tokenizer, config, spec.inputs, spec.output, resume=resume, force=force, key=key
+            spec, control, tokenizer, config, inputs, output, resume=resume, force=force, key=key, more=more
         )
 
     resumes = record.attempts > 1 or record.partial_key is not None
@@ -126,6 +153,7 @@ def encode_part(
     resume: bool,
     force: bool = False,
     key: str | None = None,
+    more: list[tuple[str, str]] | None = None,
 ) -> str:
     """Encodes files with the options of a job; returns the report."""
     return _core.encode_files(
@@ -148,6 +176,7 @@ def encode_part(
         partial_key=key,
         retire=spec.retire,
         known_texts=spec.known_texts,
+        more=more or [],
     )
 
 
@@ -177,7 +206,7 @@ def _update(
 
 def _known_key(spec: JobSpec, config: ServerConfig) -> str | None:
     """What a job is looked up by; None if it is not to be."""
-    if not spec.reuse or spec.format != "bin" or config.roots or spec.known_texts is not None:
+    if not spec.reuse or spec.format != "bin" or config.roots or spec.known_texts is not None or spec.more:
         return None
     sizes = [os.stat(path).st_size for path in spec.inputs]
     return reuse.key_of(options_of(spec), sizes) if sum(sizes) >= reuse.MIN_BYTES else None
@@ -261,12 +290,28 @@ def manifest_path(record: Record) -> Path:
     """Where the manifest of a job's output is."""
     output = record.spec.output
     if record.spec.layout is not None:
-        return conversions.note_path(record.spec)
+        return conversions.note_path(record.spec.output, record.spec.format)
     return Path(output, "manifest.json") if record.spec.format == "stream" else Path(f"{output}.json")
 
 
 def read_manifest(record: Record) -> bytes | None:
     """The manifest of a job that is done, from the disk; None if what is there is not what it made."""
+    data = _read_manifest(record)
+    if data is None or not record.spec.more:
+        return data
+    manifest = msgspec.json.decode(data)
+    manifest["more"] = []
+    for output in record.spec.more.values():
+        one = replace(record.spec, output=output, more={})
+        # How much the others hold is not in the journal.
+        other = _read_manifest(replace(record, spec=one), is_counted=False)
+        if other is None:
+            return None
+        manifest["more"].append(msgspec.json.decode(other))
+    return msgspec.json.encode(manifest)
+
+
+def _read_manifest(record: Record, *, is_counted: bool = True) -> bytes | None:
     try:
         data = manifest_path(record).read_bytes()
         manifest = msgspec.json.decode(data)
@@ -276,8 +321,8 @@ def read_manifest(record: Record) -> bytes | None:
                 record.spec.layout is not None
                 or [source["path"] for source in manifest["sources"]] == record.spec.inputs
             )
-            and manifest["n_tokens"] == record.n_tokens
-            and manifest["n_documents"] == record.n_documents
+            and (not is_counted or manifest["n_tokens"] == record.n_tokens)
+            and (not is_counted or manifest["n_documents"] == record.n_documents)
             and manifest.get("state", "sealed") == "sealed"
             and all(os.stat(path).st_size >= size for path, size in _files(record, manifest))
         )
@@ -290,7 +335,7 @@ def _files(record: Record, manifest: dict) -> list[tuple[str, int]]:  # type: ig
     """The data files of an output and the least size of each."""
     output = record.spec.output
     if record.spec.layout is not None:
-        note = conversions.note_path(record.spec)
+        note = conversions.note_path(record.spec.output, record.spec.format)
         return [(str(note.parent / file["file"]), file["size_bytes"]) for file in manifest["files"]]
     if record.spec.format != "stream":
         folder = os.path.dirname(output)
@@ -323,7 +368,8 @@ def discard_partials(record: Record, config: ServerConfig) -> None:
             return
         if record.spec.update and not config.roots:
             updates.discard(record.spec.output)
-        _core.discard_partials(record.spec.output, partial_key(record), record.spec.format, roots=_roots(config))
+        for output in (record.spec.output, *record.spec.more.values()):
+            _core.discard_partials(output, partial_key(record), record.spec.format, roots=_roots(config))
     except TokendError as error:
         log.warning("job %s: what it left cannot be removed: %s", record.job_id, error.message)
 

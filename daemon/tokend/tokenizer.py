@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from tokend_client.errors import BadRequestError, UnknownIdError
@@ -242,6 +242,7 @@ class Tokenizer:
         truncate_tokens: int | None = None,
         deduplicate: bool = False,
         known_texts: Sequence[str | os.PathLike[str]] | None = None,
+        more: Mapping[str, str | os.PathLike[str]] | None = None,
         control: _core.JobControl | None = None,
     ) -> dict[str, Any]:
         """Encodes files into one token set and returns its manifest (with `up_to_date` added).
@@ -262,6 +263,9 @@ class Tokenizer:
         files of hashes, `deduplicate` leaves out their texts too, and `<output>.texts` is such a file of this set;
         whoever passes it on or removes it knows of it, the set does not. See docs/guides/inputs.md.
 
+        `more` names further fields and an output for each, `{"meta.title": "titles.bin"}`: made in the same pass,
+        each what a call of its own would make. Their manifests are in `more` of the one that is returned.
+
         With an error no set is left behind, and a stream says in its manifest that it failed. Partial
         files stay when the process is killed, when the disk is full, after `control.suspend()` and after a
         `BadDocumentError` (which need not be one with `bad_documents="skip"`):
@@ -276,7 +280,7 @@ class Tokenizer:
                 raise BadRequestError(f"{name} is {number}, below 0")
         report = _core.encode_files(
             self._core,
-            expand(inputs, output),
+            expand(inputs, output, (more or {}).values()),
             os.path.abspath(output),
             separator=separator,
             eot=eot,
@@ -300,6 +304,7 @@ class Tokenizer:
                 "truncate_tokens": truncate_tokens,
                 "deduplicate": deduplicate,
             },
+            more=[(field, os.path.abspath(place)) for field, place in (more or {}).items()],
         )
         result: dict[str, Any] = json.loads(report)
         return result

@@ -7,14 +7,14 @@
                             one document, which is encoded again.
     anything else           encoded whole
 
-The result is what a full run over the inputs would make, byte for byte. Where that cannot be had in this way (records
-that were left out, documents compared with each other, kept ids, one end-of-text id at the very start), the answer is
-the reason, and a full run is the caller's business.
+The result is what a full run over the inputs would make, byte for byte, lists of what was left out and kept ids too.
+Where that cannot be had in this way (documents compared with each other, one end-of-text id at the very start), the
+answer is the reason, and a full run is the caller's business.
 
-New parts are encoded into a hidden directory, `.OUT.update`, the new files are put together there from ranges (which
-share their bytes where the file system can do that), and take the old ones' places (`publish`). A killed update leaves
-the old set, or what the next one brings to its end. What it had encoded is gone on from if the plan, `plan.json` in the
-hidden directory, is still the same.
+New parts are encoded into a hidden directory, `.OUT.update`, the new files are put together there from ranges
+(`splice`; they share their bytes where the file system can do that), and take the old ones' places (`publish`). A
+killed update leaves the old set, or what the next one brings to its end. What it had encoded is gone on from if the
+plan, `plan.json` in the hidden directory, is still the same.
 """
 
 from __future__ import annotations
@@ -25,11 +25,9 @@ import logging
 import os
 import shutil
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import IO, Any
 
-import numpy as np
-from numpy.typing import NDArray
 from tokend_client.errors import (
     CancelledError,
     ConflictError,
@@ -40,8 +38,9 @@ from tokend_client.errors import (
 )
 
 from . import _core, publish
-from .publish import SUFFIXES, claimed
+from .publish import claimed
 from .reuse import read_manifest
+from .splice import Set, Taken, n_skipped, splice
 
 log = logging.getLogger("tokend.update")
 
@@ -52,21 +51,6 @@ PURPOSE = "update"
 
 Encode = Callable[[list[str], str, bool], object]
 """Encodes files into a set with the options of the job; with True it goes on from what an interrupted one left."""
-
-
-@dataclass
-class Taken:
-    """What one input of the new set is made of."""
-
-    path: str
-    size_bytes: int
-    xxh3: str
-    old: int | None = None
-    """Its place among the old sources, if anything of it is taken over."""
-    n_documents: int = 0
-    """Taken over, from its first on."""
-    border: int | None = 0
-    """Byte from which on it is encoded; None: not at all."""
 
 
 class NotPossible(Exception):
@@ -101,17 +85,18 @@ def update(
             _core.verify(output)
         except StreamError as error:
             raise NotPossible(f"the set is damaged: {error.message}") from None
-        plan = [_take(path, old, control) for path in files]
+        old_set = Set(old, os.path.dirname(output))
+        plan = [_take(path, old_set, control) for path in files]
         unchanged = [source["path"] for source in old["sources"]] == list(files)
         if unchanged and all(taken.border is None for taken in plan):
-            shutil.rmtree(folder, ignore_errors=True)
+            _drop(folder)
             return {**old, "up_to_date": True}, 0
         is_kept = False
         try:
             resumes = _begin(folder, plan, old)
             new = _encode_rest(plan, folder, encode, resumes=resumes)
             _check_same(old, new)
-            made = _splice(plan, old, new, output, folder)
+            made = splice(plan, old_set, Set(new, folder) if new is not None else None, output, folder)
             publish.seal(folder, made)
             publish.replace(folder, output)
             return {**made, "up_to_date": False}, _n_new(plan)
@@ -121,17 +106,20 @@ def update(
         finally:
             # Where the old set could not be put back, the next update finds here what to do.
             if not is_kept and os.path.exists(f"{output}.json"):
-                shutil.rmtree(folder, ignore_errors=True)
+                _drop(folder)
 
 
 def _check_possible(fingerprint: str, eot_id: int | None, old: dict[str, Any], options: dict[str, Any]) -> None:
     if old["tokenizer"]["fingerprint"] != fingerprint:
         raise NotPossible("another tokenizer made it")
-    if options["eot"] == "both" or options["deduplicate"] or options["id_field"] or options["truncate_tokens"]:
-        raise NotPossible("--eot both, --deduplicate, --id-field and --truncate-tokens look at the whole")
-    if "skipped" in old or "ids" in old:
-        raise NotPossible("records were left out of it, or ids kept")
-    was = old["options"]
+    if options["eot"] == "both" or options["deduplicate"]:
+        raise NotPossible("--eot both and --deduplicate look at the whole")
+    if not are_same_options(old["options"], options, eot_id):
+        raise NotPossible("it was made with other options")
+
+
+def are_same_options(was: dict[str, Any], options: dict[str, Any], eot_id: int | None) -> bool:
+    """Whether a manifest's options are those of a job."""
     # As `stream/manifest.rs` writes them.
     now = {name: options[name] for name in ("separator", "eot", "errors")} | {"eot_id": eot_id}
     now["special"] = options["special"] or "raise"
@@ -143,8 +131,7 @@ def _check_possible(fingerprint: str, eot_id: int | None, old: dict[str, Any], o
         # Text that is not looked at as a whole: as long as it is left at that.
         is_same = records == {**dict.fromkeys(_OF_RECORDS), **_PLAIN, "input_format": records["input_format"]}
         is_same &= records["input_format"] in ("auto", "text")
-    if not is_same or any(was[name] != value for name, value in now.items()):
-        raise NotPossible("it was made with other options")
+    return is_same and all(was[name] == value for name, value in now.items())
 
 
 _OF_RECORDS = (
@@ -173,7 +160,7 @@ def _begin(folder: str, plan: list[Taken], old: dict[str, Any]) -> bool:
                 return True
     except (OSError, UnicodeDecodeError):
         pass
-    shutil.rmtree(folder, ignore_errors=True)
+    _drop(folder)
     os.mkdir(folder)
     for number, taken in enumerate(plan):
         if taken.border:
@@ -192,32 +179,59 @@ def discard(output: str) -> None:
     if os.path.isdir(folder):
         with claimed(output):
             if os.path.exists(f"{output}.json") or not os.path.exists(os.path.join(folder, "json")):
-                shutil.rmtree(folder, ignore_errors=True)
+                _drop(folder)
+
+
+def _drop(folder: str) -> None:
+    """Removes the hidden directory, the plan first: nobody goes on from what an error may leave of the rest."""
+    try:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(os.path.join(folder, "plan.json"))
+    except OSError:
+        return
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def _n_new(plan: list[Taken]) -> int:
     return sum(taken.size_bytes - taken.border for taken in plan if taken.border is not None)
 
 
-def _take(path: str, old: dict[str, Any], control: _core.JobControl | None) -> Taken:
+def _take(path: str, old: Set, control: _core.JobControl | None) -> Taken:
     """Compares an input with what was encoded of it."""
     size = os.stat(path).st_size
-    places = [number for number, source in enumerate(old["sources"]) if source["path"] == path]
-    source = old["sources"][places[0]] if len(places) == 1 else None
+    places = [number for number, source in enumerate(old.sources) if source["path"] == path]
+    source = old.sources[places[0]] if len(places) == 1 else None
     if source is None or source["size_bytes"] > size:
         return Taken(path, size, _core.hash_prefixes(path, [size], control)[0])
     was, now = _core.hash_prefixes(path, [source["size_bytes"], size], control)
-    taken = Taken(path, size, now)
+    whole = Taken(path, size, now)
     if was != source["xxh3"]:
-        return taken
+        return whole
+    at, account = places[0], source.get("records", {})
+    taken = Taken(path, size, now, at, source["n_documents"], n_skipped(source), border=None)
+    taken.n_lines = account.get("n_in", 0) + account.get("n_blank_lines", 0)
     if source["size_bytes"] == size:
-        taken.old, taken.n_documents, taken.border = places[0], source["n_documents"], None
         return taken
-    border = _border(path, source, old["options"]["separator"])
-    if border is not None:
-        taken.border, is_whole = border
-        taken.old, taken.n_documents = places[0], source["n_documents"] - (not is_whole)
-    return taken
+    border = _border(path, source, old.manifest["options"]["separator"])
+    if border is None:
+        return whole
+    taken.border, is_whole = border
+    return taken if is_whole or _drop_last(taken, old) else whole
+
+
+def _drop_last(taken: Taken, old: Set) -> bool:
+    """Leaves out the last record, which was not complete; False where it cannot be told what became of it."""
+    assert taken.old is not None and taken.border is not None
+    skips = old.skips(taken.old)
+    taken.n_lines -= 1
+    if skips and json.loads(skips[-1])["offset_bytes"] >= taken.border:
+        taken.n_skips -= 1
+        return True
+    taken.n_documents -= 1
+    limit = (old.manifest["options"].get("records") or {}).get("truncate_tokens")
+    n_tokens = old.n_tokens_of(old.first[taken.old] + taken.n_documents)
+    # A document of just so many tokens may have been cut to them, and be counted as such.
+    return limit is None or n_tokens - (old.manifest["options"]["eot"] != "none") < limit
 
 
 def _border(path: str, source: dict[str, Any], separator: str | None) -> tuple[int, bool] | None:
@@ -229,11 +243,17 @@ def _border(path: str, source: dict[str, Any], separator: str | None) -> tuple[i
             file.seek(border)
             # A last line without its end was a record, unless it is blank: that is not worth telling apart.
             rest = file.read(size - border)
-            return None if rest and not rest.strip() else (border, not rest)
-        if kind != "text" or separator is None:
+            if rest and not rest.strip():
+                return None
+            is_whole = not rest
+        elif kind != "text" or separator is None:
             return None
-        border = last_separator(file, size, separator.encode())
-        return border, border == size
+        else:
+            border = last_separator(file, size, separator.encode())
+            is_whole = border == size
+        file.seek(border)
+        # A byte order mark would be passed over at the start of a part, and of a part only.
+        return None if border and file.read(3) == b"\xef\xbb\xbf" else (border, is_whole)
 
 
 def last_line(file: IO[bytes], size: int) -> int:
@@ -320,104 +340,7 @@ def cut_out(taken: Taken, folder: str) -> str:
 def _check_same(old: dict[str, Any], new: dict[str, Any] | None) -> None:
     if new is None:
         return
-    if "skipped" in new:
-        raise NotPossible("records of what is new are left out")
     common = ({**part["options"], "records": None} for part in (old, new))
     records = [part["options"].get("records") for part in (old, new)]
     if next(common) != next(common) or (None not in records and records[0] != records[1]):
         raise NotPossible("it was made with other options")
-
-
-class _Set:
-    """A set that ranges are taken from."""
-
-    def __init__(self, manifest: dict[str, Any], folder: str) -> None:
-        self.manifest = manifest
-        self.data = os.path.join(folder, manifest["data"]["file"])
-        self.ends: NDArray[np.uint64] = np.fromfile(os.path.join(folder, manifest["ends"]["file"]), "<u8")
-        self.docs: NDArray[np.uint64] = np.empty((0, 2), "<u8")
-        if "docs" in manifest:
-            self.docs = np.fromfile(os.path.join(folder, manifest["docs"]["file"]), "<u8").reshape(-1, 2)
-        self.width = 2 if manifest["dtype"] == "uint16" else 4
-        counts = [source["n_documents"] for source in manifest["sources"]]
-        of_records = [source["n_documents"] * ("records" in source) for source in manifest["sources"]]
-        self.first = np.concatenate([[0], np.cumsum(counts)]).astype(int).tolist()
-        self.first_record = np.concatenate([[0], np.cumsum(of_records)]).astype(int).tolist()
-
-
-def _splice(
-    plan: list[Taken], old_manifest: dict[str, Any], new_manifest: dict[str, Any] | None, output: str, folder: str
-) -> dict[str, Any]:
-    """Puts the new set together in the hidden directory; returns its manifest."""
-    old = _Set(old_manifest, os.path.dirname(output))
-    new = _Set(new_manifest, folder) if new_manifest is not None else None
-    made = {**old_manifest, "sources": []}
-    if new_manifest is not None and old_manifest["options"].get("records") is None:
-        made["options"] = new_manifest["options"]
-    n_tokens, number = 0, 0
-    ends, docs = [], []
-    data_path = os.path.join(folder, "data")
-    with open(data_path, "wb") as data:
-        for taken in plan:
-            parts = []
-            if taken.old is not None:
-                parts.append((old, taken.old, taken.n_documents, 0))
-            if taken.border is not None:
-                assert new is not None
-                parts.append((new, number, new.manifest["sources"][number]["n_documents"], taken.border))
-                number += 1
-            source: dict[str, Any] = {"path": taken.path, "size_bytes": taken.size_bytes, "xxh3": taken.xxh3}
-            source |= {"n_tokens": 0, "n_documents": 0}
-            for origin, at, n_documents, border in parts:
-                first = origin.first[at]
-                bounds = origin.ends[first : first + n_documents]
-                start = int(origin.ends[first - 1]) if first else 0
-                stop = int(bounds[-1]) if n_documents else start
-                _copy(origin.data, data, start * origin.width, (stop - start) * origin.width)
-                ends.append(bounds + np.uint64(n_tokens) - np.uint64(start))
-                n_tokens += stop - start
-                entry = origin.manifest["sources"][at]
-                source["n_tokens"] += stop - start
-                source["n_documents"] += n_documents
-                source |= {"format": entry["format"]} if "format" in entry else {}
-                if "records" in entry:
-                    places = origin.docs[origin.first_record[at] :][:n_documents].copy()
-                    places[:, 0] += np.uint64(border)
-                    docs.append(places)
-                    dropped = entry["n_documents"] - n_documents
-                    counts = entry["records"] | {"n_in": entry["records"]["n_in"] - dropped}
-                    before = source.get("records", {})
-                    source["records"] = {name: before.get(name, 0) + count for name, count in counts.items()}
-            made["sources"].append(source)
-    write_array(os.path.join(folder, "ends"), np.concatenate([np.empty(0, "<u8"), *ends]))
-    made |= {"n_tokens": n_tokens, "n_documents": sum(s["n_documents"] for s in made["sources"])}
-    files = ["data", "ends"]
-    if docs:
-        write_array(os.path.join(folder, "docs"), np.concatenate(docs))
-        files.append("docs")
-    for part in files:
-        path = os.path.join(folder, part)
-        size = os.path.getsize(path)
-        name = os.path.basename(output) + SUFFIXES[part]
-        made[part] = {"file": name, "size_bytes": size, "xxh3": _core.hash_prefixes(path, [size])[0]}
-    order = [*old_manifest, "docs", "tokend_version"]
-    made = {name: made[name] for name in dict.fromkeys(order) if name in made and name != "tokend_version"}
-    made["tokend_version"] = old_manifest["tokend_version"]
-    return made
-
-
-def write_array(path: str, numbers: NDArray[np.uint64]) -> None:
-    """Writes uint64. (`tofile` says nothing of what does not fit the disk when its buffer is written last.)"""
-    with open(path, "wb") as file:
-        file.write(numbers.astype("<u8").tobytes())
-
-
-def _copy(source: str, target: IO[bytes], offset: int, length: int) -> None:
-    """Appends a range of a file, in the kernel."""
-    target.flush()
-    with open(source, "rb") as file:
-        while length:
-            n = os.copy_file_range(file.fileno(), target.fileno(), min(length, 1 << 30), offset)
-            if n == 0:
-                raise OSError(f"{source} became shorter")
-            offset, length = offset + n, length - n

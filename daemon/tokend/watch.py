@@ -36,7 +36,8 @@ from tokend_client.inputs import expand
 
 from . import _core
 from .publish import claimed, sync_folder
-from .update import Taken, cut_out, in_their_names, last_line, last_separator, write_array
+from .splice import Taken, moved, write_array
+from .update import cut_out, in_their_names, last_line, last_separator
 
 log = logging.getLogger("tokend.watch")
 
@@ -45,6 +46,7 @@ Encode = Callable[[list[str], str, list[str] | None], dict[str, Any]]
 
 _HIDDEN = ".watch.partial"
 _FIRST = re.compile(r"(tokens|ends|docs|ids|skipped|texts)-00000\.\w+")
+_CHECK_EVERY = 20.0
 _CLOSED = (b"\x1f\x8b", b"\x28\xb5\x2f\xfd", b"BZh", b"\xfd7zXZ\0", b"PAR1", b"ARROW1")
 
 
@@ -59,6 +61,28 @@ class Round:
     """Records that were left out."""
     skipped: str | None = None
     """Where they are listed."""
+
+
+@dataclass
+class _Known:
+    """How far a file is published."""
+
+    size_bytes: int
+    xxh3: str
+    n_lines: int
+    """Records and blank lines."""
+
+
+@dataclass
+class _Hashed:
+    """The running hash of a file's start."""
+
+    hash: _core.PrefixHash
+    file: tuple[int, int]
+    """Device and inode."""
+    checked_s: float = 0.0
+    cost_s: float = 0.0
+    """How long it took to read all of it."""
 
 
 class Watch:
@@ -85,6 +109,8 @@ class Watch:
         self.options, self.encode, self.settle = options, encode, settle
         self.seen: dict[str, tuple[int, int]] = {}
         """Size and time of change at the last look, of files that are taken whole."""
+        self.hashed: dict[str, _Hashed] = {}
+        self.known: dict[str, _Known] = {}
         self.manifest: dict[str, Any] = {}
 
     @contextmanager
@@ -111,9 +137,18 @@ class Watch:
         if found["tokenizer"]["fingerprint"] != self.fingerprint:
             raise BadRequestError(f"{self.output} was made by another tokenizer", "choose another output")
         self.manifest = found
+        self._note(found["sources"])
         for name, texts in ((segment["texts"]["file"], segment["texts"]) for segment in self._with("texts")):
             if _core.hash_prefixes(str(self.output / name), [texts["size_bytes"]]) != [texts["xxh3"]]:
                 raise StreamError(f"{self.output / name} is damaged", "texts that it names would come twice")
+
+    def _note(self, sources: list[dict[str, Any]]) -> None:
+        """Takes note of pieces that are published."""
+        for source in sources:
+            account = source.get("records") or {}
+            before = self.known[source["path"]].n_lines if source["path"] in self.known else 0
+            n_lines = before + account.get("n_in", 0) + account.get("n_blank_lines", 0)
+            self.known[source["path"]] = _Known(source["size_bytes"], source["xxh3"], n_lines)
 
     def _with(self, part: str) -> list[dict[str, Any]]:
         """The segments that have a file of some kind."""
@@ -181,8 +216,8 @@ class Watch:
         except FileNotFoundError:
             # It was there a moment ago, when the directory was listed.
             return None
-        known = [source for source in self.manifest.get("sources", ()) if source["path"] == path]
-        done = known[-1]["size_bytes"] if known else 0
+        known = self.known.get(path)
+        done = known.size_bytes if known else 0
         if known and found.st_size == done:
             return None
         if found.st_size < done:
@@ -190,12 +225,31 @@ class Watch:
         border = self._border(path, done, found, is_last=is_last)
         if border is None or border == done:
             return None
-        was, now = _core.hash_prefixes(path, [done, border])
-        if known and was != known[-1]["xxh3"]:
-            raise InputChangedError(
-                f"{path}: the {done} bytes that were encoded have changed", "published documents stay: put it back"
-            )
-        return Taken(path, border, now, border=done)
+        hashed = self._hashed(path, found, known)
+        lines = known.n_lines if known else 0
+        return Taken(path, border, hashed.hash.advance(path, border), border=done, n_lines=lines)
+
+    def _hashed(self, path: str, found: os.stat_result, known: _Known | None) -> _Hashed:
+        """The running hash of what was taken of a file, after checking that the file still begins so.
+
+        Reading all of a large file for each line that comes would take all the time. What this process has hashed is
+        read again after twenty times as long as that takes, and if another file stands there.
+        """
+        done = known.size_bytes if known else 0
+        hashed, now_s = self.hashed.get(path), time.monotonic()
+        file = (found.st_dev, found.st_ino)
+        is_due = hashed is None or hashed.file != file or hashed.hash.n_bytes != done
+        if hashed is None or is_due or now_s - hashed.checked_s > _CHECK_EVERY * hashed.cost_s:
+            hashed = _Hashed(_core.PrefixHash(), file)
+            was = hashed.hash.advance(path, done)
+            hashed.checked_s = time.monotonic()
+            hashed.cost_s = hashed.checked_s - now_s
+            if known and was != known.xxh3:
+                raise InputChangedError(
+                    f"{path}: the {done} bytes that were encoded have changed", "published documents stay: put it back"
+                )
+        self.hashed[path] = hashed
+        return hashed
 
     def _border(self, path: str, done: int, found: os.stat_result, *, is_last: bool) -> int | None:
         """How far a file's documents are complete."""
@@ -286,6 +340,7 @@ class Watch:
                 "segments": [*self.manifest["segments"], segment],
             }
         )
+        self._note(sources)
         accounts = [source["records"] for source in made["sources"] if "records" in source]
         n_skipped = sum(a["n_bad"] + a["n_filtered"] + a["n_duplicates"] for a in accounts)
         log.info(
@@ -297,20 +352,11 @@ class Watch:
 
     def _list_skipped(self, made: Path, target: Path, taken: list[Taken], parts: list[str]) -> None:
         """What a round's job left out, by the place in the files that are watched."""
-        lines_before = {piece.path: 0 for piece in taken}
-        for source in self.manifest.get("sources", ()):
-            if source["path"] in lines_before and "records" in source:
-                lines_before[source["path"]] += source["records"]["n_in"] + source["records"]["n_blank_lines"]
         by_part = dict(zip(parts, taken, strict=True))
-        with made.open(encoding="utf-8") as file, target.open("w", encoding="utf-8") as out:
+        with made.open("rb") as file, target.open("wb") as out:
             for line in file:
-                entry = json.loads(line)
-                piece = by_part[entry["path"]]
-                entry["path"] = piece.path
-                entry["line"] += lines_before[piece.path]
-                if entry["offset_bytes"] is not None:
-                    entry["offset_bytes"] += piece.border or 0
-                out.write(json.dumps(entry, ensure_ascii=False, separators=(",", ":")) + "\n")
+                piece = by_part[json.loads(line)["path"]]
+                out.write(moved(line, piece.path, piece.n_lines, piece.border or 0))
 
     def _commit(self, change: dict[str, Any]) -> None:
         made = {**self.manifest, **change, "commit": self.manifest["commit"] + 1}

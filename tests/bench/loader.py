@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tokend_client import TokenLoader
+from tokend_client import Stream, TokenLoader
 from tokend_client.testing import FAKE_TOKENIZER, FakeDaemon, StreamWriter
 
 ROOT = Path(__file__).parents[2]
@@ -62,7 +62,7 @@ def rate(batches: Iterator[int], clock: Callable[[], float] = time.perf_counter)
     return n / (now - begun)
 
 
-def ours(path: Path, rows: int = ROWS, **options: Any) -> Iterator[int]:
+def ours(path: Path | dict[str, Stream], rows: int = ROWS, **options: Any) -> Iterator[int]:
     options = {"prefetch": 0, **options}
     with TokenLoader(path, seq_len=SEQ_LEN, global_batch=rows, **options) as loader:
         while True:
@@ -70,6 +70,11 @@ def ours(path: Path, rows: int = ROWS, **options: Any) -> Iterator[int]:
             for batch in loader:
                 assert batch.inputs.dtype == np.int32 and batch.targets.dtype == np.int64
                 yield rows * SEQ_LEN
+
+
+def mixture(path: Path, n_streams: int) -> dict[str, Stream]:
+    """The same tokens as several streams, with weights that differ."""
+    return {f"s{n}": Stream(path, weight=n + 1, max_epochs=None) for n in range(n_streams)}
 
 
 def nanogpt(path: Path) -> Iterator[int]:
@@ -404,6 +409,8 @@ def write_page(say: Callable[..., None], path: Path, folder: Path, cores: set[in
         "tokend, global": lambda: ours(path, shuffle="global"),
         "tokend, window, best-fit packing": lambda: ours(path, pack="bestfit"),
         "tokend, window, rows of 8": lambda: ours(path, rows=8),
+        "tokend, window, mixture of 2": lambda: ours(mixture(path, 2)),
+        "tokend, window, mixture of 8": lambda: ours(mixture(path, 8)),
         "tokend, window, rows of 512": lambda: ours(path, rows=512),
         "nanoGPT get_batch": lambda: nanogpt(path),
         "torch DataLoader over np.memmap": lambda: torch_loader(path),

@@ -8,12 +8,11 @@ import random
 from pathlib import Path
 
 import pytest
-from tokend import publish
-from tokend import update as module
+from tokend import publish, splice
 from tokend.cli import main
 
 RENAME = os.rename
-OUTPUTS = ("", ".ends", ".docs", ".json")
+OUTPUTS = ("", ".ends", ".docs", ".ids", ".skipped.jsonl", ".json")
 
 
 def encode(folder: Path, name: str, *options: str) -> int:
@@ -113,13 +112,13 @@ def test_damage_is_not_taken_over(tmp_path: Path, capsys: pytest.CaptureFixture[
     compare(tmp_path)
 
 
-@pytest.mark.parametrize("options", [["--deduplicate"], ["--eot", "both"], ["--bad-documents", "skip"]])
+@pytest.mark.parametrize("options", [["--deduplicate"], ["--eot", "both"]])
 def test_what_looks_at_the_whole_is_encoded_whole(
     options: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "in").mkdir()
     path = tmp_path / "in" / "a.jsonl"
-    path.write_text('{"text": "one"}\n' + "{}\n" * ("skip" in options))
+    path.write_text('{"text": "one"}\n')
     assert encode(tmp_path, "set", *options) == 0
     with path.open("a") as file:
         file.write('{"text": "one"}\n')
@@ -134,7 +133,8 @@ def test_an_update_that_fails_leaves_the_set(tmp_path: Path, monkeypatch: pytest
     path = tmp_path / "in" / "a.jsonl"
     path.write_text('{"text": "one"}\n')
     assert encode(tmp_path, "set") == 0
-    before = {suffix: (tmp_path / f"set.bin{suffix}").read_bytes() for suffix in OUTPUTS}
+    parts = [suffix for suffix in OUTPUTS if (tmp_path / f"set.bin{suffix}").exists()]
+    before = {suffix: (tmp_path / f"set.bin{suffix}").read_bytes() for suffix in parts}
     with path.open("a") as file:
         file.write('{"text": 1}\n')
     assert encode(tmp_path, "set", "--update") == 1
@@ -144,11 +144,11 @@ def test_an_update_that_fails_leaves_the_set(tmp_path: Path, monkeypatch: pytest
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(module, "_copy", full)
+    monkeypatch.setattr(splice, "copy", full)
     path.write_text('{"text": "one"}\n{"text": "two"}\n')
     assert encode(tmp_path, "set", "--update") == 1
-    assert before == {suffix: (tmp_path / f"set.bin{suffix}").read_bytes() for suffix in OUTPUTS}
-    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["in", *sorted(f"set.bin{s}" for s in OUTPUTS)]
+    assert before == {suffix: (tmp_path / f"set.bin{suffix}").read_bytes() for suffix in parts}
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["in", *sorted(f"set.bin{s}" for s in parts)]
 
 
 @pytest.mark.parametrize(
@@ -206,3 +206,40 @@ def test_a_killed_update_is_brought_to_its_end(tmp_path: Path, monkeypatch: pyte
             assert (tmp_path / "set.bin.docs").read_text() == "mine"
         else:
             compare(tmp_path)
+
+
+@pytest.mark.timeout(280)
+@pytest.mark.parametrize("kind", ["jsonl", "txt"])
+@pytest.mark.parametrize("eot", ["append", "none"])
+def test_records_that_are_left_out(kind: str, eot: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Lists, ids and accounts are those of a full run, wherever the last record of a growing file was cut."""
+    chance = random.Random(23)
+    (tmp_path / "in").mkdir()
+    options = ["--bad-documents", "skip", "--min-tokens", "2", "--max-tokens", "9", "--truncate-tokens", "7"]
+    options += ["--eot", eot] + (["--separator", "||"] if kind == "txt" else ["--id-field", "id"])
+    texts = ["one text", "x", "word " * 12, "", "naïve 日本語", "seven words are in this very text", "a b c"]
+    odd = [b"{}", b"{", b"", b" ", b"[1]", b'{"text": 3}', b"\xef\xbb\xbf{}", b'{"text": "\xff"}']
+
+    def some() -> bytes:
+        if kind == "txt":
+            return b"".join(chance.choice([*(text.encode() for text in texts), b"bad \xff"]) + b"||" for _ in range(4))
+        lines = [json.dumps({"text": text, "id": chance.randrange(99)}).encode() for text in chance.sample(texts, 3)]
+        return b"".join(line + b"\n" for line in chance.sample([*lines, *chance.sample(odd, 2)], 5))
+
+    (tmp_path / "in" / f"b.{kind}").write_bytes(some())
+    assert encode(tmp_path, "set", *options) == 0
+    n_updates = 0
+    for step in range(12):
+        for path in (tmp_path / "in").iterdir():
+            if chance.random() < 0.8:
+                data = some()
+                # The next time it goes on where it is cut.
+                with path.open("ab") as file:
+                    file.write(data[: chance.randrange(len(data))] if chance.random() < 0.5 else data)
+        if step in (3, 6):
+            (tmp_path / "in" / f"{'ac'[step == 6]}.{kind}").write_bytes(some())
+        capsys.readouterr()
+        assert encode(tmp_path, "set", "--update", *options) == 0
+        n_updates += "of that new and encoded" in capsys.readouterr().err
+        compare(tmp_path, *options)
+    assert n_updates > 8

@@ -12,10 +12,13 @@ import time
 from pathlib import Path
 
 import pytest
-from tokend import Tokenizer
+from tokend import Tokenizer, _core
+from tokend import watch as module
 from tokend.cli import main
 from tokend.explain import explain
+from tokend.watch import Watch
 from tokend_client import TokenStream
+from tokend_client.errors import InputChangedError, TokendError
 
 
 def watch(folder: Path, *options: str) -> int:
@@ -240,3 +243,53 @@ def test_one_that_was_killed_in_its_first_round_goes_on(
     (tmp_path / "out" / "mine").unlink()
     assert watch(tmp_path) == 0
     assert documents(tmp_path, gpt2) == ["one"]
+
+
+def test_what_was_hashed_is_read_again_now_and_then(
+    tmp_path: Path, gpt2: Tokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "in").mkdir()
+    path = tmp_path / "in" / "a.jsonl"
+    options = {"separator": None, "eot": "append", "input_format": "auto", "deduplicate": False}
+
+    def encode(parts: list[str], place: str, known_texts: list[str] | None) -> dict[str, object]:
+        return gpt2.encode_files(parts, place, known_texts=known_texts)
+
+    looks = Watch(gpt2.fingerprint, [str(tmp_path / "in")], str(tmp_path / "out"), options, encode)
+    monkeypatch.setattr(module, "_CHECK_EVERY", 1e9)
+    with looks.opened():
+        for number in range(3):
+            with path.open("a") as file:
+                file.write(json.dumps({"text": f"text {number}"}) + "\n")
+            assert looks.look().n_documents == 1
+        data = path.read_bytes()
+        assert _core.hash_prefixes(str(path), [len(data)]) == [looks.manifest["sources"][-1]["xxh3"]]
+        # Within the time that is set for it, a change of what is published is not looked for.
+        with path.open("r+b") as file:
+            file.write(data.replace(b"text 0", b"TEXT 0") + b'{"text": "x"}\n')
+        assert looks.look().n_documents == 1
+        with path.open("a") as file:
+            file.write('{"text": "y"}\n')
+        monkeypatch.setattr(module, "_CHECK_EVERY", 0.0)
+        with pytest.raises(InputChangedError, match="have changed"):
+            looks.look()
+    monkeypatch.setattr(module, "_CHECK_EVERY", 1e9)
+    path.unlink()
+    path.write_bytes(data + b'{"text": "x"}\n{"text": "z"}\n')
+    looks = Watch(gpt2.fingerprint, [str(tmp_path / "in")], str(tmp_path / "out"), options, encode)
+    with looks.opened():
+        # The hash that was published is of the bytes that were encoded.
+        assert looks.look().n_documents == 1
+
+
+def test_a_running_hash(tmp_path: Path) -> None:
+    path = tmp_path / "a"
+    path.write_bytes(random.Random(3).randbytes(3_000_000))
+    lengths = [0, 1, 1000, 1_048_576, 1_048_577, 2_999_999, 3_000_000]
+    running = _core.PrefixHash()
+    assert [running.advance(str(path), length) for length in lengths] == _core.hash_prefixes(str(path), lengths)
+    assert running.n_bytes == 3_000_000
+    with pytest.raises(InputChangedError):
+        running.advance(str(path), 3_000_001)
+    with pytest.raises(TokendError):
+        running.advance(str(path), 5)

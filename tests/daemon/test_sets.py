@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import shutil
@@ -10,14 +11,20 @@ from pathlib import Path
 
 import pytest
 from conftest import Daemon
-from tokend import Tokenizer
+from tokend import Tokenizer, splice
+from tokend._core import JobControl
 from tokend.cli import main
-from tokend_client import Client, TokenStream
-from tokend_client.errors import BadRequestError, NotFoundError, OutputExistsError
-from tokend_client.protocol import TERMINAL_STATES
+from tokend.cli import watch as watching
+from tokend.config import ServerConfig
+from tokend.outputs import run_job
+from tokend.record import Record
+from tokend.registry import Registry
+from tokend_client import AsyncClient, Client, TokenStream
+from tokend_client.errors import BadRequestError, NoSpaceError, NotFoundError, OutputExistsError, StreamError
+from tokend_client.protocol import TERMINAL_STATES, JobSpec
 
 PARTS = ("", ".ends", ".docs", ".json")
-LINE = json.dumps({"text": "words and words, 123 times, naïve"}, ensure_ascii=False) + "\n"
+LINE = json.dumps({"text": "words and words, 123 times, naïve" + " and so on" * 30}, ensure_ascii=False) + "\n"
 pytestmark = pytest.mark.timeout(280)
 
 
@@ -70,20 +77,20 @@ def test_an_update_is_killed_and_goes_on(daemon: Daemon, tmp_path: Path) -> None
     source = lines(tmp_path / "a.jsonl", 0, 1000)
     with Client(daemon.endpoint) as client:
         client.submit([source], tmp_path / "set.bin").wait(timeout=60)
-        lines(source, 1000, 1_200_000, "a")
+        lines(source, 1000, 150_000, "a")
         job = client.submit([source], tmp_path / "set.bin", update=True, threads=1)
-        # Some of what is new was committed, so that there is something to go on from.
-        until(lambda: client.job(job.job_id).status().bytes_done > 20_000_000)
+        # Most of it is still to be done.
+        until(lambda: client.job(job.job_id).status().bytes_done > 4_000_000)
     daemon.kill()
     assert (tmp_path / ".set.bin.update" / "plan.json").exists() and (tmp_path / "set.bin.json").exists()
     daemon.start()
     with Client(daemon.endpoint) as client:
         result = client.job(job.job_id).wait(timeout=120)
-        assert result.n_documents == 1_201_000 and result.encoded_bytes is not None
+        assert result.n_documents == 151_000 and result.encoded_bytes is not None
         client.submit([source], tmp_path / "full.bin").wait(timeout=120)
         same(tmp_path, "set.bin", "full.bin")
         # One that is cancelled leaves the set as it was, and nothing else.
-        lines(source, 0, 600_000, "a")
+        lines(source, 0, 60_000, "a")
         job = client.submit([source], tmp_path / "set.bin", update=True, threads=1)
         until(lambda: job.status().state != "queued")
         job.cancel()
@@ -92,7 +99,7 @@ def test_an_update_is_killed_and_goes_on(daemon: Daemon, tmp_path: Path) -> None
 
 
 def test_known_sets_are_shared(client: Client, tmp_path: Path) -> None:
-    source = lines(tmp_path / "a.jsonl", 0, 200_000)
+    source = lines(tmp_path / "a.jsonl", 0, 25_000)
     assert source.stat().st_size > 8_000_000
     moved = shutil.copy(source, tmp_path / "b.jsonl")
     assert client.submit([source], tmp_path / "a.bin", reuse=True).wait(timeout=60).reused is None
@@ -110,33 +117,34 @@ def test_known_sets_are_shared(client: Client, tmp_path: Path) -> None:
     common = ["--endpoint", client.endpoint, "--json"]
     assert main(["encode", str(moved), "-o", str(tmp_path / "e.bin"), *common]) == 0
     with TokenStream(tmp_path / "e.bin") as stream:
-        assert stream.n_documents == 200_000
+        assert stream.n_documents == 25_000
     assert not [name for name in os.listdir(tmp_path) if name.startswith(".")]
 
 
 def test_a_conversion_is_a_job(daemon: Daemon, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    source = lines(tmp_path / "a.jsonl", 0, 400_000)
+    source = lines(tmp_path / "a.jsonl", 0, 40_000)
     with Client(daemon.endpoint) as client:
         made = client.submit([source], tmp_path / "a.bin").wait(timeout=60)
         result = client.convert(tmp_path / "a.bin", tmp_path / "m", format="megatron").wait(timeout=60)
         assert result.n_tokens == made.n_tokens and result.manifest["kind"] == "megatron"
         info = client.job(result.job_id).status()
         assert info.bytes_done == info.bytes_total == 2 * made.n_tokens
+        assert client.convert(tmp_path / "a.bin", tmp_path / "m", format="megatron").wait(timeout=60).up_to_date
         with pytest.raises(OutputExistsError):
-            client.convert(tmp_path / "a.bin", tmp_path / "m", format="megatron")
+            client.convert(tmp_path / "a.bin", tmp_path / "m", format="megatron", val_fraction=0.1)
         with pytest.raises(NotFoundError):
             client.convert(tmp_path / "none.bin", tmp_path / "n", format="megatron")
         job = client.convert(
-            tmp_path / "a.bin", tmp_path / "l", format="llmc", shuffle=True, seed=3, shard_documents=99
+            tmp_path / "a.bin", tmp_path / "l", format="llmc", shuffle=True, seed=3, shard_documents=999
         )
         until(lambda: client.job(job.job_id).status().state != "queued")
     daemon.kill()
     daemon.start()
     with Client(daemon.endpoint) as client:
         result = client.job(job.job_id).wait(timeout=120)
-        assert result.n_documents == 400_000
+        assert result.n_documents == 40_000
     assert main(["verify", str(tmp_path / "l")]) == 0
-    options = ["--format", "llmc", "--shuffle", "--seed", "3", "--shard-documents", "99"]
+    options = ["--format", "llmc", "--shuffle", "--seed", "3", "--shard-documents", "999"]
     assert main(["convert", str(tmp_path / "a.bin"), "-o", str(tmp_path / "k"), *options]) == 0
     for path in (tmp_path / "k").iterdir():
         assert (
@@ -157,7 +165,8 @@ def test_a_conversion_is_a_job(daemon: Daemon, tmp_path: Path, capsys: pytest.Ca
     assert not [name for name in os.listdir(tmp_path) if name.startswith(".")]
 
 
-def test_a_watched_directory(daemon: Daemon, tmp_path: Path, gpt2: Tokenizer) -> None:
+def test_a_watched_directory(daemon: Daemon, tmp_path: Path, gpt2: Tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(watching, "DAEMON_MIN_BYTES", 200)
     (tmp_path / "in").mkdir()
     arguments = ["encode", "--watch", str(tmp_path / "in"), "-o", str(tmp_path / "out"), "--endpoint", daemon.endpoint]
     lines(tmp_path / "in" / "a.jsonl", 0, 3)
@@ -165,12 +174,14 @@ def test_a_watched_directory(daemon: Daemon, tmp_path: Path, gpt2: Tokenizer) ->
     # What a killed watch had asked for is cancelled, and asked for again.
     hidden = tmp_path / "out" / ".watch.partial"
     hidden.mkdir()
-    big = lines(tmp_path / "big.jsonl", 0, 1_000_000)
+    big = lines(tmp_path / "big.jsonl", 0, 150_000)
     with Client(daemon.endpoint) as client:
         left = client.submit([big], hidden / "new.bin", threads=1)
         lines(tmp_path / "in" / "a.jsonl", 3, 2, "a")
         assert main([*arguments, "--seal"]) == 0
         assert left.status().state in TERMINAL_STATES
+        # What came of at least 200 bytes was the daemon's to encode.
+        assert [job.output for job in client.jobs()].count(str(hidden / "new.bin")) == 3
     with TokenStream(tmp_path / "out") as stream:
         found = [gpt2.decode(stream.document(number)[:-1]) for number in range(stream.n_documents)]
         assert stream.state == "sealed"
@@ -189,5 +200,58 @@ def test_a_daemon_with_roots_reads_no_sets(run_folder: Path, tmp_path: Path) -> 
             assert result.n_documents == 11 and "--root" in (result.note or "")
             with pytest.raises(BadRequestError, match="--root"):
                 client.convert(tmp_path / "a.bin", tmp_path / "m", format="megatron")
+            assert client.roots() == [str(tmp_path)]
+        # The command makes it by itself then.
+        arguments = ["encode", str(source), "-o", str(tmp_path / "m"), "--format", "megatron"]
+        assert main([*arguments, "--endpoint", daemon.endpoint]) == 0
+        assert main(["verify", str(tmp_path / "m.idx")]) == 0
     finally:
         daemon.stop()
+
+
+def test_what_the_system_says_is_an_error_with_a_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Inputs that went away since the job was accepted, and a disk that is full."""
+    source = lines(tmp_path / "a.jsonl", 0, 10)
+    spec = JobSpec(inputs=[str(source)], output=str(tmp_path / "a.bin"), update=True, reuse=True)
+    registry, config = Registry(), ServerConfig(state_dir=tmp_path / "state")
+    record = Record(
+        job_id="one", key=None, spec=spec, tokenizer="gpt2", fingerprint=registry.get("gpt2").fingerprint,
+        bytes_total=1, state="running", submitted_s=0.0, attempts=1,
+    )  # fmt: skip
+    phases: list[str] = []
+    assert run_job(record, JobControl(), registry, config, phases.append).n_documents == 10
+    lines(source, 10, 1, "a")
+    assert run_job(record, JobControl(), registry, config, phases.append).encoded_bytes == len(LINE.encode()) - 1
+    assert phases[-1] == "what is new"
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device", "x")
+
+    lines(source, 11, 1, "a")
+    with monkeypatch.context() as patch:
+        patch.setattr(splice, "copy", full)
+        with pytest.raises(NoSpaceError, match="x: No space left"):
+            run_job(record, JobControl(), registry, config)
+    source.unlink()
+    with pytest.raises(NotFoundError, match=r"a\.jsonl"):
+        run_job(record, JobControl(), registry, config)
+    assert main(["verify", str(tmp_path / "a.bin")]) == 0
+
+
+def test_the_asynchronous_client(daemon: Daemon, tmp_path: Path) -> None:
+    source = lines(tmp_path / "a.jsonl", 0, 10)
+
+    async def run() -> None:
+        async with AsyncClient(daemon.endpoint, timeout=60.0) as client:
+            assert await client.roots() == []
+            await (await client.submit([source], tmp_path / "a.bin", update=True)).wait(timeout=60)
+            lines(source, 10, 1, "a")
+            job = await client.submit([source], tmp_path / "a.bin", update=True)
+            assert (await job.wait(timeout=60)).encoded_bytes == len(LINE.encode()) - 1
+            job = await client.convert(tmp_path / "a.bin", tmp_path / "m", format="megatron", val_fraction=0.5)
+            result = await job.wait(timeout=60)
+            assert result.n_documents == 11 and result.manifest["kind"] == "megatron"
+            with pytest.raises(StreamError):
+                result.open()
+
+    asyncio.run(run())

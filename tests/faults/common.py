@@ -212,7 +212,8 @@ class Rig:
                 client.ping(timeout=PATIENCE_S)
             except TokendError as error:
                 log = self.log.read_text(errors="replace").splitlines()[-20:]
-                raise AssertionError("\n".join([f"no daemon: {error}; exit code {self.process.poll()}", *log])) from error
+                said = [f"no daemon: {error}; exit code {self.process.poll()}", *log]
+                raise AssertionError("\n".join(said)) from error
 
     def close_once_dead(self, client: Client) -> None:
         """Lets a client that waits for this daemon fail as soon as it is gone."""

@@ -1,6 +1,6 @@
 """10. Damage at rest. A journal that is cut or has flipped bits: the daemon starts, says so, never tells a
-wrong `done`. Flipped bits in outputs: `verify` finds every one. In an image of the word cache: it is not loaded,
-or what is encoded with it is right all the same.
+wrong `done`. Flipped bits in outputs: `verify` and the reader find every one. In an image of the word cache:
+it is not loaded, or what is encoded with it is right all the same.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import random
 from pathlib import Path
 
 from tokend import Tokenizer, _core
+from tokend_client import TokenStream
 from tokend_client.errors import TokendError, UnknownJobError
 
 from .common import PATIENCE_S, Ground, Known, Rig, Row, Scale, workplace
@@ -97,30 +98,38 @@ def _look(row: Row, client: object, known: Known, is_gone: bool, is_said: bool, 
 
 
 def _flip_outputs(row: Row, ground: Ground, chance: random.Random, scale: Scale) -> int:
-    """Flips one bit at a time in the files of a set; `verify` has to name each."""
-    verify = getattr(_core, "verify", None)
-    if verify is None:
-        return 0
+    """Flips one bit at a time in the files of a set and of a stream: `verify` has to name each, and the reader's."""
     output = next(path for path in sorted(ground.outputs.glob("*.bin")) if path.stat().st_size > 1000)
-    verify(str(output))
+    stream = ground.outputs.parent / "flipped"
+    ground.tokenizer.encode_files(ground.inputs, stream, format="stream")
+    of_set = [Path(f"{output}{suffix}") for suffix in ("", ".ends", ".json")]
+    of_stream = [stream / name for name in ("tokens-00000.bin", "ends-00000.u64", "manifest.json")]
     found = 0
-    for _ in range(scale.n(1000, 50)):
-        victim = Path(f"{output}{chance.choice(['', '.ends', '.json'])}")
+    for number in range(scale.n(1000, 50)):
+        place, files = ((output, of_set), (stream, of_stream))[number % 2]
+        victim = chance.choice(files)
         whole = victim.read_bytes()
         data = bytearray(whole)
-        place = chance.randrange(len(data))
-        data[place] ^= 1 << chance.randrange(8)
+        offset = chance.randrange(len(data))
+        data[offset] ^= 1 << chance.randrange(8)
         victim.write_bytes(data)
         row.tries += 1
-        try:
-            verify(str(output))
-        except (TokendError, ValueError):
-            found += 1
-        else:
-            if victim.suffix != ".json":
-                row.demand(False, f"{victim.name}: a bit flipped at {place} was not found")
+        for name, check in (("verify", _core.verify), ("the reader", _read_whole)):
+            try:
+                check(str(place))
+            except (TokendError, ValueError):
+                found += name == "verify"
+            else:
+                # A manifest has no checksum of its own: a flipped bit in a path or a count of commits stays.
+                is_known = victim.suffix == ".json"
+                row.demand(is_known, f"{victim.name}: a bit flipped at {offset} was not found by {name}")
         victim.write_bytes(whole)
     return found
+
+
+def _read_whole(place: str) -> None:
+    with TokenStream(place) as stream:
+        stream.verify()
 
 
 def _flip_images(row: Row, ground: Ground, chance: random.Random, scale: Scale) -> int:

@@ -326,6 +326,24 @@ def test_encode_makes_them_in_one_run(where: str, narrow: Path, tmp_path: Path, 
     assert (tmp_path / "c.bin").read_bytes() == narrow.read_bytes() == (tmp_path / "m.bin").read_bytes()
     assert layouts.megatron(tmp_path / "m") == layouts.mds(tmp_path / "c.mds") == [[*ids, EOT] for ids in own(narrow)]
     assert layouts.llmc(tmp_path / "c.llmc") == [[EOT, *ids] for ids in own(narrow)]
+    # The same again is up to date, something else is not replaced, damage is not taken for a set.
+    before = {path: path.stat().st_ino for path in tmp_path.rglob("*")}
+    again = tokend(*common, "-o", str(tmp_path / "m"), "--format", "megatron")
+    assert again.returncode == 0 and "(megatron) is up to date" in again.stderr
+    again = tokend(*common, "-o", str(tmp_path / "c.bin"), "--format", "bin", "--format", "llmc", "--format", "mds")
+    assert again.returncode == 0 and again.stderr.count("up to date") == 3, again.stderr
+    assert before == {path: path.stat().st_ino for path in tmp_path.rglob("*")}
+    for options in (["--shuffle"], ["--eot", "none"], ["--special", "token"], ["--val-fraction", "0.5"]):
+        again = tokend(*common, "-o", str(tmp_path / "m"), "--format", "megatron", *options)
+        assert again.returncode == 1 and "output exists" in again.stderr, options
+    again = tokend("convert", str(tmp_path / "c.bin"), "-o", str(tmp_path / "c.llmc"), "--format", "llmc")
+    assert again.returncode == 0 and "up to date" in again.stderr
+    again = tokend(
+        "convert", str(tmp_path / "c.bin"), "-o", str(tmp_path / "c.llmc"), "--format", "llmc", "--shard-tokens", "9"
+    )
+    assert again.returncode == 1 and "output exists" in again.stderr
+    index = (tmp_path / "m.idx").read_bytes()
+    (tmp_path / "m.idx").write_bytes(index[:-1] + bytes([index[-1] ^ 1]))
     again = tokend(*common, "-o", str(tmp_path / "m"), "--format", "megatron")
     assert again.returncode == 1 and "m.tokend.json: output exists" in again.stderr
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from tokend_client import TokenLoader, TokenStream
-from tokend_client.errors import InputInvalidError, NoSpaceError, StarvedError
+from tokend_client.errors import InputInvalidError, InternalError, NoSpaceError, StarvedError, TokendError
 from tokend_client.feed import Cursor, Polling, WriterStatus
 from tokend_client.testing import FakeDaemon, StreamWriter
 
@@ -207,3 +207,46 @@ def test_fake_daemon_pauses(tmp_path: Path) -> None:
         daemon.resume()
         daemon.join()
         assert len(TokenStream(path)) == sum(len(document) for document in DOCUMENTS)
+
+
+@pytest.mark.parametrize(("tokens_per_s", "said"), [(4_100_000, "4.1 M tokens/s"), (30_400, "30,400 tokens/s")])
+def test_the_rate_of_a_slow_writer_is_no_zero(tmp_path: Path, tokens_per_s: float, said: str) -> None:
+    class Slow(Polling):
+        def status(self, stream: str) -> WriterStatus | None:
+            return WriterStatus(50, tokens_per_s)
+
+    writer = StreamWriter(tmp_path / "s")
+    writer.append(range(40))
+    writer.commit()
+    loader = TokenLoader(
+        tmp_path / "s", seq_len=10, global_batch=20, follow=True, prefetch=0, feed=Slow(), stall_timeout_s=0.1
+    )
+    with pytest.raises(StarvedError, match=said):
+        next(iter(loader))
+
+
+def test_documents_that_raise_fail_the_stream(tmp_path: Path) -> None:
+    def documents() -> Any:
+        yield from DOCUMENTS[:20]
+        raise ValueError("no more of these")
+
+    with FakeDaemon(tmp_path) as daemon:
+        path = daemon.stream("s", documents(), tokens_per_commit=100)
+        with pytest.raises(TokendError, match="documents of stream 's' raised ValueError: no more of these"):
+            daemon.join(60)
+        with pytest.raises(InternalError, match="ValueError: no more"):
+            list(TokenLoader(path, seq_len=10, global_batch=4, window_tokens=100, follow=True))
+
+
+def test_the_feed_of_the_stand_in(tmp_path: Path) -> None:
+    """It hears how far a loader is, and says how far the stream is."""
+    with FakeDaemon(tmp_path) as daemon:
+        feed = daemon.feed()
+        assert feed.status("s") is None
+        path = daemon.stream("s", DOCUMENTS, tokens_per_commit=500)
+        daemon.join(60)
+        loader = TokenLoader(path, seq_len=10, global_batch=4, window_tokens=100, follow=True, feed=feed)
+        n = len([batch.end for batch in loader])
+        assert n > 0 and feed.cursors["stream"].path == str(path)
+        status = feed.status("stream")
+        assert status is not None and status.n_tokens == TokenStream(path).n_tokens and "sealed" in status.note

@@ -11,6 +11,8 @@ import os
 import re
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -69,11 +71,11 @@ def script(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     return path
 
 
-def start(script: Path, stream: Path, checkpoint: str, steps: int = STEPS) -> subprocess.Popen[str]:
-    command = [sys.executable, str(script), str(stream), str(script.parent / checkpoint), str(steps)]
+def start(script: Path, stream: Path, checkpoint: str, errors: Any = None) -> subprocess.Popen[str]:
+    command = [sys.executable, str(script), str(stream), str(script.parent / checkpoint), str(STEPS)]
     # One thread, so that sums are made in the same order and the losses can be compared exactly.
     environment = {"TOKEND_ENDPOINT": f"ipc://{script.parent}/none", **os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True, env=environment)
 
 
 def lines(output: str) -> list[dict[str, Any]]:
@@ -101,20 +103,36 @@ def killed_after(script: Path, stream: Path, checkpoint: str, n_lines: int) -> l
         process.communicate()
 
 
+def state_of(stream: Path) -> str:
+    return str(json.loads((stream / "manifest.json").read_bytes())["state"])
+
+
 def test_started_early_killed_and_resumed(script: Path, tmp_path: Path) -> None:
-    """Also the writer is killed and restarted while training runs."""
+    """Also the writer is killed and restarted while training runs. It stands still until training has begun."""
     documents = naive.documents(seed=12, n=300, longest=300)
+    has_begun = threading.Event()
+    n_commits = 0
+
+    def pause() -> float:
+        nonlocal n_commits
+        n_commits += 1
+        if n_commits == 12:  # The first window of 2^14 tokens is there.
+            has_begun.wait()
+        return 0.05
+
     with FakeDaemon(tmp_path) as daemon:
-        stream = daemon.stream("corpus", documents, tokens_per_commit=2000, pause_s=0.05, segment_tokens=9000)
-        first = killed_after(script, stream, "other.pt", 7)
-        state = json.loads((stream / "manifest.json").read_bytes())["state"]
+        stream = daemon.stream("corpus", documents, tokens_per_commit=2000, pause_s=pause, segment_tokens=9000)
+        try:
+            first = killed_after(script, stream, "other.pt", 7)
+            assert state_of(stream) == "growing", "training began before the corpus was done"
+        finally:
+            has_begun.set()
         daemon.kill()
         daemon.restart()
         second = killed_after(script, stream, "other.pt", 16)
         third = run(script, stream, "other.pt")
-        daemon.join()
+        daemon.join(60)
         whole = run(script, stream, "run.pt")
-    assert state in ("growing", "sealed")
     assert [line["step"] for line in whole] == list(range(1, STEPS + 1))
     assert first == whole[:7]
     for part in (second, third):
@@ -125,20 +143,43 @@ def test_started_early_killed_and_resumed(script: Path, tmp_path: Path) -> None:
 
 
 def test_with_the_real_writer(script: Path, tmp_path: Path, run_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The guide's shell commands, with a daemon that they start."""
-    shell = re.findall(r"```sh\n(.*?)```", GUIDE, re.DOTALL)[0]
+    """The guide's shell commands: a daemon, a trainer that waits for its stream, and then the stream."""
+    serve, _, encode = re.findall(r"```sh\n(.*?)```", GUIDE, re.DOTALL)[:3]
     monkeypatch.setenv("TOKEND_ENDPOINT", f"ipc://{run_folder}/run/tokend.sock")
     monkeypatch.setenv("TOKEND_STATE_DIR", str(run_folder / "state"))
     monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}:{os.environ['PATH']}")
-    subprocess.run(["bash", "-ec", shell], cwd=tmp_path, check=True, capture_output=True)
+    corpus = tmp_path / "corpus"
+    with (run_folder / "daemon.log").open("ab") as log:
+        daemon = subprocess.Popen(["bash", "-ec", f"exec {serve}"], stdin=subprocess.DEVNULL, stdout=log, stderr=log)
     try:
-        killed_and_gone_on_with(script, tmp_path)
+        whole = in_step(script, corpus, encode)
+        # The daemon may be a million tokens ahead of a reader that was there until now; the corpus is far larger.
+        assert state_of(corpus) == "growing", "training was over before the corpus was done"
+        assert killed_after(script, corpus, "other.pt", 12) == whole[:12]
+        rest = run(script, corpus, "other.pt")
+        assert rest == whole[-len(rest) :] and rest[0]["step"] > 10
     finally:
-        subprocess.run(["tokend", "stop", "--now"], check=True, capture_output=True)
+        subprocess.run(["tokend", "stop", "--now"], check=False, capture_output=True)
+        try:
+            daemon.wait(60)
+        finally:
+            daemon.kill()
+            daemon.wait()
 
 
-def killed_and_gone_on_with(script: Path, tmp_path: Path) -> None:
-    whole = run(script, tmp_path / "corpus", "run.pt")
-    assert killed_after(script, tmp_path / "corpus", "other.pt", 12) == whole[:12]
-    rest = run(script, tmp_path / "corpus", "other.pt")
-    assert rest == whole[-len(rest) :] and rest[0]["step"] > 10
+def in_step(script: Path, corpus: Path, encode: str) -> list[dict[str, Any]]:
+    """Starts training; tokenizes once the daemon knows of it; what training printed."""
+    with (script.parent / "stderr.log").open("wb") as errors:
+        process = start(script, corpus, "run.pt", errors)
+    try:
+        deadline = time.monotonic() + 120
+        while b"no job of the daemon writes it" not in (said := (script.parent / "stderr.log").read_bytes()):
+            assert process.poll() is None and time.monotonic() < deadline, said.decode()
+            time.sleep(0.1)
+        subprocess.run(["bash", "-ec", encode], cwd=corpus.parent, check=True, capture_output=True)
+        output, _ = process.communicate(timeout=200)
+    finally:
+        process.kill()
+        process.communicate()
+    assert process.returncode == 0
+    return lines(output)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokend_client import Batch, Stream, TokenLoader, TokenStream
 from tokend_client.errors import BadRequestError, StateMismatchError, StreamError
+from tokend_client.feed import Polling
 from tokend_client.testing import FAKE_TOKENIZER, StreamWriter
 
 from . import naive
@@ -275,17 +277,173 @@ def test_other_data_is_refused(web: Path, code: Path, tmp_path: Path) -> None:
         TokenLoader(weighted, seq_len=SEQ_LEN, global_batch=4).load_state_dict(state)
     with pytest.raises(StateMismatchError, match="different: c"):
         TokenLoader({"a": web, "c": code}, seq_len=SEQ_LEN, global_batch=4).load_state_dict(state)
-    alone = TokenLoader(web, seq_len=SEQ_LEN, global_batch=4)
-    next(iter(alone))
-    state = alone.state_dict()
-    alone.close()
-    writer = StreamWriter(tmp_path / "s")
-    writer.append(FLAT + 1)
-    writer.seal()
+    with pytest.raises(StateMismatchError, match="their number"):
+        TokenLoader({"a": web}, seq_len=SEQ_LEN, global_batch=4).load_state_dict(state)
+    named = Stream(made_of(tmp_path / "then", FLAT, [("a.txt", 90)]))
+    state = state_after(1, named)
+    made_of(tmp_path / "s", FLAT + 1, [("a.txt", 90)])
     with pytest.raises(StateMismatchError, match=r"sample 3 has checksum \d+, but had \d+"):
         TokenLoader(tmp_path / "s", seq_len=SEQ_LEN, global_batch=4).load_state_dict(state)
     with pytest.raises(StateMismatchError, match="no state"):
         loader.load_state_dict({"step": 3})
+
+
+def made_of(folder: Path, tokens: np.ndarray, sources: list[tuple[str, int]], sealed: bool = True) -> Path:
+    """A stream whose manifest names these inputs with these sizes."""
+    named = [
+        {"path": f"/in/{name}", "size_bytes": size, "xxh3": None, "n_tokens": None, "n_documents": None}
+        for name, size in sources
+    ]
+    writer = StreamWriter(folder, sources=named)
+    writer.append(tokens)
+    writer.seal() if sealed else writer.commit()
+    return folder
+
+
+def state_after(n: int, streams: Any, **options: Any) -> dict[str, Any]:
+    with TokenLoader(streams, seq_len=SEQ_LEN, global_batch=4, **options) as loader:
+        batches = iter(loader)
+        for _ in range(n):
+            next(batches)
+        return dict(json.loads(json.dumps(loader.state_dict())))
+
+
+@pytest.mark.parametrize("shuffle", ["none", "window"])
+def test_the_same_names_with_other_text_are_refused(web: Path, tmp_path: Path, shuffle: Any) -> None:
+    """Longer text of the same name, the same up to the state: told apart by the input's size."""
+    options = {"shuffle": shuffle, "window_tokens": 10 * SEQ_LEN}
+    made_of(tmp_path / "web", FLAT[:3000], [("a.txt", 9000), ("b.txt", 7)])
+    state = state_after(2, {"web": tmp_path / "web", "code": web}, **options)
+    other = {"web": made_of(tmp_path / "other", FLAT, [("a.txt", 9500), ("b.txt", 7)]), "code": web}
+    with pytest.raises(StateMismatchError, match=r"different: web\)\nhint: .* loader.seek\(8\)"):
+        TokenLoader(other, seq_len=SEQ_LEN, global_batch=4, **options).load_state_dict(state)
+    moved = {"web": made_of(tmp_path / "moved", FLAT[:3000], [("a.txt", 9000), ("b.txt", 7)]), "code": web}
+    TokenLoader(moved, seq_len=SEQ_LEN, global_batch=4, **options).load_state_dict(state)
+
+
+def test_the_same_stream_grown_since_is_accepted(tmp_path: Path) -> None:
+    folder = made_of(tmp_path / "web", FLAT[:2000], [("a.txt", 9000)], sealed=False)
+    state = state_after(3, folder, follow=True, window_tokens=10 * SEQ_LEN)
+    writer = StreamWriter(folder)
+    writer.manifest["sources"][0] |= {"n_tokens": len(FLAT), "n_documents": 2, "xxh3": "0" * 16}
+    writer.append(FLAT[2000:])
+    writer.seal()
+    grown = TokenLoader(folder, seq_len=SEQ_LEN, global_batch=4, window_tokens=10 * SEQ_LEN)
+    grown.load_state_dict(state)
+    assert grown.position == 12
+
+
+def test_a_watched_stream_that_took_up_more_is_accepted(tmp_path: Path) -> None:
+    folder = made_of(tmp_path / "web", FLAT[:2000], [("a.txt", 9000)], sealed=False)
+    writer = StreamWriter(folder)
+    writer.manifest["sources"][0]["offset_bytes"] = 0
+    writer.commit()
+    state = state_after(3, folder, follow=True, window_tokens=10 * SEQ_LEN)
+    writer = StreamWriter(folder)
+    writer.manifest["sources"].append({"path": "/in/b.txt", "size_bytes": 5, "n_tokens": 3, "offset_bytes": 0})
+    writer.append(FLAT[2000:])
+    writer.seal()
+    grown = TokenLoader(folder, seq_len=SEQ_LEN, global_batch=4, window_tokens=10 * SEQ_LEN)
+    grown.load_state_dict(state)
+    assert grown.position == 12
+    # Nothing but its id says what such a stream is.
+    other = made_of(tmp_path / "other", FLAT, [])
+    with pytest.raises(StateMismatchError, match="other streams"):
+        TokenLoader(other, seq_len=SEQ_LEN, global_batch=4, window_tokens=10 * SEQ_LEN).load_state_dict(state)
+
+
+@pytest.mark.parametrize("n_streams", [16, 17, 300])
+def test_the_state_is_small_with_any_number_of_streams(web: Path, code: Path, n_streams: int) -> None:
+    streams = {f"a stream with a long name {n}": Stream(web, max_epochs=None) for n in range(n_streams)}
+    options: dict[str, Any] = {"seed": (1 << 64) - 1, "pack": "bestfit", "block_tokens": 1 << 20, "prefetch": 0}
+    loader = TokenLoader(streams, seq_len=SEQ_LEN, global_batch=4, **options)
+    loader.seek(4 * 10**15)
+    state = json.loads(json.dumps(loader.state_dict()))
+    assert len(json.dumps(state)) < 500
+    loader.load_state_dict(state)
+    assert loader.position == 4 * 10**15
+    with pytest.raises(StateMismatchError, match="different: a stream with" if n_streams <= 16 else "at least one of"):
+        changed = {**streams, "a stream with a long name 3": Stream(code, max_epochs=None)}
+        TokenLoader(changed, seq_len=SEQ_LEN, global_batch=4, **options).load_state_dict(state)
+
+
+def test_a_state_of_another_version_says_what_to_do(web: Path) -> None:
+    state = {**state_after(2, web), "v": 1}
+    with pytest.raises(StateMismatchError, match=r"version 1.*version 2\nhint: .* loader.seek\(8\)"):
+        TokenLoader(web, seq_len=SEQ_LEN, global_batch=4).load_state_dict(state)
+
+
+def test_numbers_of_numpy_are_numbers(web: Path) -> None:
+    expected = TokenLoader(web, seq_len=SEQ_LEN, global_batch=4, seed=3, stages=[(0, {"stream": 1})])
+    loader = TokenLoader(
+        web, seq_len=np.int64(SEQ_LEN), global_batch=np.uint16(4), seed=np.int64(3), rank=np.int8(0),
+        world_size=np.int32(1), window_tokens=np.uint32(1 << 22), block_tokens=np.int64(1 << 20), prefetch=np.int64(1),
+        workers=np.int64(0), stages=[(np.int64(0), {"stream": np.float32(1)})],
+    )  # fmt: skip
+    assert json.dumps(loader.state_dict()) == json.dumps(expected.state_dict())
+    assert naive.digest(loader) == naive.digest(expected)
+
+
+@pytest.mark.parametrize("name", ["seq_len", "global_batch", "rank", "world_size", "seed", "window_tokens", "prefetch"])
+@pytest.mark.parametrize("value", ["x", 32.0, None, np.float64(2), [1]])
+def test_what_is_no_integer_is_refused(web: Path, name: str, value: Any) -> None:
+    with pytest.raises(BadRequestError, match=f"{name}=.* is no integer"):
+        TokenLoader(web, **{"seq_len": 8, "global_batch": 4, name: value})
+
+
+@pytest.mark.parametrize("follow", [False, True])
+def test_an_unpickled_loader_knows_its_run(web: Path, follow: bool) -> None:
+    """So that map-style datasets work in spawned workers, and over a followed stream that is whole."""
+    loader = TokenLoader(web, seq_len=SEQ_LEN, global_batch=4, follow=follow)
+    assert loader.n_samples == N_SAMPLES and len(loader) == N_SAMPLES // 4
+    copy = pickle.loads(pickle.dumps(loader))
+    assert np.array_equal(copy.rows(np.array([0, 5])).tokens, loader.rows(np.array([0, 5])).tokens)
+    assert len(pickle.loads(pickle.dumps(loader))) == N_SAMPLES // 4
+
+
+def test_the_length_is_known_once_a_followed_stream_is_sealed(tmp_path: Path) -> None:
+    loader = TokenLoader(tmp_path / "web", seq_len=SEQ_LEN, global_batch=4, follow=True)
+    assert loader.n_samples is None, "the stream has not begun"
+    made_of(tmp_path / "web", FLAT[:2000], [], sealed=False)
+    assert loader.n_samples is None
+    with pytest.raises(TypeError, match="still grows"):
+        len(loader)
+    with pytest.raises(BadRequestError, match="sealed"):
+        loader.rows(np.array([0]))
+    writer = StreamWriter(tmp_path / "web")
+    writer.append(FLAT[2000:])
+    writer.seal()
+    assert loader.n_samples == N_SAMPLES and len(list(loader)) == N_SAMPLES // 4
+
+
+def test_a_copy_without_its_feed_says_so(web: Path, caplog: pytest.LogCaptureFixture) -> None:
+    pickle.dumps(TokenLoader(web, seq_len=8, global_batch=4))
+    assert not caplog.records
+    pickle.dumps(TokenLoader(web, seq_len=8, global_batch=4, feed=Polling()))
+    assert "has no feed" in caplog.text
+
+
+def test_an_iterator_may_be_collected_in_its_own_thread(web: Path) -> None:
+    """The collector runs wherever something is made: its close must not join the thread it is in."""
+    loader = TokenLoader(web, seq_len=SEQ_LEN, global_batch=4)
+    done = threading.Event()
+    failures: list[BaseException] = []
+    build = loader._assembler.build
+
+    def build_and_collect(k: int) -> Batch | None:
+        if k == 8 and loader._iterator is not None:
+            try:
+                loader._iterator.close()
+            except BaseException as error:
+                failures.append(error)
+            done.set()
+        return build(k)
+
+    loader._assembler.build = build_and_collect  # type: ignore[method-assign]
+    batches = iter(loader)
+    next(batches)
+    assert done.wait(60) and not failures
+    loader.close()
 
 
 @pytest.mark.parametrize(
@@ -320,8 +478,14 @@ def test_streams_that_cannot_be_read(web: Path, tmp_path: Path) -> None:
         list(TokenLoader(tmp_path / "other", seq_len=8, global_batch=1, prefetch=1))
     with pytest.raises(StreamError, match="not 000000000000"):
         TokenLoader(web, seq_len=8, global_batch=1, fingerprint="0" * 64)
-    with pytest.raises(BadRequestError, match="not 000000000000"):
+    with pytest.raises(StreamError, match="not 000000000000"):
         TokenLoader(TokenStream(web), seq_len=8, global_batch=1, fingerprint="0" * 64)
+    with pytest.raises(StreamError, match="not 000000000000"):
+        TokenLoader(Stream(TokenStream(web), fingerprint="0" * 64), seq_len=8, global_batch=1)
+    with pytest.raises(BadRequestError, match=r"the loader has fingerprint 000000000000, its stream .* ffffffffffff"):
+        TokenLoader(Stream(web, fingerprint="f" * 64), seq_len=8, global_batch=1, fingerprint="0" * 64)
+    with pytest.raises(BadRequestError, match="is open already"):
+        TokenLoader(Stream(TokenStream(web), eot_id=3), seq_len=8, global_batch=1)
     growing = StreamWriter(tmp_path / "growing")
     growing.append([1, 2, 3])
     growing.commit()

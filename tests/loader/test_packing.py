@@ -69,11 +69,17 @@ def test_where_the_tokens_go(
     ends = set(np.cumsum(lengths).tolist())
     used = np.zeros(stream.n_tokens, np.int64)
     filled = np.zeros(n_samples, np.int64)
-    overlaps = 0
-    for row, column, start, length, cut in zip(*pieces, strict=True):
+    overlaps = n_cut = 0
+    starts = {0, *ends}
+    following = zip([*pieces.row[1:].tolist(), -1], [*pieces.start[1:].tolist(), 0], strict=True)
+    for (row, column, start, length, cut), (next_row, next_start) in zip(
+        zip(*pieces, strict=True), following, strict=True
+    ):
         assert column == filled[row], "pieces stand one after the other"
         filled[row] += length
-        assert cut == (start + length not in ends)
+        before_inside = next_row == row and next_start not in starts
+        assert cut == (start + length not in ends or before_inside)
+        n_cut += start + length not in ends
         overlaps += int((used[start : start + length] > 0).sum())
         used[start : start + length] += 1
     assert filled.max() <= seq_len + 1
@@ -82,7 +88,7 @@ def test_where_the_tokens_go(
     assert sum(c.n_tokens for c in counts) == stream.n_tokens
     assert sum(c.n_cropped for c in counts) == int((used == 0).sum())
     assert sum(c.n_padding for c in counts) == n_samples * (seq_len + 1) - int(filled.sum())
-    assert sum(c.n_cut for c in counts) == int(pieces.cut.sum())
+    assert sum(c.n_cut for c in counts) == n_cut
     if pack == "bestfit":
         assert used.min() == 1, "nothing is dropped"
         long_documents = [length for length in lengths if length > seq_len + 1]
@@ -90,7 +96,6 @@ def test_where_the_tokens_go(
     else:
         assert overlaps == 0, "nothing comes twice"
         assert np.array_equal(pieces.column, np.zeros(len(pieces.row))), "a row is one stretch"
-        starts = {0, *ends}
         begin = np.array([start in starts for start in pieces.start.tolist()])
         assert begin.any() or len(lengths) == 1
 
@@ -120,6 +125,26 @@ def test_rows_are_as_the_pieces_say(tmp_path: Path) -> None:
                     if cut and column + n - 1 < 32:
                         want[column + n - 1] = -100
                 assert np.array_equal(batch.targets[row], want)
+
+
+def test_no_token_is_a_target_twice(tmp_path: Path) -> None:
+    """Rows of a long document overlap by a token, which what stood before the second one does not predict again."""
+    stream = write(tmp_path, naive.documents(seed=4, n=300, longest=90))
+    times = np.zeros(stream.n_tokens, np.int64)
+    starts = {0, *stream.ends.tolist()}
+    n_inside = 0
+    for batch in TokenLoader(stream, seq_len=32, global_batch=1, pack="bestfit", block_tokens=1000, shuffle="none"):
+        row = batch.tokens[0].astype(np.int64)
+        for column, start, length in zip(batch.pieces.column, batch.pieces.start, batch.pieces.length, strict=True):
+            where = np.arange(column, column + length)
+            # Column c is predicted by the target at c - 1.
+            predicted = where[(where > 0) & (batch.targets[0][np.maximum(where - 1, 0)] >= 0)]
+            assert np.array_equal(batch.targets[0][predicted - 1], row[predicted])
+            times[start + predicted - column] += 1
+            if column and start not in starts:
+                n_inside += 1
+                assert batch.targets[0][column - 1] == -100
+    assert n_inside > 10 and times.max() == 1 and times.mean() > 0.9
 
 
 def test_counts_of_a_block(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import random
 import struct
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 from tokend import Tokenizer
-from tokend_client import TokenStream
+from tokend_client import TokenLoader, TokenStream
 from tokend_client.errors import NotFoundError, RetiredError, StreamError
 from tokend_client.stream.segment import Segments
 from tokend_client.testing import StreamWriter
@@ -251,6 +252,37 @@ def test_llmc(tmp_path: Path, magic: int, version: int, dtype: str, path: str) -
         without.document(0)
 
 
+@pytest.mark.parametrize("eot_at", ["start", "end"])
+@pytest.mark.parametrize("sizes", [[100, 700, 0, 40], [1, 1, 1, 5], [60, 0]])
+def test_llmc_documents_go_on_in_the_next_shard(tmp_path: Path, eot_at: Any, sizes: list[int]) -> None:
+    """llm.c cuts its shards wherever they are full, so a document may begin in one and end in another."""
+    documents = [document if eot_at == "end" else np.roll(document, 1) for document in DOCUMENTS]
+    flat = np.concatenate(documents)
+    at = 0
+    for number, size in enumerate([*sizes, len(flat)]):
+        part = flat[at : at + size].astype("<u2")
+        at += size
+        header = np.zeros(256, "<i4")
+        header[:3] = 20240520, 1, len(part)
+        (tmp_path / f"web_train_{number:06d}.bin").write_bytes(header.tobytes() + part.tobytes())
+    stream = TokenStream(tmp_path, eot_id=naive.EOT, eot_at=eot_at)
+    assert stream.n_documents == len(documents)
+    for number, document in enumerate(documents):
+        assert np.array_equal(stream.document(number), document)
+    positions = np.arange(len(flat))
+    expected = np.repeat(np.arange(len(documents)), [len(document) for document in documents])
+    assert np.array_equal(stream.documents_at(positions), expected)
+
+
+def test_splits_in_one_folder_are_refused(tmp_path: Path) -> None:
+    write_llmc(tmp_path / "llmc", 20240520, 1, "<u2")
+    shard = tmp_path / "llmc" / "train_000000.bin"
+    (tmp_path / "llmc" / "web_val_000000.bin").write_bytes(shard.read_bytes())
+    with pytest.raises(StreamError, match=r"train and of val are no one stream\nhint: .*llmc/\*train\*'"):
+        TokenStream(tmp_path / "llmc")
+    assert len(TokenStream(tmp_path / "llmc/*train*")) == len(FLAT)
+
+
 def test_llmc_of_a_wrong_length(tmp_path: Path) -> None:
     write_llmc(tmp_path / "llmc", 20240520, 1, "<u2")
     with (tmp_path / "llmc" / "train_000001.bin").open("ab") as file:
@@ -268,15 +300,32 @@ def test_datatrove(tmp_path: Path, size: int) -> None:
         (tmp_path / f"{name}_x.ds.metadata").write_text(f"gpt2|{size}\n{ends[-1]}\n1 KT")
     check(TokenStream(tmp_path))
     assert len(TokenStream(tmp_path / "000_x.ds")) == sum(len(document) for document in DOCUMENTS[:25])
+    (tmp_path / "001_x.ds.metadata").write_text(f"mistral|{size}\n1\n1 KT")
+    with pytest.raises(StreamError, match="tokenizer 'mistral' among files of 'gpt2'"):
+        TokenStream(tmp_path)
     (tmp_path / "001_x.ds.metadata").unlink()
     with pytest.raises(NotFoundError, match=r"001_x\.ds\.metadata"):
         TokenStream(tmp_path)
 
 
+def test_other_tools_tokenizers_are_not_mixed(tmp_path: Path) -> None:
+    """As far as the formats tell: datatrove has a name, llm.c a word that stands for one."""
+    for name, tokenizer, size in (("a", "gpt2", 2), ("b", "mistral", 2), ("c", "gpt2", 4)):
+        (tmp_path / f"{name}.ds").write_bytes(FLAT.astype(f"<u{size}").tobytes())
+        (tmp_path / f"{name}.ds.metadata").write_text(f"{tokenizer}|{size}\n")
+    for number, (magic, version, dtype) in enumerate([(20240520, 1, "<u2"), (20240801, 7, "<u4")]):
+        write_llmc(tmp_path / f"llmc{number}", magic, version, dtype)
+    pairs = [("a.ds", "b.ds", "gpt2.* mistral"), ("a.ds", "c.ds", "16.* 32"), ("llmc0", "llmc1", "16 bits .* 32 bits")]
+    for one, two, message in pairs:
+        with pytest.raises(StreamError, match=f"different tokenizers: .*{message}"):
+            TokenLoader({"one": tmp_path / one, "two": tmp_path / two}, seq_len=8, global_batch=2)
+    TokenLoader({"one": tmp_path / "a.ds", "two": tmp_path / "llmc0"}, seq_len=8, global_batch=2)
+
+
 def test_raw(tmp_path: Path) -> None:
     FLAT.astype("<u2").tofile(tmp_path / "train.bin")
     check(TokenStream(tmp_path / "train.bin", dtype="uint16", eot_id=naive.EOT))
-    with pytest.raises(StreamError, match="no manifest"):
+    with pytest.raises(StreamError, match=r"no manifest\nhint: .*dtype='uint16'"):
         TokenStream(tmp_path / "train.bin")
     with pytest.raises(ValueError, match="token ids are"):
         TokenStream(tmp_path / "train.bin", dtype="float64")
@@ -337,3 +386,28 @@ def test_many_segments(tmp_path: Path) -> None:
     writer.seal()
     assert stream.refresh() and stream[-2] == 1
     assert stream._snapshot.segments[200] is before.segments[200]
+
+
+@pytest.mark.parametrize("format", ["bin", "stream"])
+def test_verify_finds_flipped_bits_that_opening_does_not(format: str, tmp_path: Path) -> None:
+    rng = random.Random(4)
+    source, output = tmp_path / "a.txt", tmp_path / "out"
+    source.write_text("".join(rng.choices(["one ", "two ", "|"], k=2000)))
+    Tokenizer.load("gpt2").encode_files([source], output, format=format, separator="|")
+    names = ("out", "out.ends") if format == "bin" else ("out/tokens-00000.bin", "out/ends-00000.u64")
+    n_bytes = sum((tmp_path / name).stat().st_size for name in names)
+    assert TokenStream(output).verify() == n_bytes
+    for name in names:
+        path = tmp_path / name
+        good = path.read_bytes()
+        for _ in range(20):
+            bad = bytearray(good)
+            bad[rng.randrange(len(bad))] ^= 1 << rng.randrange(8)
+            path.write_bytes(bad)
+            with pytest.raises(StreamError, match=path.name):
+                TokenStream(output).verify()
+        path.write_bytes(good)
+    raw = tmp_path / "raw.bin"
+    raw.write_bytes(bytes(64))
+    with pytest.raises(StreamError, match="no checksums"):
+        TokenStream(raw, dtype="uint16").verify()

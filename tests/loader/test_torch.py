@@ -19,10 +19,11 @@ from . import naive
 
 torch = pytest.importorskip("torch", reason="PyTorch is not installed (make loader-torch)")
 
-from tokend_client.torch import MapDataset, TokenDataset, _widen, signed, to_device  # noqa: E402
+from tokend_client.torch import MapDataset, TokenDataset, _through, _widen, signed, to_device  # noqa: E402
 from torch.utils.data import DataLoader, DistributedSampler  # noqa: E402
 
 DOCUMENTS = naive.documents(seed=11, n=150, longest=90)
+SOURCES = [{"path": "a.txt", "size_bytes": 9, "xxh3": None, "n_tokens": None, "n_documents": None}]
 OPTIONS: dict[str, Any] = {"seq_len": 16, "global_batch": 4, "window_tokens": 1500, "block_tokens": 700}
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning", "ignore::FutureWarning")
@@ -30,7 +31,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::U
 
 @pytest.fixture(scope="module")
 def web(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    writer = StreamWriter(tmp_path_factory.mktemp("web"))
+    writer = StreamWriter(tmp_path_factory.mktemp("web"), sources=SOURCES)
     for document in DOCUMENTS:
         writer.append(document)
     writer.seal()
@@ -123,6 +124,61 @@ def test_map_style(web: Path) -> None:
         MapDataset(TokenLoader(Stream(web, max_epochs=None), **OPTIONS))
 
 
+@pytest.mark.parametrize("start_method", ["fork", "spawn", "forkserver"])
+@pytest.mark.parametrize("follow", [False, True])
+def test_map_style_in_workers_of_any_start(web: Path, start_method: str, follow: bool) -> None:
+    """forkserver is Python 3.14's default; an unpickled loader has nothing open yet."""
+    loader = TokenLoader(web, **OPTIONS, follow=follow)
+    data = DataLoader(MapDataset(loader), batch_size=4, num_workers=1, multiprocessing_context=start_method)
+    expected = list(TokenLoader(web, **OPTIONS))
+    items = list(data)
+    assert len(items) >= len(expected)
+    for item, batch in zip(items, expected, strict=False):
+        assert np.array_equal(item["inputs"], batch.inputs) and np.array_equal(item["targets"], batch.targets)
+
+
+class Copy:
+    """A ring for a device that is not there."""
+
+    def __init__(self) -> None:
+        self.n_sent = 0
+
+    def send(self, ids: Any, masked: Any) -> tuple[Any, Any]:
+        self.n_sent += 1
+        return ids.clone(), masked.clone()
+
+
+@pytest.mark.parametrize("prefetch", [0, 2])
+def test_a_batch_on_its_way_to_a_device_waits_for_no_other(web: Path, prefetch: int) -> None:
+    """It is yielded before the next one is asked for, so the loader's state is its own."""
+    loader = TokenLoader(web, **OPTIONS, pack="bestfit", prefetch=prefetch)
+    ring = Copy()
+    n = 0
+    for inputs, targets, batch in _through(ring, loader):
+        n += 1
+        assert ring.n_sent == n and loader.position == batch.end and loader.state_dict() == batch.state
+        assert np.array_equal(inputs, batch.inputs) and np.array_equal(targets, batch.targets)
+    assert n == len(TokenLoader(web, **OPTIONS, pack="bestfit"))
+
+
+def test_a_starved_stream_delays_no_batch_that_is_ready(tmp_path: Path) -> None:
+    writer = StreamWriter(tmp_path)
+    writer.append(np.arange(4 * 16 + 1))
+    writer.commit()
+    loader = TokenLoader(tmp_path, seq_len=16, global_batch=4, shuffle="none", follow=True, stall_timeout_s=60)
+    inputs, _, batch = next(_through(Copy(), loader))
+    assert batch.end == 4 and inputs[0, 0] == 0
+    loader.close()
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("slots", [1, 3])
+def test_on_a_device(web: Path, slots: int) -> None:
+    got = [(x, y, batch) for x, y, batch in to_device(TokenLoader(web, **OPTIONS, pack="bestfit"), "cuda", slots=slots)]
+    for inputs, targets, batch in got:
+        assert np.array_equal(inputs.cpu(), batch.inputs) and np.array_equal(targets.cpu(), batch.targets)
+
+
 def test_documents(web: Path) -> None:
     loader = TokenLoader(web, **OPTIONS, pack="bestfit")
     data = DataLoader(TokenDataset(loader, documents=True), batch_size=None, num_workers=1)
@@ -141,7 +197,7 @@ def test_widening_as_on_a_device(tmp_path: Path, dtype: str) -> None:
         writer.append(high - document)
     writer.seal()
     for batch in TokenLoader(tmp_path, **OPTIONS, pack="bestfit"):
-        inputs, targets, _ = _widen(torch.from_numpy(signed(batch)), batch)
+        inputs, targets = _widen(torch.from_numpy(signed(batch)), torch.from_numpy(batch.masked))
         assert inputs.dtype == torch.int32 and targets.dtype == torch.int64
         assert np.array_equal(inputs, batch.inputs) and np.array_equal(targets, batch.targets)
 
@@ -161,6 +217,6 @@ def test_a_step_of_training(web: Path) -> None:
 
 def test_workers_over_a_growing_stream(web: Path, tmp_path: Path) -> None:
     with FakeDaemon(tmp_path) as daemon:
-        path = daemon.stream("web", DOCUMENTS, tokens_per_commit=500, pause_s=0.01)
+        path = daemon.stream("web", DOCUMENTS, tokens_per_commit=500, pause_s=0.01, sources=SOURCES)
         loader = TokenLoader(path, follow=True, **OPTIONS)
         same(DataLoader(TokenDataset(loader), batch_size=None, num_workers=2), web)

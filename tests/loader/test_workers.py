@@ -60,6 +60,21 @@ def test_their_number_changes_nothing(web: Path, pack: Any, workers: int) -> Non
         assert all(np.array_equal(b.tokens, t[0]) for b, t in zip(loader, batches[8:], strict=True))
 
 
+def test_a_script_without_the_guard_is_told_so(web: Path, tmp_path: Path) -> None:
+    """Spawned workers run the main module once more, which would make workers of its own."""
+    script = tmp_path / "train.py"
+    script.write_text(
+        f"""from tokend_client import TokenLoader
+with TokenLoader({str(web)!r}, seq_len=16, global_batch=4, workers=1, start_method="spawn") as loader:
+    next(iter(loader))
+"""
+    )
+    done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, timeout=120, check=False)
+    last = done.stderr.strip().splitlines()[-2:]
+    assert done.returncode == 1 and "exit code 1" in last[0]
+    assert "__main__" in last[1] and "SIGKILL" not in last[1]
+
+
 def test_a_growing_stream(web: Path, tmp_path: Path) -> None:
     expected = naive.digest(TokenLoader(web, **OPTIONS))
     with FakeDaemon(tmp_path) as daemon:

@@ -15,7 +15,9 @@ import numpy as np
 import pytest
 from interrupt import suspended_at
 from tokend import Tokenizer, _core
-from tokend_client.errors import CancelledError, ConflictError, InputChangedError, OutputExistsError
+from tokend.cli import main
+from tokend_client import TokenStream
+from tokend_client.errors import CancelledError, ConflictError, InputChangedError, OutputExistsError, StreamError
 
 SMALL = {"TOKEND_CHUNK_BYTES": "20000", "TOKEND_COMMIT_MS": "5", "TOKEND_SEGMENT_BYTES": "300000"}
 
@@ -212,6 +214,86 @@ def test_a_stream_is_replaced_only_by_force(tmp_path: Path, gpt2: Tokenizer) -> 
     with pytest.raises(OutputExistsError):
         gpt2.encode_files([source], tmp_path / "mine", format="stream", force=True)
     assert (tmp_path / "mine" / "keep").read_text() == "me"
+
+
+def test_the_remains_of_a_stream_are_removed_by_the_next_job(tmp_path: Path, gpt2: Tokenizer) -> None:
+    """A job that replaces a stream and is killed while it removes the old one leaves no manifest."""
+    source, output = tmp_path / "a.txt", tmp_path / "out"
+    source.write_text("one")
+    gpt2.encode_files([source], output, format="stream")
+    whole = contents(output)
+
+    def remains(*gone: str) -> None:
+        gpt2.encode_files([source], output, format="stream", force=True)
+        (output / "manifest.json").rename(output / ".manifest.json.retired.partial")
+        for name in gone:
+            (output / name).unlink()
+
+    for gone in ([], ["tokens-00000.bin"], ["tokens-00000.bin", "ends-00000.u64"]):
+        for options in ({}, {"force": True}, {"force": True, "resume": True}):
+            remains(*gone)
+            with pytest.raises(StreamError, match="no manifest"):
+                TokenStream(output)
+            gpt2.encode_files([source], output, format="stream", **options)  # type: ignore[arg-type]
+            found = contents(output)
+            assert found.keys() == whole.keys()
+            assert all(found[name] == whole[name] for name in whole if not name.endswith("manifest.json"))
+    # With somebody else's file in it, it is not ours to remove.
+    remains()
+    (output / "keep").write_text("me")
+    with pytest.raises(OutputExistsError):
+        gpt2.encode_files([source], output, format="stream", force=True)
+
+
+def test_a_manifest_removed_by_hand(tmp_path: Path, gpt2: Tokenizer) -> None:
+    source, output = tmp_path / "a.txt", tmp_path / "out"
+    source.write_text("one")
+    gpt2.encode_files([source], output, format="stream")
+    (output / "manifest.json").unlink()
+    with pytest.raises(OutputExistsError):
+        gpt2.encode_files([source], output, format="stream")
+    assert main(["verify", str(output)]) == 1
+    gpt2.encode_files([source], output, format="stream", force=True)
+    _core.verify(str(output))
+
+
+def test_a_failed_job_is_made_anew_by_force(tmp_path: Path, gpt2: Tokenizer) -> None:
+    source, output = tmp_path / "a.txt", tmp_path / "out"
+    source.write_bytes(b"fine\xff")
+    with pytest.raises(Exception, match="not valid UTF-8"):
+        gpt2.encode_files([source], output, format="stream")
+    source.write_bytes(b"fine")
+    gpt2.encode_files([source], output, format="stream", force=True, resume=True)
+    _core.verify(str(output))
+
+
+def test_what_a_killed_job_left_beside_its_sealed_stream_goes(tmp_path: Path, gpt2: Tokenizer) -> None:
+    source, output = tmp_path / "a.txt", tmp_path / "out"
+    source.write_text("one")
+    gpt2.encode_files([source], output, format="stream")
+    left = output / ".checkpoint.local.partial"
+    left.write_bytes(b"x")
+    assert gpt2.encode_files([source], output, format="stream", resume=True)["up_to_date"]
+    assert not left.exists()
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("kind", ["fifo", "directory", "nested"])
+def test_odd_things_in_a_manifests_place(kind: str, tmp_path: Path, gpt2: Tokenizer) -> None:
+    source, output = tmp_path / "a.txt", tmp_path / "out"
+    source.write_text("one")
+    gpt2.encode_files([source], output, format="stream")
+    manifest = output / "manifest.json"
+    manifest.unlink()
+    if kind == "fifo":
+        os.mkfifo(manifest)
+    elif kind == "directory":
+        manifest.mkdir()
+    else:
+        manifest.write_text("[" * 100_000)
+    with pytest.raises(StreamError, match=r"manifest\.json"):
+        TokenStream(output)
+    assert main(["verify", str(output)]) == main(["inspect", str(output)]) == 1
 
 
 def test_a_failed_stream_says_so(tmp_path: Path, gpt2: Tokenizer) -> None:

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import NotFoundError, StreamError
-from . import foreign, native
+from . import checksums, foreign, native
 from .segment import Ids, Segments, Snapshot
 
 __all__ = ["Ids", "Origin", "TokenStream"]
@@ -77,6 +77,10 @@ class TokenStream:
         self._options = {"fingerprint": fingerprint, "dtype": dtype, "eot_id": eot_id, "eot_at": eot_at}
         self._lock = threading.Lock()
         self._snapshot = self._open(dtype, eot_id, eot_at)
+        self.require(fingerprint)
+
+    def require(self, fingerprint: str | None) -> None:
+        """Raises `StreamError` if a fingerprint is given and is not that of the tokenizer that made the stream."""
         made_by = self._snapshot.fingerprint
         if fingerprint is not None and fingerprint != made_by:
             found = "an unknown tokenizer" if made_by is None else f"tokenizer {made_by[:12]}"
@@ -112,6 +116,18 @@ class TokenStream:
     def reopen(self) -> TokenStream:
         """Another stream over the same files, as they are now."""
         return _reopen(str(self.path), self._options)
+
+    def verify(self) -> int:
+        """Reads every committed byte and compares it with the manifest's checksums; returns how many bytes.
+
+        Opening checks lengths only: a flipped bit is found by this, or by `tokend verify`, which also checks ids
+        and ends and names the place. Blocks for as long as the disk takes. Raises `StreamError` with the first
+        file that is not what was written, for formats without checksums, and without the package `xxhash`
+        (`pip install 'tokend-client[verify]'`).
+        """
+        with self._lock:
+            manifest = self._snapshot.manifest
+        return checksums.verify(self.path, manifest)
 
     @property
     def manifest(self) -> dict[str, Any]:
@@ -162,6 +178,11 @@ class TokenStream:
     def fingerprint(self) -> str | None:
         """That of the tokenizer that made the stream; None where the format has none."""
         return self._snapshot.fingerprint
+
+    @property
+    def vocabulary(self) -> str | None:
+        """What another tool's format says of the tokenizer: two that differ are of two tokenizers. None for others."""
+        return self._snapshot.vocabulary
 
     @property
     def tokenizer(self) -> str | None:

@@ -11,7 +11,7 @@ Megatron (`NAME.bin` + `NAME.idx`): the data file is raw ids. The index is
 
 llm.c and modded-nanogpt (`*.bin`, a folder or a glob of shards): 256 int32, then ids. Word 0 is
 20240520 (uint16 ids, version 1) or 20240801 (uint32 ids, version 7), word 1 the version, word 2 the
-number of ids. Documents begin with the end-of-text id.
+number of ids. Documents begin with the end-of-text id, and may go on from one shard into the next.
 
 datatrove (`*.ds`, one or a folder): raw ids; `*.ds.index` has a u64 end, in tokens, for each document;
 `*.ds.metadata` begins with "tokenizer name|bytes per id".
@@ -26,8 +26,10 @@ from __future__ import annotations
 
 import glob
 import os
+import re
 import struct
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -42,13 +44,16 @@ _MEGATRON_DTYPES = {4: "<i4", 8: "<u2"}
 _LLMC = {20240520: (1, "<u2"), 20240801: (7, "<u4")}
 _LLMC_HEADER_BYTES = 1024
 _SCAN_TOKENS = 1 << 22
+_SPLITS = {"train", "val", "valid", "validation", "test"}
+_ONE_TOKENIZER = "one stream has one tokenizer: name the files that belong together"
 
 EotAt = Literal["end", "start"]
 Boundaries = Callable[[Segment], NDArray[np.uint64]]
 
 
-def scan_for(eot_id: int | None, eot_at: EotAt) -> Boundaries | None:
-    """Finds document ends by the end-of-text id; tokens after the last one are a document as well."""
+def scan_for(eot_id: int | None, eot_at: EotAt, ends_here: Callable[[], bool] = lambda: True) -> Boundaries | None:
+    """Finds document ends by the end-of-text id. What follows the last one is a document as well, or goes on in
+    the next file where `ends_here` says so."""
     if eot_id is None:
         return None
 
@@ -59,7 +64,7 @@ def scan_for(eot_id: int | None, eot_at: EotAt) -> Boundaries | None:
         ]
         ends = np.concatenate([np.empty(0, np.int64), *found])
         ends = ends[ends > 0] if eot_at == "start" else ends + 1
-        if segment.n_tokens and (not len(ends) or ends[-1] != segment.n_tokens):
+        if segment.n_tokens and (not len(ends) or ends[-1] != segment.n_tokens) and ends_here():
             ends = np.append(ends, segment.n_tokens)
         typed: NDArray[np.uint64] = ends.astype(np.uint64)
         return typed
@@ -129,11 +134,18 @@ def llmc_magic(path: Path) -> bool:
 
 def open_llmc(paths: list[Path], eot_id: int | None, eot_at: EotAt | None) -> Snapshot:
     """llm.c shards, in the order given; every header and length is checked before the first token is read."""
-    scan = scan_for(eot_id, eot_at or "start")
+    at: EotAt = eot_at or "start"
     segments: list[Segment] = []
+
+    def ends_with(number: int) -> bool:
+        """Whether the document at the end of a shard ends there: nothing follows, or what begins another one."""
+        following = next((segment for segment in segments[number + 1 :] if segment.n_tokens), None)
+        return following is None or (at == "start" and int(following.tokens[0]) == eot_id)
+
     dtype: np.dtype[Any] | None = None
     first = 0
-    for path in paths:
+    for number, path in enumerate(paths):
+        scan = scan_for(eot_id, at, partial(ends_with, number))
         with path.open("rb") as file:
             words = np.frombuffer(file.read(_LLMC_HEADER_BYTES), "<i4")
         known = _LLMC.get(int(words[0])) if len(words) == 256 else None
@@ -158,7 +170,8 @@ def open_llmc(paths: list[Path], eot_id: int | None, eot_at: EotAt | None) -> Sn
         )
         first += n_tokens
     assert dtype is not None
-    return _snapshot(segments, dtype, "llmc")
+    # The word in the header stands for a tokenizer: GPT-2's, or Llama 3's.
+    return _snapshot(segments, dtype, "llmc", f"ids of {8 * dtype.itemsize} bits")
 
 
 def open_datatrove(paths: list[Path]) -> Snapshot:
@@ -166,12 +179,15 @@ def open_datatrove(paths: list[Path]) -> Snapshot:
     segments: list[Segment] = []
     dtype: np.dtype[Any] | None = None
     first = 0
+    tokenizer = ""
     for path in paths:
         metadata, index = Path(f"{path}.metadata"), Path(f"{path}.index")
-        own = _datatrove_dtype(metadata)
+        name, own = _datatrove_tokenizer(metadata)
         if dtype is not None and own != dtype:
             raise StreamError(f"{metadata}: {own.itemsize} bytes per id among files of {dtype.itemsize}")
-        dtype = own
+        if dtype is not None and name != tokenizer:
+            raise StreamError(f"{metadata}: tokenizer {name!r} among files of {tokenizer!r}", _ONE_TOKENIZER)
+        tokenizer, dtype = name, own
         n_tokens, rest = divmod(path.stat().st_size, dtype.itemsize)
         if rest:
             raise StreamError(f"{path}: {path.stat().st_size} bytes are no whole number of {dtype.itemsize}-byte ids")
@@ -190,13 +206,15 @@ def open_datatrove(paths: list[Path]) -> Snapshot:
         )
         first += n_tokens
     assert dtype is not None
-    return _snapshot(segments, dtype, "datatrove")
+    # The same tokenizer may be named with its owner or without.
+    return _snapshot(segments, dtype, "datatrove", f"{tokenizer.rpartition('/')[2]}, ids of {8 * dtype.itemsize} bits")
 
 
-def _datatrove_dtype(metadata: Path) -> np.dtype[Any]:
+def _datatrove_tokenizer(metadata: Path) -> tuple[str, np.dtype[Any]]:
+    """Its name and the dtype of its ids."""
     try:
-        _name, _, size = metadata.read_text().splitlines()[0].rpartition("|")
-        return np.dtype({"2": "<u2", "4": "<u4"}[size])
+        name, _, size = metadata.read_text().splitlines()[0].rpartition("|")
+        return name, np.dtype({"2": "<u2", "4": "<u4"}[size])
     except FileNotFoundError:
         raise NotFoundError(f"{metadata}: missing", "it says how many bytes an id has") from None
     except (KeyError, IndexError, ValueError):
@@ -229,12 +247,27 @@ def open_raw(path: Path, dtype: str, eot_id: int | None, eot_at: EotAt | None) -
 
 
 def shards(path: Path) -> list[Path]:
-    """The files that a path stands for: itself, a folder's or a glob's, by name."""
+    """The files that a path stands for: itself, a folder's or a glob's, by name.
+
+    Raises `StreamError` for a folder with files of different splits: nobody trains on what he validates with.
+    """
     if path.is_dir():
-        return sorted(p for p in path.iterdir() if p.suffix in (".bin", ".ds"))
+        found = sorted(p for p in path.iterdir() if p.suffix in (".bin", ".ds"))
+        splits = sorted({split for p in found for split in _split_of(p.stem)})
+        if len(splits) > 1:
+            one = "train" if "train" in splits else splits[0]
+            raise StreamError(
+                f"{path}: files of {' and of '.join(splits)} are no one stream",
+                f"name those you want: '{path}/*{one}*'",
+            )
+        return found
     if path.exists():
         return [path]
     return sorted(Path(name) for name in glob.glob(str(path)))
+
+
+def _split_of(stem: str) -> set[str]:
+    return _SPLITS.intersection(re.split("[^a-z]+", stem.lower()))
 
 
 def _check_length(path: Path, n_bytes: int) -> None:
@@ -246,10 +279,11 @@ def _check_length(path: Path, n_bytes: int) -> None:
         raise StreamError(f"{path}: {have} bytes, but its header or index says {n_bytes}", "copy or make it again")
 
 
-def _snapshot(segments: list[Segment], dtype: np.dtype[Any], format: str) -> Snapshot:
-    """Its identity is names and lengths: these formats say nothing of how they were made."""
+def _snapshot(segments: list[Segment], dtype: np.dtype[Any], format: str, vocabulary: str | None = None) -> Snapshot:
+    """Its identity is names and lengths: these formats say little of how they were made."""
     identity: list[str | int] = [format, str(dtype)]
     for segment in segments:
         identity += [os.path.basename(segment.path), segment.n_tokens]
     manifest = {"format": format, "dtype": dtype.name, "n_tokens": sum(s.n_tokens for s in segments)}
-    return Snapshot(tuple(segments), dtype, "sealed", manifest, None, tuple(identity))
+    own = None if vocabulary is None else f"{format}, {vocabulary}"
+    return Snapshot(tuple(segments), dtype, "sealed", manifest, None, tuple(identity), vocabulary=own)

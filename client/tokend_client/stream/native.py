@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ import msgspec
 import numpy as np
 
 from ..errors import StreamError
+from . import manifest_file
 from .segment import Segment, Segments, Snapshot, map_array
 
 _ENDS = np.dtype("<u8")
@@ -30,11 +32,9 @@ _STATES = ("growing", "sealed", "failed")
 def read_manifest(path: Path, format: str) -> dict[str, Any]:
     """A manifest of the given format, version 1. Raises `StreamError`; `FileNotFoundError` is the caller's."""
     try:
-        manifest = msgspec.json.decode(path.read_bytes())
-    except (msgspec.DecodeError, RecursionError) as error:
+        manifest = manifest_file.decode(path, manifest_file.read(path))
+    except msgspec.DecodeError as error:
         raise StreamError(f"{path}: not valid JSON: {error}") from None
-    except IsADirectoryError:
-        raise StreamError(f"{path}: a directory, not a manifest") from None
     if not isinstance(manifest, dict):
         raise StreamError(f"{path}: not a manifest")
     if manifest.get("format") != format or manifest.get("version") != 1:
@@ -50,17 +50,22 @@ def id_dtype(name: Any, path: Path) -> np.dtype[Any]:
     return np.dtype("<u2" if name == "uint16" else "<u4")
 
 
-def identity(manifest: dict[str, Any]) -> tuple[str | int, ...]:
-    """Tokenizer, options, names of the inputs: the same while a stream grows, and for sets made alike.
+def identity(
+    fingerprint: str, options: dict[str, Any], sources: Sequence[Source], otherwise: Sequence[str | int]
+) -> tuple[str | int, ...]:
+    """Tokenizer, options, names and sizes of the inputs: the same while a stream grows, and for sets made alike.
 
-    Not the inputs' folders, which may differ between machines, nor what is known only when it is done.
+    Not the inputs' folders, which may differ between machines, nor what is known only when it is done. A stream
+    that takes up inputs as they come (`--watch`) has no fixed list of them, and one made by hand may have none:
+    for these it is `otherwise`, the stream's own id, or what a set holds.
     """
-    sources = [os.path.basename(source["path"]) for source in manifest["sources"]]
-    return (str(manifest["tokenizer"]["fingerprint"]), _options(manifest["options"]), *sources)
-
-
-def _options(options: dict[str, Any]) -> str:
-    return json.dumps(options, sort_keys=True)
+    if not sources or any(source.offset_bytes is not None for source in sources):
+        kept = {name: value for name, value in options.items() if name != "records"}
+        return (fingerprint, json.dumps(kept, sort_keys=True), "", *otherwise)
+    of_sources: list[str | int] = []
+    for source in sources:
+        of_sources += [os.path.basename(source.path), source.size_bytes]
+    return (fingerprint, json.dumps(options, sort_keys=True), *of_sources)
 
 
 def open_bin(path: Path) -> Snapshot:
@@ -69,7 +74,9 @@ def open_bin(path: Path) -> Snapshot:
     try:
         manifest = read_manifest(manifest_path, "tokend-bin")
     except FileNotFoundError:
-        hint = "the set is incomplete or was not made by tokend" if path.exists() else "check the path"
+        hint = "check the path"
+        if path.exists():
+            hint = "the set is incomplete, or not tokend's; raw ids need to be told what they are: dtype='uint16'"
         raise StreamError(f"{manifest_path}: no manifest", hint) from None
     try:
         dtype = id_dtype(manifest["dtype"], manifest_path)
@@ -88,9 +95,10 @@ def open_bin(path: Path) -> Snapshot:
         last = int(segment.ends[-1]) if n_documents else 0
         if last != n_tokens:
             raise StreamError(f"{ends}: the last document ends at {last} of {n_tokens} tokens")
-        return Snapshot(
-            (segment,), dtype, "sealed", manifest, str(manifest["tokenizer"]["fingerprint"]), identity(manifest)
-        )
+        fingerprint = str(manifest["tokenizer"]["fingerprint"])
+        sources = msgspec.convert(manifest["sources"], list[Source])
+        own = identity(fingerprint, manifest["options"], sources, (n_tokens, str(manifest["data"].get("xxh3"))))
+        return Snapshot((segment,), dtype, "sealed", manifest, fingerprint, own)
     except (KeyError, TypeError, ValueError) as error:
         raise _broken(manifest_path, error) from None
 
@@ -106,8 +114,12 @@ class _Entry(msgspec.Struct, gc=False):
     retired: bool = False
 
 
-class _Source(msgspec.Struct, gc=False):
+class Source(msgspec.Struct, gc=False):
+    """An input in a manifest."""
+
     path: str
+    size_bytes: int = -1
+    offset_bytes: int | None = None
 
 
 class _Manifest(msgspec.Struct):
@@ -123,7 +135,7 @@ class _Manifest(msgspec.Struct):
     n_documents: int
     tokenizer: dict[str, Any]
     options: dict[str, Any]
-    sources: list[_Source]
+    sources: list[Source]
     segments: list[_Entry]
     error: dict[str, Any] | None = None
 
@@ -139,14 +151,14 @@ def open_directory(folder: Path, before: Snapshot | None = None) -> Snapshot:
     path = folder / "manifest.json"
     try:
         stamp = stamp_of(folder)
-        data = path.read_bytes()
-    except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+        data = manifest_file.read(path)
+    except (FileNotFoundError, NotADirectoryError):
         raise StreamError(f"{path}: no manifest", "nothing is committed yet, or this is no stream") from None
     try:
-        manifest = msgspec.json.decode(data, type=_Manifest)
+        manifest = manifest_file.decode(path, data, _Manifest)
         if (manifest.format, manifest.version) != ("tokend-stream", 1):
             read_manifest(path, "tokend-stream")
-    except (msgspec.DecodeError, RecursionError) as error:
+    except msgspec.DecodeError as error:
         read_manifest(path, "tokend-stream")
         raise _broken(path, error) from None
     try:
@@ -207,14 +219,14 @@ def _snapshot(
                 entries[number].n_tokens, entries[number].n_documents, entries[number].retired,
             ):  # fmt: skip
                 made[number] = segment
-    names = [os.path.basename(source.path) for source in manifest.sources]
+    fingerprint = str(manifest.tokenizer["fingerprint"])
     return Snapshot(
         Segments(len(entries), make, made),
         dtype,
         state,  # type: ignore[arg-type]
         data,
-        str(manifest.tokenizer["fingerprint"]),
-        (str(manifest.tokenizer["fingerprint"]), _options(manifest.options), *names),
+        fingerprint,
+        identity(fingerprint, manifest.options, manifest.sources, (manifest.stream_id,)),
         manifest.stream_id,
         manifest.commit,
         manifest.error,

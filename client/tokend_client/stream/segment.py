@@ -175,6 +175,8 @@ class Snapshot:
     """Of the manifest's file: as long as it is the same, so is the manifest."""
     known_firsts: NDArray[np.int64] | None = None
     known_documents: NDArray[np.int64] | None = None
+    vocabulary: str | None = None
+    """Format and vocabulary, where a format names the latter but has no fingerprint."""
 
     @cached_property
     def manifest(self) -> dict[str, Any]:

@@ -12,13 +12,12 @@ import json
 import os
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 from tokend_client.errors import BadRequestError
 
-from .. import _core
-from ..conversions import source_manifest
+from .. import _core, conversions
 from .encode import connected, follow_own
 from .output import duration, plural, size, watched
 
@@ -34,18 +33,20 @@ _RAW = ("nanogpt", "megatron", "datatrove", "olmo")
 def convert(arguments: argparse.Namespace) -> int:
     """Makes sets in trainers' formats from a finished one, verified first; in this process, or by the daemon."""
     _, formats = split(arguments.format)
-    places = check(arguments, formats, has_native=False)
     source = os.path.abspath(arguments.path)
+    manifest = conversions.source_manifest(source)
+    places = check(arguments, formats, has_native=False, is_same=lambda note: conversions.is_of(note, manifest))
+    if not places:
+        return 0
     if arguments.no_wait or arguments.endpoint is not None:
         if len(places) > 1 and arguments.no_wait:
             raise BadRequestError("--no-wait goes with one format", "name one, or several commands")
         with connected(arguments) as client:
-            make(arguments, source, places, client)
+            make(arguments, source, places, formats, client)
         return 0
-    source_manifest(source)
     control = _core.JobControl()
     watched(lambda: _core.verify(source), control, f"{os.path.basename(source)}: verifying", control.cancel)
-    make(arguments, source, places)
+    make(arguments, source, places, formats)
     return 0
 
 
@@ -57,24 +58,53 @@ def split(formats: list[str]) -> tuple[str | None, list[str]]:
     return (native[0] if native else None), [name for name in dict.fromkeys(formats) if name not in native]
 
 
-def check(arguments: argparse.Namespace, formats: list[str], *, has_native: bool) -> dict[str, str]:
-    """Where each format's set will be; refuses what could not be made there, before any work is done."""
+def check(
+    arguments: argparse.Namespace,
+    formats: list[str],
+    *,
+    has_native: bool,
+    is_same: Callable[[dict[str, Any]], bool],
+) -> dict[str, str]:
+    """Where each format's set is to be made; refuses what could not be made there, before any work is done.
+
+    A set that stands there is up to date, is said to be and left out, if `is_same` says of its note that it was made of
+    what this one would be, and it verifies.
+    """
     if not arguments.output:
         raise BadRequestError("the output path is empty", "is a shell variable unset?")
     output = os.path.abspath(arguments.output)
     stem = output.removesuffix(".bin") if has_native else output
     single = len(formats) == 1 and not has_native
     places = {name: output if single else f"{stem}.{name}" for name in formats}
+    done = {}
     for name, place in places.items():
-        _core.check_export(
-            place,
-            name,
-            **_limits(arguments, formats, name),
-            row_tokens=_row_tokens(arguments, formats, name),
-            val_fraction=arguments.val_fraction,
-            force=arguments.force,
-        )
+        layout = _layout(arguments, formats, name)
+        note = None if arguments.force else conversions.read_note(place, name)
+        is_there = note is not None and conversions.is_laid_out(note, name, layout) and is_same(note)
+        if note is not None and is_there and conversions.verifies(place, name):
+            done[name] = note
+            continue
+        conversions.check_place(place, name, layout, force=arguments.force)
+    for name, note in done.items():
+        place = places.pop(name)
+        if arguments.json:
+            print(json.dumps({"path": place, **note, "up_to_date": True}))
+        else:
+            say({**note, "up_to_date": True}, place, 0.0)
     return places
+
+
+def _layout(arguments: argparse.Namespace, formats: Iterable[str], name: str) -> dict[str, Any]:
+    """The fields of `protocol.Layout`, but for `sibling`."""
+    return {
+        "eot": arguments.eot,
+        "eot_id": arguments.eot_id,
+        **_limits(arguments, formats, name),
+        "row_tokens": _row_tokens(arguments, formats, name),
+        "val_fraction": arguments.val_fraction,
+        "seed": arguments.seed,
+        "shuffle": arguments.shuffle,
+    }
 
 
 def _limits(arguments: argparse.Namespace, formats: Iterable[str], name: str) -> dict[str, int | None]:
@@ -89,29 +119,24 @@ def _row_tokens(arguments: argparse.Namespace, formats: Iterable[str], name: str
     return None if name != "mds" and "mds" in formats else rows
 
 
-def make(arguments: argparse.Namespace, source: str, places: dict[str, str], client: Client | None = None) -> None:
-    """Makes the sets, in this process or by a daemon, and says what each holds."""
+def make(
+    arguments: argparse.Namespace,
+    source: str,
+    places: dict[str, str],
+    formats: list[str],
+    client: Client | None = None,
+) -> None:
+    """Makes the sets, in this process or by a daemon, and says what each holds; `formats` are all asked for."""
     raw: tuple[str, str] | None = None
     for name, place in places.items():
         start = time.monotonic()
-        options = {
-            "eot": arguments.eot,
-            "eot_id": arguments.eot_id,
-            **_limits(arguments, places, name),
-            "row_tokens": _row_tokens(arguments, places, name),
-            "val_fraction": arguments.val_fraction,
-            "seed": arguments.seed,
-            "shuffle": arguments.shuffle,
-            "force": arguments.force,
-            "sibling": raw,
-        }
+        options = _layout(arguments, formats, name) | {"force": arguments.force, "sibling": raw}
         if client is not None:
             job = client.convert(source, place, format=name, **options)
             if arguments.no_wait:
                 print(json.dumps({"job_id": job.job_id}) if arguments.json else job.job_id)
                 return
             made = follow_own(client, job.job_id, place)
-            del made["up_to_date"]
         else:
             made = _local(source, place, name, options)
         if name in _RAW:
@@ -137,6 +162,9 @@ def _local(source: str, place: str, name: str, options: dict[str, Any]) -> dict[
 def say(made: dict[str, Any], place: str, seconds: float) -> None:
     """One line of what a conversion made."""
     what = f"{plural(made['n_tokens'], 'token')}, {plural(made['n_documents'], 'document')}"
+    if made.get("up_to_date"):
+        print(f"{place} ({made['kind']}) is up to date: {what}", file=sys.stderr)
+        return
     if made["n_val_documents"]:
         what += f" ({made['n_val_documents']:,} for validation)"
     if left_out := made["arrangement"]["n_tokens_left_out"]:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from tokend_client.errors import BadDocumentError, BadRequestError, NoSpaceError, TokendError
 
-from .known import look
+from .known import look, made_of
 from .output import check_utf8, duration, plural, progress_bar, size, watched
 
 if TYPE_CHECKING:
@@ -35,6 +35,7 @@ _RECORD_OPTIONS = (
 
 def encode(arguments: argparse.Namespace) -> int:
     """Encodes files, through the daemon or in this process."""
+    _name_outputs(arguments)
     if arguments.watch:
         from .watch import watch
 
@@ -54,8 +55,34 @@ def encode(arguments: argparse.Namespace) -> int:
         return _encode(arguments, [path if name == "-" else name for name in inputs])
 
 
+def _name_outputs(arguments: argparse.Namespace) -> None:
+    """Makes one field and one output of what was given, and `more` of further ones."""
+    given: list[str] = arguments.field or []
+    arguments.more = {}
+    if arguments.output is not None:
+        if len(given) > 1:
+            raise BadRequestError(
+                "several fields go to several outputs, and -o names one", "--field NAME=OUT for each, without -o"
+            )
+        arguments.field = given[0] if given else None
+        return
+    if not given or not all("=" in name for name in given):
+        raise BadRequestError("no output is named", "-o OUT, or --field NAME=OUT for each field")
+    named = [(name, output) for name, _, output in (text.partition("=") for text in given)]
+    if len(dict(named)) < len(named):
+        raise BadRequestError("a field is named twice")
+    (arguments.field, arguments.output), *more = named
+    arguments.more = dict(more)
+    if not all(arguments.more.values()):
+        raise BadRequestError("the output path of a field is empty", "--field NAME=OUT")
+    if arguments.more and (arguments.watch or arguments.dry_run or arguments.update):
+        raise BadRequestError("--watch, --update and --dry-run are of one field", "name one with --field, and -o OUT")
+
+
 def _encode(arguments: argparse.Namespace, inputs: list[str]) -> int:
     native, foreign = _formats(arguments)
+    if arguments.more and (foreign or native != "bin"):
+        raise BadRequestError("several fields go to sets of format bin", "`tokend convert` makes others of them")
     if arguments.dry_run:
         from .dry_run import dry_run
 
@@ -68,20 +95,23 @@ def _encode(arguments: argparse.Namespace, inputs: list[str]) -> int:
         return _native(arguments, inputs, arguments.output, native or "bin")
     from . import convert
 
-    places = convert.check(arguments, foreign, has_native=native is not None)
+    is_same = made_of(arguments, inputs, _options(arguments))
+    places = convert.check(arguments, foreign, has_native=native is not None, is_same=is_same)
     if native is not None:
         _native(arguments, inputs, arguments.output, native)
-        _convert(arguments, os.path.abspath(arguments.output), places)
+        _convert(arguments, os.path.abspath(arguments.output), places, foreign)
+        return 0
+    if not places:
         return 0
     known = look(arguments, inputs, _options(arguments))
     if known and known.output and known.manifest and not {"skipped", "ids"} & set(known.manifest):
         print(f"tokend: the same inputs are in {known.output}, which verified: made from it", file=sys.stderr)
-        _convert(arguments, known.output, places)
+        _convert(arguments, known.output, places, foreign)
         return 0
     made = convert.hidden_set(arguments.output)
     _native(arguments, inputs, made, "bin", is_hidden=True)
     try:
-        _convert(arguments, made, places)
+        _convert(arguments, made, places, foreign)
     except BaseException:
         print(f"tokend: the tokens are kept in {made}, for `tokend convert`", file=sys.stderr)
         raise
@@ -90,15 +120,16 @@ def _encode(arguments: argparse.Namespace, inputs: list[str]) -> int:
     return 0
 
 
-def _convert(arguments: argparse.Namespace, source: str, places: dict[str, str]) -> None:
+def _convert(arguments: argparse.Namespace, source: str, places: dict[str, str], formats: list[str]) -> None:
     """Makes the formats of trainers where the set was made: by the daemon, or in this process."""
     from . import convert
 
-    if arguments.local:
-        convert.make(arguments, source, places)
+    if arguments.local or not places:
+        convert.make(arguments, source, places, formats)
         return
     with connected(arguments) as client:
-        convert.make(arguments, source, places, client)
+        # One that is confined to directories makes no conversions.
+        convert.make(arguments, source, places, formats, None if client.roots() else client)
 
 
 def _formats(arguments: argparse.Namespace) -> tuple[str | None, list[str]]:
@@ -135,10 +166,13 @@ def _native(
 ) -> int:
     """Encodes into a set of ours. A hidden one is replaced without asking, and is not reported."""
     options = _options(arguments) | {"force": arguments.force or is_hidden, "format": format}
+    if arguments.more:
+        options["more"] = arguments.more
     start = time.monotonic()
     if arguments.local:
         _check_local(arguments)
-        known = look(arguments, inputs, _options(arguments)) if format == "bin" and not is_hidden else None
+        is_looked_up = format == "bin" and not is_hidden and not arguments.more
+        known = look(arguments, inputs, _options(arguments)) if is_looked_up else None
         manifest = known.link(output) if known else None
         if manifest is None:
             manifest = _local(arguments, inputs, output, options | {"resume": arguments.resume})
@@ -156,8 +190,13 @@ def _native(
                 return 0
             # A hidden set is the first half of what was asked for.
             manifest = follow_own(client, job.job_id, arguments.output)
-    if not is_hidden:
-        report(manifest, output, time.monotonic() - start, arguments.json)
+    if is_hidden:
+        return 0
+    seconds = time.monotonic() - start
+    report(manifest, output, seconds, arguments.json)
+    if not arguments.json:
+        for place, other in zip(arguments.more.values(), manifest.get("more", ()), strict=True):
+            report({"up_to_date": manifest["up_to_date"], **other}, place, seconds, as_json=False)
     return 0
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -69,3 +70,36 @@ def look(arguments: argparse.Namespace, inputs: list[str], options: dict[str, An
     key = reuse.key_of(options, sizes)
     found = reuse.find(key, files, fingerprint)
     return Known(key, files, *found) if found else Known(key, files)
+
+
+def made_of(
+    arguments: argparse.Namespace, inputs: list[str], options: dict[str, Any]
+) -> Callable[[dict[str, Any]], bool]:
+    """Tells of the note of a conversion whether its set was made of these inputs in this way. Reads the inputs only
+    where their paths and sizes are the note's.
+    """
+
+    @cache
+    def hashes() -> list[str]:
+        from .. import _core
+
+        return [_core.hash_prefixes(path, [os.stat(path).st_size])[0] for path in expand(inputs, arguments.output)]
+
+    def is_same(note: dict[str, Any]) -> bool:
+        from ..tokenizer import Tokenizer
+        from ..update import are_same_options
+
+        try:
+            there = [(source["path"], source["size_bytes"]) for source in note["sources"]]
+            if there != [(path, os.stat(path).st_size) for path in expand(inputs, arguments.output)]:
+                return False
+            tokenizer = Tokenizer.load(arguments.tokenizer)
+            eot_id = tokenizer.eot_for(options["eot"], options["eot_token"])
+            same = note["tokenizer"]["fingerprint"] == tokenizer.fingerprint
+            same &= are_same_options(note["options"], options, eot_id)
+            return same and [source["xxh3"] for source in note["sources"]] == hashes()
+        except (OSError, KeyError, TypeError, TokendError):
+            # The job itself says what is wrong.
+            return False
+
+    return is_same

@@ -160,7 +160,6 @@ def _encode(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "-o",
         "--output",
-        required=True,
         metavar="OUT",
         help="the data file (OUT.ends and OUT.json are made beside it), or the directory of another format",
     )
@@ -284,7 +283,11 @@ def _records(parser: argparse.ArgumentParser) -> None:
         help="what files hold that are no parquet or arrow (default: auto, by first bytes, names and first lines)",
     )
     group.add_argument(
-        "--field", metavar="NAME", help="field or column of the text, with dots: meta.body (default: text)"
+        "--field",
+        action="append",
+        metavar="NAME[=OUT]",
+        help="field or column of the text, with dots: meta.body (default: text); with =OUT and without -o "
+        "repeatable: each field goes to an output of its own, in one pass",
     )
     group.add_argument("--id-field", metavar="NAME", help="a field or column to keep in OUT.ids, a line per document")
     group.add_argument(

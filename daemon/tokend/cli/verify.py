@@ -40,6 +40,8 @@ def is_native(path: Path) -> bool:
     if path.name == "manifest.json" or (path / "manifest.json").exists():
         return True
     # Ends without a manifest are what is left of a set: it is named as such, not taken for raw ids.
+    if (path / "ends-00000.u64").exists() and (path / "tokens-00000.bin").exists():
+        return True
     if any(Path(f"{path}{suffix}").exists() for suffix in (".json", ".ends")):
         return True
     return path.name.endswith(".bin.json") and not path.name.endswith("tokend.json")

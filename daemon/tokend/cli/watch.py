@@ -1,5 +1,7 @@
-"""`tokend encode --watch`: this process looks at the directories, and the daemon encodes what it finds, or with
-`--local` this process too.
+"""`tokend encode --watch`: this process looks at the directories, and the daemon encodes what it finds.
+
+With `--local` this process does that too, and it always does where a round found little: a job every other second would
+soon have pushed all others out of the daemon's memory.
 
 What is remembered is in the stream's manifest alone, so that neither of the two need outlive the other: a killed watch
 goes on with the same command, and a daemon that goes away is started again and takes up the job that it had.
@@ -14,6 +16,7 @@ import sys
 import uuid
 from collections.abc import Callable
 from dataclasses import asdict
+from functools import cache
 from typing import Any
 
 from tokend_client.errors import BadRequestError, NotConnectedError
@@ -25,6 +28,8 @@ from ..watch import watch as look_again
 from .encode import connected, follow_own
 from .output import plural
 
+DAEMON_MIN_BYTES = 8_000_000
+"""What a round found of this size or more the daemon encodes."""
 _TRIES = 5
 """Daemons that may go away while one round is encoded."""
 
@@ -39,7 +44,9 @@ def watch(arguments: argparse.Namespace, options: dict[str, Any]) -> int:
     if not arguments.output:
         raise BadRequestError("the output path is empty", "is a shell variable unset?")
     tokenizer = Tokenizer.load(arguments.tokenizer)
-    encode = _locally(tokenizer, options) if arguments.local else _by_daemon(arguments, options)
+    encode = _locally(tokenizer, options)
+    if not arguments.local:
+        encode = _by_daemon(arguments, options, encode)
     folders = [os.path.abspath(folder) for folder in arguments.watch]
     output = os.path.abspath(arguments.output)
     settle = (lambda place: None) if arguments.local else _settle(arguments)
@@ -76,9 +83,10 @@ def _say(arguments: argparse.Namespace) -> Callable[[Round], None]:
 def _locally(tokenizer: Tokenizer, options: dict[str, Any]) -> Encode:
     from .. import words
 
-    words.recall(tokenizer)
+    recall = cache(lambda: words.recall(tokenizer))
 
     def encode(parts: list[str], place: str, known_texts: list[str] | None) -> dict[str, Any]:
+        recall()
         made = tokenizer.encode_files(parts, place, known_texts=known_texts, **options)
         words.keep(tokenizer)
         return made
@@ -86,8 +94,10 @@ def _locally(tokenizer: Tokenizer, options: dict[str, Any]) -> Encode:
     return encode
 
 
-def _by_daemon(arguments: argparse.Namespace, options: dict[str, Any]) -> Encode:
+def _by_daemon(arguments: argparse.Namespace, options: dict[str, Any], by_itself: Encode) -> Encode:
     def encode(parts: list[str], place: str, known_texts: list[str] | None) -> dict[str, Any]:
+        if sum(os.path.getsize(path) for path in parts) < DAEMON_MIN_BYTES:
+            return by_itself(parts, place, known_texts)
         key = str(uuid.uuid4())
         for left in reversed(range(_TRIES)):
             try:

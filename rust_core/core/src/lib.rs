@@ -32,7 +32,7 @@ pub mod vocab;
 pub use cache::CacheStats;
 pub use documents::Eot;
 pub use error::{Error, Result};
-pub use job::{Control, Format, JobSpec, encode_files};
+pub use job::{Control, Format, JobSpec, Outcome, encode_files};
 pub use lane::Lane;
 pub use special::SpecialPolicy;
 pub use stream_encoder::StreamEncoder;

@@ -1,13 +1,15 @@
 //! Sets in foreign formats.
 
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
-use tokend_core::export::{ExportSpec, Kind, check, export as export_set, hash_prefixes as prefixes};
+use tokend_core::export::{
+    ExportSpec, Kind, PrefixHash as Running, check, export as export_set, hash_prefixes as prefixes,
+};
 use tokend_core::input::one_record;
-use tokend_core::{Eot, Error};
+use tokend_core::{Control, Eot, Error};
 
 use crate::errors::CoreError;
 use crate::job::JobControl;
@@ -96,6 +98,33 @@ pub(crate) fn hash_prefixes(
 ) -> PyResult<Vec<String>> {
     let control = control.map(|control| Arc::clone(&control.inner)).unwrap_or_default();
     Ok(py.detach(|| prefixes(&path, &lengths, &control)).map_err(CoreError::from)?)
+}
+
+/// The running hash of the start of a file that grows.
+#[pyclass(frozen, module = "tokend._core")]
+pub(crate) struct PrefixHash {
+    inner: Mutex<Running>,
+}
+
+#[pymethods]
+impl PrefixHash {
+    #[new]
+    fn new() -> Self {
+        Self { inner: Mutex::default() }
+    }
+
+    fn advance(&self, py: Python<'_>, path: PathBuf, length: u64) -> PyResult<String> {
+        let advanced = py.detach(|| {
+            let mut running = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
+            running.advance(&path, length, &Control::default())
+        });
+        Ok(advanced.map_err(CoreError::from)?)
+    }
+
+    #[getter]
+    fn n_bytes(&self) -> u64 {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner).n_bytes()
+    }
 }
 
 /// The bytes of one record of a source, by its place in it.

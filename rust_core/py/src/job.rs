@@ -8,8 +8,8 @@ use pyo3::prelude::*;
 use tokend_core::input::access::Roots;
 use tokend_core::input::detect::InputFormat;
 use tokend_core::input::jsonl::FieldPath;
-use tokend_core::job::RecordOptions;
-use tokend_core::{Control, Eot, Error, Format, JobSpec};
+use tokend_core::job::{FieldOutput, RecordOptions};
+use tokend_core::{Control, Eot, Error, Format, JobSpec, Outcome};
 
 use crate::errors::CoreError;
 use crate::tokenizer::{Tokenizer, special_policy};
@@ -106,8 +106,26 @@ fn record_options(records: Option<Records>) -> Result<RecordOptions, CoreError> 
     })
 }
 
+fn field_outputs(more: Vec<(String, PathBuf)>) -> Result<Vec<FieldOutput>, CoreError> {
+    let outputs = more.into_iter().map(|(field, output)| {
+        let field = FieldPath::parse(&field)?;
+        Ok::<_, Error>(FieldOutput { field, output })
+    });
+    Ok(outputs.collect::<Result<_, _>>()?)
+}
+
+/// What an output's manifest says, and whether it was there already.
+fn as_json(outcome: &Outcome) -> Result<String, Error> {
+    let mut json = serde_json::to_string(&outcome.manifest)
+        .map_err(|error| Error::Internal { what: error.to_string() })?;
+    // A manifest is an object; a map in between would cost more than a hundred thousand sources do.
+    json.pop();
+    json += if outcome.up_to_date { ",\"up_to_date\":true}" } else { ",\"up_to_date\":false}" };
+    Ok(json)
+}
+
 #[pyfunction]
-#[pyo3(signature = (tokenizer, inputs, output, *, separator, eot, eot_id, special, errors, threads, force, roots, control, format="bin", resume=false, partial_key=None, records=None, retire=false, known_texts=None))]
+#[pyo3(signature = (tokenizer, inputs, output, *, separator, eot, eot_id, special, errors, threads, force, roots, control, format="bin", resume=false, partial_key=None, records=None, retire=false, known_texts=None, more=vec![]))]
 #[expect(clippy::too_many_arguments, reason = "keyword arguments of the Python function")]
 pub(crate) fn encode_files(
     py: Python<'_>,
@@ -129,6 +147,7 @@ pub(crate) fn encode_files(
     records: Option<Records>,
     retire: bool,
     known_texts: Option<Vec<PathBuf>>,
+    more: Vec<(String, PathBuf)>,
 ) -> PyResult<String> {
     let replace_invalid = match errors {
         "strict" => false,
@@ -155,15 +174,19 @@ pub(crate) fn encode_files(
         partial_key,
         known_texts,
         roots: Roots::new(roots),
+        more: field_outputs(more)?,
     };
     let json = py
         .detach(|| {
             let outcome = tokend_core::encode_files(&tokenizer.inner, &spec, &control.inner)?;
-            let mut json = serde_json::to_string(&outcome.manifest)
-                .map_err(|error| Error::Internal { what: error.to_string() })?;
-            // A manifest is an object; a map in between would cost more than a hundred thousand sources do.
-            json.pop();
-            json += if outcome.up_to_date { ",\"up_to_date\":true}" } else { ",\"up_to_date\":false}" };
+            let mut json = as_json(&outcome)?;
+            if !outcome.more.is_empty() {
+                let more = outcome.more.iter().map(as_json).collect::<Result<Vec<_>, _>>()?;
+                json.pop();
+                json += ",\"more\":[";
+                json += &more.join(",");
+                json += "]}";
+            }
             Ok::<_, Error>(json)
         })
         .map_err(CoreError::from)?;
@@ -171,7 +194,7 @@ pub(crate) fn encode_files(
 }
 
 #[pyfunction]
-#[pyo3(signature = (inputs, output, *, force, roots, format="bin", resume=false, partial_key=None, records=None, retire=false))]
+#[pyo3(signature = (inputs, output, *, force, roots, format="bin", resume=false, partial_key=None, records=None, retire=false, more=vec![]))]
 #[expect(clippy::too_many_arguments, reason = "keyword arguments of the Python function")]
 pub(crate) fn check_paths(
     py: Python<'_>,
@@ -184,6 +207,7 @@ pub(crate) fn check_paths(
     partial_key: Option<String>,
     records: Option<Records>,
     retire: bool,
+    more: Vec<(String, PathBuf)>,
 ) -> PyResult<u64> {
     let format = Format::parse(format).map_err(CoreError::from)?;
     let (roots, records) = (Roots::new(roots), record_options(records)?);
@@ -195,6 +219,7 @@ pub(crate) fn check_paths(
         partial_key,
         roots,
         records,
+        more: field_outputs(more)?,
         ..JobSpec::new(inputs, output)
     };
     Ok(py.detach(|| tokend_core::job::check(&spec)).map_err(CoreError::from)?)

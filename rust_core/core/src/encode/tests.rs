@@ -1,11 +1,13 @@
 //! Every tier against the plain way: pretokens from the scalar scanner, merged one by one.
 
+use std::path::Path;
+
 use super::*;
 use crate::cache::WordCache;
 use crate::pretokenize::gpt2::Gpt2;
 use crate::pretokenize::unicode::classes;
 use crate::tier;
-use crate::vocab::{Reference, named};
+use crate::vocab::{Reference, named, rank_file};
 
 /// Characters that have tripped scanners up: every class, every length, every whitespace, quotes, what
 /// looks like quotes, marks, characters of the mixed blocks, and the exceptions in uniform ones.
@@ -81,7 +83,7 @@ fn every_tier_finds_the_starts_of_the_plain_scanner() {
     let mut random = Random(1);
     let check = |text: &str| {
         let expected = fixture.starts(text.as_bytes());
-        for kernels in tier::available() {
+        for kernels in tier::tested() {
             let found = scan(&tables, kernels, text.as_bytes());
             assert_eq!(found, expected, "{}: {text:?}", kernels.name);
         }
@@ -99,7 +101,7 @@ fn every_tier_finds_the_starts_of_the_plain_scanner() {
             }
         }
     }
-    for round in 0..4000 {
+    for round in 0..tier::n_cases(4000) {
         check(&random.text(round % 700));
     }
     for len in [
@@ -129,7 +131,7 @@ fn cuts_are_inert_and_the_same_in_every_tier() {
             assert!(bridges.inert(text.as_bytes()[cut - 1], text.as_bytes()[cut]), "{text:?} at {cut}");
             n_cuts += 1;
         }
-        for kernels in tier::available() {
+        for kernels in tier::tested() {
             assert_eq!(scan(&tables, kernels, text.as_bytes()), expected, "{}: {text:?}", kernels.name);
         }
     }
@@ -140,17 +142,17 @@ fn cuts_are_inert_and_the_same_in_every_tier() {
 fn every_tier_encodes_as_the_plain_way_does() {
     let fixture = Fixture::new();
     let mut random = Random(3);
-    let mut texts: Vec<String> = (0..2500).map(|round| random.text(round % 900)).collect();
+    let mut texts: Vec<String> = (0..tier::n_cases(2500)).map(|round| random.text(round % 900)).collect();
     for len in [14, 15, 16, 17, 30, 31, 32, 33, 63, 64, 65, 95, 96, 97, 127, 128, 129, 2000, 65_535, 65_536] {
         texts.extend(["a", "=", " ", "\u{1}", "ab", "é", "中", "\0"].map(|unit| unit.repeat(len)));
         texts.push(random.text(len));
     }
     texts.push(String::new());
     let all = texts.concat();
-    for kernels in tier::available() {
+    for kernels in tier::tested() {
         let model = fixture.model(kernels);
         // Tables of every size: with two lines nearly everything is refused.
-        for n_lines in [2, 64, 1 << 14] {
+        for n_lines in [1 << 14, 2, 64].into_iter().take(tier::n_cases(3)) {
             let cache = WordCache::with_lines(n_lines, kernels).expect("memory");
             let table = cache.table();
             model.seed::<u16>(&fixture.vocab, &table);
@@ -208,15 +210,16 @@ fn other_vocabularies() -> Vec<Vocabulary> {
                 char::from(digits[(bits >> (18 - 6 * at) & 63) as usize])
             }
         };
-        ranks += &format!("{}{}{}{} {rank}\n", digit(0), digit(1), digit(2), digit(3));
+        ranks.extend((0..4).map(digit));
+        ranks += &[" ", &rank.to_string(), "\n"].concat();
     }
-    let folder = tempfile::tempdir().expect("a directory");
-    let path = folder.path().join("ranks");
-    std::fs::write(&path, ranks).expect("write");
     [machine, alternatives]
         .into_iter()
         .chain(families)
-        .map(|pattern| Vocabulary::from_tiktoken(&path, pattern, vec![], "x").expect("a vocabulary"))
+        .map(|pattern| {
+            rank_file::parse(Path::new("ranks"), ranks.as_bytes(), pattern, vec![], "x")
+                .expect("a vocabulary")
+        })
         .collect()
 }
 
@@ -224,14 +227,14 @@ fn other_vocabularies() -> Vec<Vocabulary> {
 fn documents_together_are_what_they_are_alone() {
     let (mut random, mut n_scanned) = (Random(5), 0);
     for vocab in other_vocabularies().into_iter().chain([Vocabulary::gpt2()]) {
-        for kernels in tier::available() {
+        for kernels in tier::tested() {
             let model = Model::new(&vocab, kernels).expect("a model");
             n_scanned += usize::from(matches!(model.splitter, Splitter::Words { .. }));
             let cache = WordCache::with_lines(1 << 12, kernels).expect("memory");
             let table = cache.table();
             let mut scratch = Scratch::default();
             let mut encoder = Encoder { model: &model, table: &table, scratch: &mut scratch };
-            for round in 0..250 {
+            for round in 0..tier::n_cases(250) {
                 // From many tiny documents to some that fill several batches; what stands between them is
                 // nothing, or would join them, or is a word that the cache knows.
                 let gap = ["", "", "\n", " ", "a", "''", " the", "→", "0123456789abcdefghij"][round % 9];

@@ -203,12 +203,7 @@ pub fn export(spec: &ExportSpec, control: &Control) -> Result<Exported> {
         tokenizer: set.manifest["tokenizer"].clone(),
         options: set.manifest["options"].clone(),
         sources: set.manifest["sources"].clone(),
-        arrangement: {
-            let mut whole = arrangement;
-            whole["row_tokens"] = spec.row_tokens.into();
-            whole["n_tokens_left_out"] = spec.row_tokens.map(|row| left_out(n_tokens, row)).into();
-            whole
-        },
+        arrangement: with_limits(arrangement, spec, n_tokens),
         files: staging.files(),
         tokend_version: env!("CARGO_PKG_VERSION").to_owned(),
     };
@@ -237,6 +232,16 @@ fn of_sibling(spec: &ExportSpec, arrangement: &Value, splits: &[Split]) -> Optio
         Some(Known { path, size_bytes: file.size_bytes, xxh3: file.xxh3.clone() })
     };
     Some(named.iter().map(known).collect())
+}
+
+/// An arrangement with what else decides the files of a set.
+fn with_limits(mut arrangement: Value, spec: &ExportSpec, n_tokens: u64) -> Value {
+    arrangement["shard_tokens"] = spec.shard_tokens.into();
+    arrangement["shard_bytes"] = spec.shard_bytes.into();
+    arrangement["shard_documents"] = spec.shard_documents.into();
+    arrangement["row_tokens"] = spec.row_tokens.into();
+    arrangement["n_tokens_left_out"] = spec.row_tokens.map(|row| left_out(n_tokens, row)).into();
+    arrangement
 }
 
 /// Ids that fill no row; with a split each set leaves some, which is why it is refused with rows.

@@ -37,8 +37,8 @@ pub use arrange::{ExportSpec, Exported, check, export};
 
 use crate::documents::Eot;
 use crate::error::{Error, Result};
-pub use staging::hash_prefixes;
 use staging::{Known, Staging};
+pub use staging::{PrefixHash, hash_prefixes};
 
 /// A foreign format.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

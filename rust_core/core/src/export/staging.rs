@@ -12,7 +12,7 @@
 
 use std::cell::RefCell;
 use std::fs::{self, File, OpenOptions};
-use std::io::{BufWriter, Read, Write};
+use std::io::{BufWriter, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
@@ -324,24 +324,48 @@ pub(crate) fn hash_file(path: &Path) -> Result<(u64, String)> {
 /// [`Error::InputChanged`] for a file that is shorter, [`Error::NotFound`], [`Error::Io`], and
 /// [`Error::Cancelled`] where `control` says so.
 pub fn hash_prefixes(path: &Path, lengths: &[u64], control: &Control) -> Result<Vec<String>> {
-    let mut file = File::open(path).map_err(|error| Error::io(path, "opening", error))?;
-    let (mut hash, mut at, mut buffer) = (Xxh3::new(), 0, vec![0; 1 << 20]);
-    let mut found = Vec::with_capacity(lengths.len());
-    for &length in lengths {
-        while at < length {
+    let mut prefix = PrefixHash::default();
+    lengths.iter().map(|&length| prefix.advance(path, length, control)).collect()
+}
+
+/// The running hash of the start of a file that grows: what was hashed is not read again.
+#[derive(Clone, Default)]
+pub struct PrefixHash {
+    hash: Xxh3,
+    at: u64,
+}
+
+impl PrefixHash {
+    /// Reads on up to `length` bytes of the file; the hash of all of them, as manifests have it.
+    ///
+    /// # Errors
+    /// As [`hash_prefixes`]; [`Error::Internal`] for a length that was passed already.
+    pub fn advance(&mut self, path: &Path, length: u64, control: &Control) -> Result<String> {
+        if length < self.at {
+            return Err(Error::Internal { what: format!("{length} bytes, after {} were hashed", self.at) });
+        }
+        let mut file = File::open(path).map_err(|error| Error::io(path, "opening", error))?;
+        file.seek(SeekFrom::Start(self.at)).map_err(|error| Error::io(path, "reading", error))?;
+        let mut buffer = vec![0; usize::try_from(length - self.at).unwrap_or(usize::MAX).clamp(1, 1 << 20)];
+        while self.at < length {
             control.check()?;
-            let most = buffer.len().min((length - at).try_into().unwrap_or(usize::MAX));
+            let most = buffer.len().min((length - self.at).try_into().unwrap_or(usize::MAX));
             let n = file.read(&mut buffer[..most]).map_err(|error| Error::io(path, "reading", error))?;
             if n == 0 {
-                let what = format!("it has {at} bytes, not {length} any more");
+                let what = format!("it has {} bytes, not {length} any more", self.at);
                 return Err(Error::InputChanged { path: path.to_owned(), what });
             }
-            hash.update(&buffer[..n]);
-            at += n as u64;
+            self.hash.update(&buffer[..n]);
+            self.at += n as u64;
         }
-        found.push(hex(hash.digest()));
+        Ok(hex(self.hash.digest()))
     }
-    Ok(found)
+
+    /// How many bytes were hashed.
+    #[must_use]
+    pub fn n_bytes(&self) -> u64 {
+        self.at
+    }
 }
 
 fn hex(hash: u64) -> String {

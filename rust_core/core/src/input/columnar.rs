@@ -32,7 +32,8 @@ const BATCH_ROWS_MAX: u64 = 1 << 16;
 
 /// The columns that are read.
 pub(crate) struct Columns {
-    pub(crate) text: FieldPath,
+    /// One for each output.
+    pub(crate) texts: Vec<FieldPath>,
     pub(crate) id: Option<FieldPath>,
 }
 
@@ -59,7 +60,7 @@ enum Progress {
 
 /// Rows that follow each other.
 pub(crate) struct Batch {
-    text: Column,
+    texts: Vec<Column>,
     id: Option<Column>,
     pub(crate) first_row: u64,
     pub(crate) n_rows: u64,
@@ -110,10 +111,10 @@ impl Rows {
             len
         };
         let end = (at + rows).min(len);
-        let text = column(&batch, &self.columns.text, at, end);
+        let texts = self.columns.texts.iter().map(|text| column(&batch, text, at, end)).collect();
         let id = self.columns.id.as_ref().map(|id| column(&batch, id, at, end));
         let n_rows = (end - at) as u64;
-        let made = Batch { text, id, first_row: self.row, n_rows };
+        let made = Batch { texts, id, first_row: self.row, n_rows };
         self.row += n_rows;
         self.current = (end < len).then_some((batch, end));
         Ok(Some(made))
@@ -190,8 +191,7 @@ fn begin(
         let wanted = |leaf: usize| {
             let parts = parquet_schema.column(leaf);
             let parts = parts.path().parts();
-            parts.starts_with(columns.text.keys())
-                || columns.id.as_ref().is_some_and(|id| parts.starts_with(id.keys()))
+            columns.texts.iter().chain(&columns.id).any(|column| parts.starts_with(column.keys()))
         };
         let leaves: Vec<_> = (0..parquet_schema.num_columns()).filter(|&leaf| wanted(leaf)).collect();
         let (mut n_bytes, mut n_rows) = (0, 0);
@@ -283,14 +283,16 @@ impl Seek for Counted {
 
 /// Fails unless the columns are there and can be read.
 fn check(schema: &Schema, path: &Path, columns: &Columns) -> Result<()> {
-    let text = find(schema, path, &columns.text, "field")?;
-    let is_usable = match &text {
-        DataType::Dictionary(_, value) => is_text(value),
-        other => is_text(other),
-    };
-    if !is_usable {
-        let what = format!("{}: column {:?} is {text}, not text", path.display(), columns.text.name());
-        return Err(Error::BadOption { option: "field", what });
+    for column in &columns.texts {
+        let text = find(schema, path, column, "field")?;
+        let is_usable = match &text {
+            DataType::Dictionary(_, value) => is_text(value),
+            other => is_text(other),
+        };
+        if !is_usable {
+            let what = format!("{}: column {:?} is {text}, not text", path.display(), column.name());
+            return Err(Error::BadOption { option: "field", what });
+        }
     }
     if let Some(id) = &columns.id {
         let kind = find(schema, path, id, "id_field")?;
@@ -373,10 +375,11 @@ impl Column {
 }
 
 impl Batch {
-    /// For each row its text, and its id as JSON if ids are kept; `None` where these are null.
-    pub(crate) fn values(&self) -> impl Iterator<Item = (Option<&[u8]>, Option<String>)> {
-        (0..self.n_rows as usize).map(|row| {
-            let text = self.text.at(row).and_then(|(array, at)| text(array, at));
+    /// For each row its text of the given output, and its id as JSON if ids are kept; `None` where these are null.
+    pub(crate) fn values(&self, output: usize) -> impl Iterator<Item = (Option<&[u8]>, Option<String>)> {
+        let column = self.texts.get(output);
+        (0..self.n_rows as usize).map(move |row| {
+            let text = column.and_then(|column| column.at(row)).and_then(|(array, at)| text(array, at));
             let id = self.id.as_ref().and_then(|id| id.at(row)).and_then(|(array, at)| id_json(array, at));
             (text, id)
         })

@@ -4,8 +4,11 @@
 //! zstd file made with a long one), whatever the file's size. A file that is cut off or damaged is an
 //! error that names the byte of the file that the decoder had come to. The bytes that are read are
 //! hashed on the way, so that a source's checksum is that of the file on disk.
+//!
+//! This is the plain way, one thread from the file's start to its end. [`ahead`](super::ahead) decodes parts
+//! of a file side by side, takes this one wherever that cannot be done, and is tested against it.
 
-use std::io::{self, BufReader, Read};
+use std::io::{self, BufRead, BufReader, Read};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use xxhash_rust::xxh3::Xxh3;
@@ -14,18 +17,37 @@ use super::Opened;
 use super::detect::Compression;
 use crate::error::{Error, Result};
 
-/// Bytes of the file that are read at a time.
+/// Bytes of the file that are read at a time, from multiples of it: how far a decoder has come when it
+/// fails depends on what it was handed.
 const READ_BYTES: usize = 1 << 18;
 /// Largest window of a zstd frame that is accepted: 2^27 bytes, what `zstd --long` makes.
-const ZSTD_WINDOW_LOG_MAX: u32 = 27;
+pub(super) const ZSTD_WINDOW_LOG_MAX: u32 = 27;
 /// Memory that an xz decoder may take, in bytes; `xz -9` needs 65 MiB.
 const XZ_MEMORY_MAX: u64 = 256 << 20;
 
-/// What of a file was read so far.
+/// The first bytes of a file, hashed.
 #[derive(Default)]
+pub(super) struct Hashed {
+    pub(super) n_bytes: u64,
+    pub(super) hash: Xxh3,
+}
+
+impl Hashed {
+    /// Adds those of `bytes`, which stand at `offset` in the file, that were not added before.
+    pub(super) fn add(&mut self, offset: u64, bytes: &[u8]) {
+        let known = self.n_bytes.saturating_sub(offset) as usize;
+        if let Some(new) = bytes.get(known..) {
+            self.hash.update(new);
+            self.n_bytes += new.len() as u64;
+        }
+    }
+}
+
+/// What of a file was read so far.
 struct Taken {
-    n_bytes: u64,
-    hash: Xxh3,
+    /// Where the next read starts.
+    at: u64,
+    hashed: Hashed,
     error: Option<Error>,
 }
 
@@ -39,28 +61,32 @@ struct Raw {
 impl Read for Raw {
     fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
         let mut taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
-        let end = (taken.n_bytes + out.len() as u64).min(self.source.size_bytes());
-        if let Err(error) = self.source.read(taken.n_bytes, end, &mut self.buffer) {
+        let start = taken.at;
+        let end = (start + out.len() as u64)
+            .min((start / READ_BYTES as u64 + 1) * READ_BYTES as u64)
+            .min(self.source.size_bytes());
+        if let Err(error) = self.source.read(start, end, &mut self.buffer) {
             taken.error = Some(error);
             return Err(io::Error::other("reading the source failed"));
         }
         out[..self.buffer.len()].copy_from_slice(&self.buffer);
-        taken.hash.update(&self.buffer);
-        taken.n_bytes = end;
+        taken.hashed.add(start, &self.buffer);
+        taken.at = end;
         Ok(self.buffer.len())
     }
 }
 
-enum Decoder {
-    Plain(BufReader<Raw>),
-    Gzip(Box<flate2::bufread::MultiGzDecoder<BufReader<Raw>>>),
-    Bzip2(bzip2::bufread::MultiBzDecoder<BufReader<Raw>>),
-    Xz(liblzma::bufread::XzDecoder<BufReader<Raw>>),
-    Zstd(zstd::stream::read::Decoder<'static, BufReader<Raw>>),
+/// A decoder of any kind over compressed bytes.
+pub(super) enum Decoder<R: BufRead> {
+    Plain(R),
+    Gzip(Box<flate2::bufread::MultiGzDecoder<R>>),
+    Bzip2(bzip2::bufread::MultiBzDecoder<R>),
+    Xz(liblzma::bufread::XzDecoder<R>),
+    Zstd(zstd::stream::read::Decoder<'static, R>),
 }
 
-impl Decoder {
-    fn new(raw: BufReader<Raw>, compression: Compression) -> io::Result<Self> {
+impl<R: BufRead> Decoder<R> {
+    pub(super) fn new(raw: R, compression: Compression) -> io::Result<Self> {
         Ok(match compression {
             Compression::None => Self::Plain(raw),
             Compression::Gzip => Self::Gzip(Box::new(flate2::bufread::MultiGzDecoder::new(raw))),
@@ -80,7 +106,15 @@ impl Decoder {
         })
     }
 
-    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
+    /// Makes it end with the first frame, if it is one of zstd.
+    fn single_frame(self) -> Self {
+        match self {
+            Self::Zstd(decoder) => Self::Zstd(decoder.single_frame()),
+            other => other,
+        }
+    }
+
+    pub(super) fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
         match self {
             Self::Plain(reader) => reader.read(out),
             Self::Gzip(reader) => reader.read(out),
@@ -90,22 +124,20 @@ impl Decoder {
         }
     }
 
-    /// Bytes that were read from the file and that the decoder has not come to.
-    fn n_ahead(&self) -> usize {
-        let raw = match self {
+    fn raw(&self) -> &R {
+        match self {
             Self::Plain(reader) => reader,
             Self::Gzip(reader) => reader.get_ref(),
             Self::Bzip2(reader) => reader.get_ref(),
             Self::Xz(reader) => reader.get_ref(),
             Self::Zstd(reader) => reader.get_ref(),
-        };
-        raw.buffer().len()
+        }
     }
 }
 
 /// The content of a source, decompressed from its start on.
 pub(crate) struct Unpacked {
-    decoder: Decoder,
+    decoder: Decoder<BufReader<Raw>>,
     taken: Arc<Mutex<Taken>>,
     source: Arc<Opened>,
     compression: Compression,
@@ -115,15 +147,23 @@ pub(crate) struct Unpacked {
 
 impl Unpacked {
     pub(crate) fn new(source: Arc<Opened>, compression: Compression) -> Result<Self> {
-        let taken = Arc::<Mutex<Taken>>::default();
+        Self::at(source, compression, 0, Hashed::default())
+    }
+
+    /// Begins at byte `at` of the file, where a frame, member or stream does; of the bytes before `hashed`
+    /// is known.
+    pub(super) fn at(source: Arc<Opened>, compression: Compression, at: u64, hashed: Hashed) -> Result<Self> {
+        let taken = Arc::new(Mutex::new(Taken { at, hashed, error: None }));
         let raw = Raw { source: Arc::clone(&source), buffer: Vec::new(), taken: Arc::clone(&taken) };
         let decoder = Decoder::new(BufReader::with_capacity(READ_BYTES, raw), compression)
             .map_err(|error| Error::io(&source.path, "starting a decoder", error))?;
         Ok(Self { decoder, taken, source, compression, n_bytes: 0 })
     }
 
-    pub(crate) fn source(&self) -> &Arc<Opened> {
-        &self.source
+    /// [`Unpacked::at`], for one zstd frame.
+    pub(super) fn frame_at(source: Arc<Opened>, at: u64, hashed: Hashed) -> Result<Self> {
+        let all = Self::at(source, Compression::Zstd, at, hashed)?;
+        Ok(Self { decoder: all.decoder.single_frame(), ..all })
     }
 
     /// Appends up to `n_bytes` of the content to `out`; fewer only at its end. Returns their number.
@@ -154,8 +194,7 @@ impl Unpacked {
             buffer.clear();
             let wanted = (offset_bytes - self.n_bytes).min(1 << 20);
             if self.read(wanted as usize, &mut buffer)? == 0 {
-                let what = "since the interrupted run: its content is shorter".to_owned();
-                return Err(Error::InputChanged { path: self.source.path.clone(), what });
+                return Err(is_shorter(&self.source));
             }
         }
         Ok(())
@@ -167,7 +206,7 @@ impl Unpacked {
             return error;
         }
         let name = self.compression.name().unwrap_or("plain");
-        let offset = taken.n_bytes - self.decoder.n_ahead() as u64;
+        let offset = taken.at - self.n_ahead();
         let what = if error.kind() == io::ErrorKind::UnexpectedEof && offset == self.source.size_bytes() {
             format!("the {name} data ends too early,")
         } else {
@@ -176,17 +215,32 @@ impl Unpacked {
         Error::DamagedInput { path: self.source.path.clone(), offset, what }
     }
 
+    /// Bytes that were read from the file and that the decoder has not come to.
+    fn n_ahead(&self) -> u64 {
+        self.decoder.raw().buffer().len() as u64
+    }
+
     /// Bytes of the file that the decoder has come to.
     pub(crate) fn n_file_bytes(&self) -> u64 {
-        let taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
-        taken.n_bytes - self.decoder.n_ahead() as u64
+        self.taken.lock().unwrap_or_else(PoisonError::into_inner).at - self.n_ahead()
     }
 
     /// Bytes of the file that were read so far, and their XXH3-64.
     pub(crate) fn taken(&self) -> (u64, u64) {
         let taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
-        (taken.n_bytes, taken.hash.digest())
+        (taken.hashed.n_bytes, taken.hashed.hash.digest())
     }
+
+    /// What was hashed; to be asked for at the end.
+    pub(super) fn into_hashed(self) -> Hashed {
+        std::mem::take(&mut self.taken.lock().unwrap_or_else(PoisonError::into_inner).hashed)
+    }
+}
+
+/// The error of a file whose content ends before the place that an interrupted run had come to.
+pub(super) fn is_shorter(source: &Opened) -> Error {
+    let what = "since the interrupted run: its content is shorter".to_owned();
+    Error::InputChanged { path: source.path.clone(), what }
 }
 
 #[cfg(test)]

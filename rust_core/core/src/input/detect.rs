@@ -16,6 +16,7 @@
 //! is damaged. (Taken for text, all its lines would be bad documents, and where those are skipped the
 //! whole file would be.)
 
+use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
@@ -141,12 +142,22 @@ pub(crate) fn compression(head: &[u8]) -> Compression {
     }
 }
 
-/// A name in small letters, without what says that the file is compressed; and whether there was that.
-fn stem(path: &Path) -> (String, Option<usize>) {
-    let name = path.file_name().map(|name| name.to_string_lossy().to_ascii_lowercase()).unwrap_or_default();
+fn name_of(path: &Path) -> &[u8] {
+    path.file_name().map_or(b"", OsStrExt::as_bytes)
+}
+
+/// The name without an ending, in capital or small letters, if it has it.
+fn without<'n>(name: &'n [u8], ending: &str) -> Option<&'n [u8]> {
+    let (stem, end) = name.split_at_checked(name.len().checked_sub(ending.len())?)?;
+    end.eq_ignore_ascii_case(ending.as_bytes()).then_some(stem)
+}
+
+/// A name without what says that the file is compressed; and whether there was that.
+fn stem(path: &Path) -> (&[u8], Option<usize>) {
+    let name = name_of(path);
     for (suffix, magic_bytes) in SUFFIXES {
-        if let Some(stem) = name.strip_suffix(suffix) {
-            return (stem.to_owned(), Some(magic_bytes));
+        if let Some(stem) = without(name, suffix) {
+            return (stem, Some(magic_bytes));
         }
     }
     (name, None)
@@ -165,8 +176,8 @@ pub(crate) const TEXT_BYTES: usize = 4096;
 /// The compression that a name speaks of.
 #[must_use]
 pub(crate) fn compression_by_name(path: &Path) -> Option<&'static str> {
-    let name = path.file_name()?.to_string_lossy().to_ascii_lowercase();
-    SUFFIXES.iter().map(|(suffix, _)| *suffix).find(|suffix| name.ends_with(suffix))
+    let name = name_of(path);
+    SUFFIXES.iter().map(|(suffix, _)| *suffix).find(|suffix| without(name, suffix).is_some())
 }
 
 /// Whether a file may begin so and be text: whole characters of UTF-8 but for the last, and no NUL.
@@ -194,7 +205,7 @@ pub(crate) fn content(path: &Path, head: &[u8], format: InputFormat) -> Option<C
         InputFormat::Auto => {}
     }
     let (stem, _) = stem(path);
-    let is_named = |suffixes: &[&str]| suffixes.iter().any(|suffix| stem.ends_with(suffix));
+    let is_named = |suffixes: &[&str]| suffixes.iter().any(|suffix| without(stem, suffix).is_some());
     if is_named(&[".jsonl", ".ndjson", ".json"]) {
         return Some(Content::JsonLines);
     }

@@ -14,7 +14,7 @@
 //! * [`access`]: which paths may be opened;
 //! * [`border`]: where a big file may be cut;
 //! * [`detect`]: what an input is;
-//! * [`compressed`]: gzip, zstd, bzip2 and xz as plain bytes;
+//! * [`compressed`]: gzip, zstd, bzip2 and xz as plain bytes; [`ahead`]: their parts side by side;
 //! * [`jsonl`]: the fields of a JSON line; [`columnar`]: the columns of a parquet or arrow file,
 //!   [`arrow_sizes`]: whose sizes are looked at first;
 //! * [`nearby`]: many files of one directory;
@@ -23,6 +23,7 @@
 //! * [`sigbus`]: pages that vanish all the same.
 
 pub mod access;
+pub(crate) mod ahead;
 mod arrow_sizes;
 pub(crate) mod border;
 pub(crate) mod columnar;
@@ -225,8 +226,8 @@ impl Source {
         let start = buffer.len();
         buffer.resize(start + self.identity.size_bytes as usize, 0);
         let read = file.read_exact_at(&mut buffer[start..], 0);
-        let stat = rustix::fs::fstat(&file).map_err(|errno| Error::io(&self.path, "stat", errno.into()))?;
-        let now = Identity::of_stat(&stat);
+        let found = rustix::fs::fstat(&file).map_err(|errno| Error::io(&self.path, "stat", errno.into()))?;
+        let now = Identity::of_stat(&found);
         if !now.is_same(&self.identity) {
             return Err(changed(&self.path, &self.identity, &now));
         }
@@ -468,5 +469,95 @@ mod tests {
         // Only the handler makes this note: the copy went through lost pages and came back.
         assert_eq!(is_lost(), Some(true));
         assert!(bytes.iter().all(|&byte| byte == 0));
+    }
+
+    type Change<'c> = &'c dyn Fn(&Path);
+
+    /// Finds a file of 4 bytes, lets `change` happen to it, and reads it.
+    fn read_after(name: &str, change: impl FnOnce(&Path)) -> Result<Option<String>> {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join(name);
+        std::fs::write(&path, "text").expect("write");
+        let old = SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(1_000_000_000);
+        File::options().write(true).open(&path).and_then(|file| file.set_modified(old)).expect("a time");
+        let (roots, devices) = (access::Roots::default(), Devices::default());
+        inspect(&File::open(&path).expect("open"), &path, &devices).expect("a device");
+        let mut nearby = Nearby::new(&roots);
+        let source = Source::suppose(&path, &mut nearby, InputFormat::Auto, 10, &devices).expect("a source");
+        change(&path);
+        let mut bytes = b"before".to_vec();
+        let xxh3 = source.read_whole(&mut nearby, InputFormat::Auto, &mut bytes)?;
+        let text = String::from_utf8(bytes.split_off(6)).expect("a text");
+        assert_eq!(bytes, b"before");
+        assert!(xxh3.is_none_or(|xxh3| xxh3 == xxh3_64(text.as_bytes())));
+        Ok(xxh3.map(|_| text))
+    }
+
+    #[test]
+    fn a_small_file_is_read_as_it_was_found_or_not_at_all() {
+        let rewrite = |text: &'static str| {
+            move |path: &Path| {
+                let time = std::fs::metadata(path).and_then(|found| found.modified()).expect("a time");
+                std::fs::write(path, text).expect("write");
+                File::options()
+                    .write(true)
+                    .open(path)
+                    .and_then(|file| file.set_modified(time))
+                    .expect("a time");
+            }
+        };
+        let text = |read: Result<Option<String>>| read.expect("read").expect("text");
+        assert_eq!(text(read_after("a", |_| {})), "text");
+        // Another ctime with the same size and mtime: the content decides.
+        assert_eq!(text(read_after("a", rewrite("text"))), "text");
+        let link = |path: &Path| std::fs::hard_link(path, path.with_extension("b")).expect("a link");
+        assert_eq!(text(read_after("a", link)), "text");
+        let fifo = |path: &Path| {
+            std::fs::remove_file(path).expect("remove");
+            rustix::fs::mknodat(rustix::fs::CWD, path, rustix::fs::FileType::Fifo, 0o600.into(), 0)
+                .expect("a FIFO");
+        };
+        let other = |path: &Path| {
+            std::fs::write(path.with_extension("b"), "text").expect("write");
+            std::fs::rename(path.with_extension("b"), path).expect("rename");
+        };
+        let in_place = |path: &Path| std::fs::write(path, "text").expect("write");
+        let changes: [(&str, Change<'_>); 5] = [
+            ("longer", &rewrite("texts")),
+            ("shorter", &rewrite("tex")),
+            ("in place", &in_place),
+            ("a FIFO", &fifo),
+            ("another file", &other),
+        ];
+        for (what, change) in changes {
+            let read = read_after("a", change);
+            assert!(matches!(read, Err(Error::InputChanged { .. })), "{what}: {read:?}");
+        }
+        // With its times put back, before it was opened: what is read is the file.
+        assert_eq!(text(read_after("a", rewrite("taxt"))), "taxt");
+        let missing = read_after("a", |path| std::fs::remove_file(path).expect("remove"));
+        assert!(matches!(missing, Err(Error::NotFound { .. })), "{missing:?}");
+    }
+
+    #[test]
+    fn only_small_files_that_are_named_as_text_are_supposed_to_be_text() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let (roots, devices) = (access::Roots::default(), Devices::default());
+        let supposed = |name: &str, devices: &Devices| {
+            let path = dir.path().join(name);
+            std::fs::write(&path, "{\"a\": 1}").expect("write");
+            Source::suppose(&path, &mut Nearby::new(&roots), InputFormat::Auto, 8, devices).is_some()
+        };
+        assert!(!supposed("a", &devices), "its file system was not looked at");
+        inspect(&File::open(dir.path().join("a")).expect("open"), dir.path(), &devices).expect("a device");
+        assert!(supposed("a", &devices) && supposed("a.txt", &devices));
+        assert!(!supposed("a.jsonl", &devices) && !supposed("a.txt.gz", &devices));
+        std::fs::write(dir.path().join("long"), "123456789").expect("write");
+        let long = &dir.path().join("long");
+        let (nearby, format) = (&mut Nearby::new(&roots), InputFormat::Auto);
+        assert!(Source::suppose(long, nearby, format, 8, &devices).is_none());
+        let folder = &dir.path().join("folder");
+        std::fs::create_dir(folder).expect("mkdir");
+        assert!(Source::suppose(folder, nearby, format, 8, &devices).is_none());
     }
 }

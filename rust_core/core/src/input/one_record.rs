@@ -57,9 +57,10 @@ fn row(
 ) -> Result<Option<Vec<u8>>> {
     let text = field.map(FieldPath::parse).transpose()?.unwrap_or_else(FieldPath::text);
     // Batches of one row, as far as the file is made so that there can be any.
-    let mut rows = Rows::open(opened.file()?, path, content, Columns { text, id: None }, row, 1)?;
+    let mut rows =
+        Rows::open(opened.file()?, path, content, Columns { texts: vec![text], id: None }, row, 1)?;
     let batch = rows.next()?.filter(|batch| batch.first_row == row);
-    Ok(batch.and_then(|batch| batch.values().next().and_then(|(value, _)| value.map(<[u8]>::to_vec))))
+    Ok(batch.and_then(|batch| batch.values(0).next().and_then(|(value, _)| value.map(<[u8]>::to_vec))))
 }
 
 #[cfg(test)]

@@ -52,6 +52,13 @@ pub(crate) struct Position {
     pub(crate) carry: Option<Carry>,
 }
 
+impl Position {
+    /// What puts positions in order: the source, and the place in it.
+    pub(crate) fn order(&self) -> (usize, u64) {
+        (self.source, self.content.unwrap_or(self.offset_bytes))
+    }
+}
+
 /// The state between two steps of a streamed source.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Carry {

@@ -79,6 +79,8 @@ pub(super) struct Committer<'a, L> {
     wake: Condvar,
     /// Input that an earlier run had read.
     began_bytes: u64,
+    /// Whether this is the output whose progress is the job's.
+    is_counted: bool,
 }
 
 /// What was put in order.
@@ -94,7 +96,8 @@ struct State<L> {
     leading_id: Option<u32>,
     /// Hashes of the texts that are in the output, where duplicates are left out.
     texts: FxHashSet<u128>,
-    parked: BTreeMap<u64, Block<L>>,
+    /// Blocks whose turn has not come; `None`: one that is not needed.
+    parked: BTreeMap<u64, Option<Block<L>>>,
 }
 
 /// What is in the files.
@@ -146,6 +149,7 @@ impl<'a, L: Lane> Committer<'a, L> {
         texts: FxHashSet<u128>,
         leading_id: Option<u32>,
         chunk_bytes: u64,
+        is_counted: bool,
     ) -> Self {
         let source = progress.position.source;
         let n_lines = progress.sources.get(source).map_or(0, |source| source.counts.n_lines());
@@ -169,6 +173,7 @@ impl<'a, L: Lane> Committer<'a, L> {
             turn: Condvar::new(),
             stopped: AtomicBool::new(false),
             began_bytes: progress.n_bytes,
+            is_counted,
             written: Mutex::new(Written {
                 log,
                 progress,
@@ -208,6 +213,18 @@ impl<'a, L: Lane> Committer<'a, L> {
 
     /// Commits a block, or parks it until its turn.
     pub(super) fn commit(&self, sequence: u64, block: Block<L>) -> Result<()> {
+        self.settle(sequence, Some(block))
+    }
+
+    /// Passes over work of `n_bytes` that an interrupted run has put into the output.
+    pub(super) fn skip(&self, sequence: u64, n_bytes: u64) -> Result<()> {
+        if self.is_counted {
+            self.control.bytes_done.fetch_add(n_bytes, Ordering::Relaxed);
+        }
+        self.settle(sequence, None)
+    }
+
+    fn settle(&self, sequence: u64, block: Option<Block<L>>) -> Result<()> {
         let mut writes = Vec::new();
         {
             let mut state = self.lock();
@@ -218,7 +235,9 @@ impl<'a, L: Lane> Committer<'a, L> {
                 state.parked.insert(sequence, block);
                 return Ok(());
             }
-            writes.push(state.take(block, self.sink)?);
+            if let Some(block) = block {
+                writes.push(state.take(block, self.sink)?);
+            }
             self.advance(&mut state, &mut writes)?;
         }
         self.write(writes)
@@ -231,7 +250,9 @@ impl<'a, L: Lane> Committer<'a, L> {
             let next = state.next;
             state.parked.remove(&next)
         } {
-            writes.push(state.take(block, self.sink)?);
+            if let Some(block) = block {
+                writes.push(state.take(block, self.sink)?);
+            }
             state.next += 1;
         }
         self.turn.notify_all();
@@ -274,10 +295,12 @@ impl<'a, L: Lane> Committer<'a, L> {
             }
             self.sink.write(write.place, write.piece())?;
             let Write { made, number, record, .. } = write;
-            self.control.bytes_done.fetch_add(record.n_bytes, Ordering::Relaxed);
-            self.control.n_tokens.fetch_add(made.ids.len() as u64, Ordering::Relaxed);
-            self.control.n_documents.fetch_add(made.ends.len() as u64, Ordering::Relaxed);
-            self.control.n_skipped.fetch_add(record.skips.len() as u64, Ordering::Relaxed);
+            if self.is_counted {
+                self.control.bytes_done.fetch_add(record.n_bytes, Ordering::Relaxed);
+                self.control.n_tokens.fetch_add(made.ids.len() as u64, Ordering::Relaxed);
+                self.control.n_documents.fetch_add(made.ends.len() as u64, Ordering::Relaxed);
+                self.control.n_skipped.fetch_add(record.skips.len() as u64, Ordering::Relaxed);
+            }
             self.pool.give(made);
             let mut written = self.lock_written();
             written.add(number, record)?;

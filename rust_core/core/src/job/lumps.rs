@@ -8,8 +8,8 @@ use memchr::memmem;
 use crate::documents::Rules;
 use crate::error::{Error, Result};
 use crate::input::Opened;
+use crate::input::ahead::{Ahead, Claim, Read};
 use crate::input::border::{self, Cuts};
-use crate::input::compressed::Unpacked;
 
 /// Longest record, in bytes; a longer one fails the job, for it would have to be held in memory.
 const RECORD_MAX_BYTES: u64 = 1 << 30;
@@ -90,11 +90,13 @@ pub(super) fn range_end(source: &Opened, ends: Ends<'_>, start: u64, chunk_bytes
 
 /// A source whose content is read from start to end, cut into lumps.
 pub(super) struct LumpReader {
-    content: Unpacked,
+    content: Ahead,
     /// Content behind the last lump.
     rest: Vec<u8>,
     /// Where `rest` starts in the content.
     offset: u64,
+    /// How much of it the next end is looked for in; 0: a chunk.
+    limit: usize,
     /// Whether `rest` is all that there is.
     is_over: bool,
 }
@@ -109,39 +111,49 @@ pub(super) struct UnpackedLump {
 
 impl LumpReader {
     /// Goes on behind the first `offset` bytes of the content.
-    pub(super) fn new(mut content: Unpacked, offset: u64) -> Result<Self> {
-        content.skip_to(offset)?;
-        Ok(Self { content, rest: Vec::new(), offset, is_over: false })
+    pub(super) fn new(mut content: Ahead, offset: u64) -> Self {
+        content.skip_to(offset);
+        Self { content, rest: Vec::new(), offset, limit: 0, is_over: false }
     }
 
-    pub(super) fn content(&self) -> &Unpacked {
+    pub(super) fn content(&self) -> &Ahead {
         &self.content
     }
 
-    pub(super) fn next(&mut self, ends: Ends<'_>, chunk_bytes: u64) -> Result<UnpackedLump> {
-        let mut bytes = std::mem::take(&mut self.rest);
-        let mut limit = chunk_bytes as usize;
+    /// What to do when there is no next lump yet.
+    pub(super) fn claim(&mut self) -> Result<Claim> {
+        self.content.claim()
+    }
+
+    /// The next lump; `None` while the content that it needs is not decoded ([`LumpReader::claim`]).
+    pub(super) fn next(&mut self, ends: Ends<'_>, chunk_bytes: u64) -> Result<Option<UnpackedLump>> {
+        self.limit = self.limit.max(chunk_bytes as usize);
         loop {
             // One more, at least, tells whether the content ends with the chunk.
-            let wanted = limit + ends.context_bytes().max(1);
-            if bytes.len() < wanted && !self.is_over {
-                let missing = wanted - bytes.len();
-                self.is_over = self.content.read(missing, &mut bytes)? < missing;
+            let wanted = self.limit + ends.context_bytes().max(1);
+            if self.rest.len() < wanted && !self.is_over {
+                match self.content.read(wanted - self.rest.len(), &mut self.rest)? {
+                    Read::Full => {}
+                    Read::End => self.is_over = true,
+                    Read::Starved => return Ok(None),
+                }
             }
-            let found = if self.is_over && bytes.len() <= limit {
-                Some(bytes.len())
+            let found = if self.is_over && self.rest.len() <= self.limit {
+                Some(self.rest.len())
             } else {
-                ends.last(&bytes, limit)
+                ends.last(&self.rest, self.limit)
             };
             let Some(end) = found else {
-                too_long(self.content.source(), self.offset, limit as u64)?;
-                limit *= 2;
+                too_long(self.content.source(), self.offset, self.limit as u64)?;
+                self.limit *= 2;
                 continue;
             };
-            self.rest = bytes.split_off(end);
+            let rest = self.rest.split_off(end);
+            let bytes = std::mem::replace(&mut self.rest, rest);
             let offset = self.offset;
             self.offset += end as u64;
-            return Ok(UnpackedLump { bytes, offset, is_last: self.is_over && self.rest.is_empty() });
+            self.limit = 0;
+            return Ok(Some(UnpackedLump { bytes, offset, is_last: self.is_over && self.rest.is_empty() }));
         }
     }
 }
@@ -187,12 +199,15 @@ mod tests {
                     let naive: Vec<_> = separator.find_iter(text.as_bytes()).map(|found| found + 2).collect();
                     assert!(at[1..at.len() - 1].iter().all(|&end| naive.contains(&(end as usize))));
                 }
-                let unpacked = || Unpacked::new(Arc::clone(&source), Compression::None).expect("content");
+                let unpacked = || Ahead::new(Arc::clone(&source), Compression::None, 1);
                 for (n, &start) in at[..at.len() - 1].iter().enumerate() {
-                    let mut reader = LumpReader::new(unpacked(), start).expect("a reader");
+                    let mut reader = LumpReader::new(unpacked(), start);
                     let mut found = vec![start];
                     loop {
-                        let lump = reader.next(ends, chunk_bytes).expect("a lump");
+                        let Some(lump) = reader.next(ends, chunk_bytes).expect("a lump") else {
+                            assert!(matches!(reader.claim(), Ok(Claim::Again)));
+                            continue;
+                        };
                         assert_eq!(lump.offset, *found.last().expect("a place"));
                         assert_eq!(lump.bytes, text.as_bytes()[lump.offset as usize..][..lump.bytes.len()]);
                         if !lump.bytes.is_empty() {

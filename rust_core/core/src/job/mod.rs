@@ -1,4 +1,4 @@
-//! A job: files in, one token set out.
+//! A job: files in, one token set out; or several in one pass, each of another field ([`many`]).
 //!
 //! ```text
 //! plan (in order, under a lock) ─► chunks ─► workers: copy, validate, encode ─► commit (in order) ─► publish
@@ -23,6 +23,7 @@ mod commit;
 mod gate;
 mod known_texts;
 mod lumps;
+mod many;
 mod plan;
 pub(crate) mod records;
 pub(crate) mod sink;
@@ -41,6 +42,7 @@ pub use records::{Counts, RecordOptions};
 use crate::documents::{Eot, Rules};
 use crate::error::{Error, Result};
 use crate::input::access::Roots;
+use crate::input::jsonl::FieldPath;
 use crate::input::lease::Leases;
 use crate::input::{Devices, Nearby, Source};
 use crate::lane::Lane;
@@ -127,6 +129,15 @@ pub struct JobSpec {
     /// Files of texts that other jobs encoded, to be left out as duplicates; the job then writes one of its own.
     pub known_texts: Option<Vec<PathBuf>>,
     pub roots: Roots,
+    /// More outputs that are made in the same pass, each a set of its own, of another field.
+    pub more: Vec<FieldOutput>,
+}
+
+/// Another field and the absolute path of its output.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FieldOutput {
+    pub field: FieldPath,
+    pub output: PathBuf,
 }
 
 impl JobSpec {
@@ -151,6 +162,7 @@ impl JobSpec {
             known_texts: None,
             format: Format::default(),
             roots: Roots::default(),
+            more: Vec::new(),
         }
     }
 
@@ -249,6 +261,8 @@ pub struct Outcome {
     pub manifest: Report,
     /// The output was there already, made from the same inputs in the same way, and it verified.
     pub up_to_date: bool,
+    /// What became of the outputs of [`JobSpec::more`], in their order.
+    pub more: Vec<Outcome>,
 }
 
 /// The number of workers that leaves one core to others.
@@ -264,7 +278,10 @@ pub fn default_threads() -> usize {
 /// files, an output that exists (unless `force`, or unless its manifest says that it may be up to
 /// date) or is one of the inputs, paths outside the roots, too little free space.
 pub fn check(spec: &JobSpec) -> Result<u64> {
-    Ok(prepare(spec, false)?.1)
+    let specs = many::outputs(spec)?;
+    let prepared: Vec<_> = specs.iter().map(|spec| prepare(spec, false)).collect::<Result<_>>()?;
+    many::check(&specs, &prepared)?;
+    Ok(prepared.first().map_or(0, |(_, total)| *total))
 }
 
 /// Whether small inputs can be taken for what their names let suppose, until they are read: nothing of the
@@ -329,10 +346,14 @@ fn prepare(spec: &JobSpec, supposes: bool) -> Result<(Vec<Source>, u64)> {
 /// # Errors
 /// [`Error::OutputBusy`] while the job runs, [`Error::Io`].
 pub fn discard_partials(spec: &JobSpec) -> Result<bool> {
-    match spec.format {
-        Format::Bin => bin::discard(spec),
-        Format::Stream => growing::discard(spec),
+    let mut found = false;
+    for one in &many::outputs(spec)? {
+        found |= match spec.format {
+            Format::Bin => bin::discard(one)?,
+            Format::Stream => growing::discard(one)?,
+        };
     }
+    Ok(found)
 }
 
 /// How many bytes of its inputs an unfinished job with the partial key of `spec` has noted as done, or 0: how
@@ -368,7 +389,8 @@ pub fn encode_files(tokenizer: &Tokenizer, spec: &JobSpec, control: &Control) ->
 
 fn run<L: Lane>(tokenizer: &Tokenizer, spec: &JobSpec, control: &Control) -> Result<Outcome> {
     let is_misjudged = AtomicBool::new(false);
-    let outcome = run_once::<L>(tokenizer, spec, control, may_suppose(spec), &is_misjudged);
+    let outcome =
+        run_once::<L>(tokenizer, spec, control, may_suppose(spec) && spec.more.is_empty(), &is_misjudged);
     if is_misjudged.load(Ordering::Relaxed) {
         // A file is not what its name let suppose: every one is looked at before the job starts, then.
         return run_once::<L>(tokenizer, spec, control, false, &is_misjudged);
@@ -383,50 +405,107 @@ fn run_once<L: Lane>(
     supposes: bool,
     is_misjudged: &AtomicBool,
 ) -> Result<Outcome> {
-    let (sources, total) = prepare(spec, supposes)?;
-    control.bytes_total.store(total, Ordering::Relaxed);
-    let (tokenizer_info, options) = (TokenizerInfo::of::<L>(tokenizer.vocab()), Options::of(spec, &sources));
-    let target = Target {
-        spec,
-        sources: &sources,
-        tokenizer: tokenizer_info,
-        options,
-        id_bytes: L::BYTES as u64,
-        control,
-    };
-    if let Some(manifest) = up_to_date(&target)? {
-        return Ok(Outcome { manifest, up_to_date: true });
+    let specs = many::outputs(spec)?;
+    let prepared: Vec<_> = specs.iter().map(|spec| prepare(spec, supposes)).collect::<Result<_>>()?;
+    many::check(&specs, &prepared)?;
+    control.bytes_total.store(prepared.first().map_or(0, |(_, total)| *total), Ordering::Relaxed);
+    let targets: Vec<_> = specs
+        .iter()
+        .zip(&prepared)
+        .map(|(spec, (sources, _))| Target {
+            spec,
+            sources,
+            tokenizer: TokenizerInfo::of::<L>(tokenizer.vocab()),
+            options: Options::of(spec, sources),
+            id_bytes: L::BYTES as u64,
+            control,
+        })
+        .collect();
+    let mut outcomes = Vec::new();
+    for target in &targets {
+        let made = up_to_date(target)?;
+        outcomes.push(made.map(|manifest| Outcome { manifest, up_to_date: true, more: Vec::new() }));
     }
-    let rules = rules(tokenizer, spec)?;
-    let Begun { sink, log, progress, mut texts } = match spec.format {
-        Format::Bin => bin::begin(&target, control)?,
-        Format::Stream => growing::begin(&target, control)?,
-    };
+    let missing: Vec<_> = (0..targets.len()).filter(|&at| outcomes[at].is_none()).collect();
+    if !missing.is_empty() {
+        let rules = rules(tokenizer, spec)?;
+        let missing: Vec<_> = missing.iter().map(|&at| &targets[at]).collect();
+        let mut made = pass::<L>(tokenizer, &missing, &rules, is_misjudged)?.into_iter();
+        for outcome in outcomes.iter_mut().filter(|outcome| outcome.is_none()) {
+            let new = |manifest| Outcome { manifest, up_to_date: false, more: Vec::new() };
+            *outcome = made.next().map(new);
+        }
+    }
+    let mut outcomes = outcomes.into_iter().flatten();
+    let nothing = || Error::Internal { what: "the job made nothing".to_owned() };
+    let first = outcomes.next().ok_or_else(nothing)?;
+    Ok(Outcome { more: outcomes.collect(), ..first })
+}
+
+/// An output that is being made.
+struct Making<'a> {
+    target: &'a Target<'a>,
+    sink: Box<dyn sink::Sink + 'a>,
+    /// What was there already when the job began.
+    is_resumed: bool,
+}
+
+/// Makes the outputs in one pass over their inputs, which are the same, and publishes one after the other.
+fn pass<L: Lane>(
+    tokenizer: &Tokenizer,
+    targets: &[&Target<'_>],
+    rules: &Rules<'_>,
+    is_misjudged: &AtomicBool,
+) -> Result<Vec<Report>> {
+    let Some(Target { control, .. }) = targets.first() else { return Ok(Vec::new()) };
     let is_kept = |error: &Error| {
         let suspended = matches!(error, Error::Cancelled) && control.suspended.load(Ordering::Relaxed);
         suspended || error.is_resumable()
     };
-    let source_hash = read_so_far(&target, &progress).inspect_err(|error| {
-        // Nothing was done yet: with the input as it was the job can be resumed still.
-        sink.abandon(error, is_kept(error) || matches!(error, Error::InputChanged { .. }));
-    })?;
-    let made = log.handle().and_then(|kept| {
-        known_texts::read(spec.known_texts.as_deref().unwrap_or_default(), &mut texts)?;
-        let progress =
-            make::<L>(tokenizer, &target, &rules, is_misjudged, &*sink, log, progress, source_hash, texts)?;
-        if spec.known_texts.is_some() {
-            known_texts::write(spec, &kept)?;
-        }
-        control.check()?;
-        sink.publish(&progress, &kept)
+    let (mut making, mut lanes) = (Vec::<Making<'_>>::new(), Vec::new());
+    let begun = targets.iter().try_for_each(|target| {
+        let Begun { sink, log, progress, mut texts } = match target.spec.format {
+            Format::Bin => bin::begin(target, control)?,
+            Format::Stream => growing::begin(target, control)?,
+        };
+        making.push(Making { target, sink, is_resumed: progress.n_bytes > 0 });
+        let source_hash = read_so_far(target, &progress)?;
+        known_texts::read(target.spec.known_texts.as_deref().unwrap_or_default(), &mut texts)?;
+        lanes.push((log, progress, source_hash, texts));
+        Ok(())
     });
-    match made {
-        Ok(manifest) => Ok(Outcome { manifest, up_to_date: false }),
-        Err(error) => {
-            sink.abandon(&error, is_kept(&error));
-            Err(error)
+    if let Err(error) = begun {
+        for Making { sink, is_resumed, .. } in &making {
+            // Nothing was done yet: once the cause is gone, the job can be resumed still.
+            sink.abandon(&error, is_kept(&error) || *is_resumed);
         }
+        return Err(error);
     }
+    let kept: Result<Vec<_>> = lanes.iter().map(|(log, ..)| log.handle()).collect();
+    let made = kept.and_then(|kept| {
+        Ok(kept
+            .into_iter()
+            .zip(make::<L>(tokenizer, &making, lanes, rules, is_misjudged)?)
+            .collect::<Vec<_>>())
+    });
+    let mut reports = Vec::new();
+    let published = made.and_then(|made| {
+        control.check()?;
+        for (making, (log, progress)) in making.iter().zip(&made) {
+            if making.target.spec.known_texts.is_some() {
+                known_texts::write(making.target.spec, log)?;
+            }
+            reports.push(making.sink.publish(progress, log)?);
+        }
+        Ok(())
+    });
+    if let Err(error) = published {
+        for Making { sink, .. } in &making[reports.len()..] {
+            sink.abandon(&error, is_kept(&error));
+        }
+        return Err(error);
+    }
+    Ok(reports)
 }
 
 /// The manifest of an output that is there already and need not be made again.
@@ -444,9 +523,10 @@ fn up_to_date(target: &Target<'_>) -> Result<Option<Report>> {
     target.control.check()?;
     match found {
         Ok(Some(report)) => {
-            if spec.format == Format::Bin {
-                let _ = bin::discard(spec);
-            }
+            let _ = match spec.format {
+                Format::Bin => bin::discard(spec).map(drop),
+                Format::Stream => growing::tidy(spec),
+            };
             Ok(Some(report))
         }
         Err(Error::OutputExists { .. }) if spec.force => Ok(None),
@@ -477,41 +557,56 @@ fn record_rules<'a>(rules: &Rules<'a>, special: SpecialPolicy) -> Rules<'a> {
     Rules { separator: None, special, ..*rules }
 }
 
-/// Does the work behind `progress` and writes it to the sink; returns the whole of it.
-#[expect(clippy::too_many_arguments, reason = "a job and what was begun of it")]
+/// How far an output is: its log, its progress, the hash of what was read of the source under way, and the
+/// texts that are in it.
+type Begins = (checkpoint::Log, checkpoint::Progress, xxhash_rust::xxh3::Xxh3, FxHashSet<u128>);
+
+/// Does the work that is left and writes it to the sinks; returns the whole of it, for each output.
 fn make<L: Lane>(
     tokenizer: &Tokenizer,
-    target: &Target<'_>,
+    making: &[Making<'_>],
+    begins: Vec<Begins>,
     rules: &Rules<'_>,
     is_misjudged: &AtomicBool,
-    sink: &dyn sink::Sink,
-    log: checkpoint::Log,
-    progress: checkpoint::Progress,
-    source_hash: xxhash_rust::xxh3::Xxh3,
-    texts: FxHashSet<u128>,
-) -> Result<checkpoint::Progress> {
-    let Target { spec, sources, control, .. } = *target;
-    control.bytes_done.store(progress.n_bytes, Ordering::Relaxed);
-    control.n_tokens.store(progress.n_tokens, Ordering::Relaxed);
-    control.n_documents.store(progress.n_documents, Ordering::Relaxed);
-    control.n_skipped.store(progress.n_skipped(), Ordering::Relaxed);
+) -> Result<Vec<checkpoint::Progress>> {
+    let nothing = || Error::Internal { what: "a job without an output".to_owned() };
+    let first = making.first().ok_or_else(nothing)?;
+    let Target { spec, sources, control, .. } = *first.target;
+    let least =
+        begins.iter().map(|(_, progress, ..)| progress).min_by_key(|progress| progress.position.order());
+    let least = least.ok_or_else(nothing)?.clone();
+    let counted = &begins[0].1;
+    control.bytes_done.store(least.n_bytes, Ordering::Relaxed);
+    control.n_tokens.store(counted.n_tokens, Ordering::Relaxed);
+    control.n_documents.store(counted.n_documents, Ordering::Relaxed);
+    control.n_skipped.store(counted.n_skipped(), Ordering::Relaxed);
     let leases = Leases::default();
     let chunk_bytes = chunk_bytes();
-    let planner = plan::Planner::new(sources, spec, &leases, tokenizer.cuts(), rules, chunk_bytes, &progress);
+    let threads = if spec.threads == 0 { default_threads() } else { spec.threads };
+    let cuts = tokenizer.cuts();
+    let fields = making.iter().map(|making| making.target.spec.records.text_field()).collect();
+    let planner =
+        plan::Planner::new(sources, spec, fields, &leases, cuts, rules, chunk_bytes, threads, &least);
     let leading_id = (rules.eot == Eot::Both).then_some(rules.eot_id);
-    let committer = commit::Committer::<L>::new(
-        sink,
-        control,
-        log,
-        progress,
-        source_hash,
-        texts,
-        leading_id,
-        chunk_bytes,
-    );
+    let mut outputs = Vec::new();
+    let mut committers = Vec::new();
+    for (Making { target, sink, .. }, (log, progress, source_hash, texts)) in making.iter().zip(begins) {
+        let begun = progress.position.order();
+        outputs.push(work::Output { options: &target.spec.records, path: &target.spec.output, begun });
+        committers.push(commit::Committer::<L>::new(
+            &**sink,
+            control,
+            log,
+            progress,
+            source_hash,
+            texts,
+            leading_id,
+            chunk_bytes,
+            committers.is_empty(),
+        ));
+    }
     let field_rules = record_rules(rules, spec.special.unwrap_or(SpecialPolicy::Text));
     let text_rules = record_rules(rules, rules.special);
-    let threads = if spec.threads == 0 { default_threads() } else { spec.threads };
     let shared = work::Shared {
         tokenizer,
         spec,
@@ -520,6 +615,7 @@ fn make<L: Lane>(
         text_rules: &text_rules,
         sources,
         control,
+        outputs,
         is_misjudged,
     };
     // Of several failures the one that stands first in the input is reported, whatever came first.
@@ -528,7 +624,7 @@ fn make<L: Lane>(
         let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(work))
             .unwrap_or_else(|panic| Err((0, from_panic(&*panic))));
         if let Err(found) = result {
-            committer.stop();
+            committers.iter().for_each(commit::Committer::stop);
             control.gate.end();
             let mut first = failure.lock().unwrap_or_else(PoisonError::into_inner);
             if first.as_ref().is_none_or(|first| found.0 < first.0) {
@@ -537,18 +633,19 @@ fn make<L: Lane>(
         }
     };
     std::thread::scope(|scope| {
-        let helpers = [
-            scope.spawn(|| guarded(&|| committer.keep().map_err(|error| (0, error)))),
-            scope.spawn(|| leases.watch()),
-        ];
+        let guarded = &guarded;
+        let mut helpers = vec![scope.spawn(|| leases.watch())];
+        for committer in &committers {
+            helpers.push(scope.spawn(move || guarded(&|| committer.keep().map_err(|error| (0, error)))));
+        }
         let workers: Vec<_> = (0..threads.min(planner.n_chunks_at_most()))
-            .map(|_| scope.spawn(|| guarded(&|| work::run::<L>(&shared, &planner, &committer))))
+            .map(|_| scope.spawn(|| guarded(&|| work::run::<L>(&shared, &planner, &committers))))
             .collect();
         // Panics were caught and noted.
         for worker in workers {
             drop(worker.join());
         }
-        committer.finish();
+        committers.iter().for_each(commit::Committer::finish);
         leases.stop();
         for helper in helpers {
             drop(helper.join());
@@ -556,7 +653,7 @@ fn make<L: Lane>(
     });
     match failure.into_inner().unwrap_or_else(PoisonError::into_inner) {
         Some((_, error)) => Err(error),
-        None => committer.into_progress(),
+        None => committers.into_iter().map(commit::Committer::into_progress).collect(),
     }
 }
 

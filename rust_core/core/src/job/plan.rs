@@ -5,20 +5,23 @@
 //! known (any but GPT-2's, for now), a big source is one piece of work that its worker streams.
 //!
 //! Records go out in lumps of whole ones. What must be read from start to end (compressed files, columns)
-//! is read here, under the lock, a chunk ahead of the worker that gets it.
+//! is read here, under the lock, a chunk ahead of the worker that gets it. Where a compressed file has parts
+//! that can be decoded on their own, the lock is only held to cut what is decoded: a worker for whom nothing
+//! is there decodes the next part first.
 
 use std::ops::Range;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use super::JobSpec;
 use super::checkpoint::{Position, Progress};
 use super::lumps::{self, Ends, LumpReader};
 use crate::documents::Rules;
 use crate::error::{Error, Result};
+use crate::input::ahead::{Ahead, Claim};
 use crate::input::border::{self, Cuts};
 use crate::input::columnar::{Batch, Columns, Rows};
-use crate::input::compressed::Unpacked;
 use crate::input::detect::{Compression, Content, Kind};
+use crate::input::jsonl::FieldPath;
 use crate::input::lease::Leases;
 use crate::input::{Opened, Source};
 
@@ -49,9 +52,10 @@ pub(super) struct Lump {
     pub(super) index: usize,
     pub(super) source: Arc<Opened>,
     pub(super) what: What,
-    /// Where the input stands behind it.
+    /// Where the input stands before it, and behind it.
+    pub(super) start: (usize, u64),
     pub(super) next: Position,
-    /// Bytes of the file that were read for it.
+    /// Bytes of the file that were read for it, about.
     pub(super) n_bytes: u64,
     /// Hash of the file as far as it was read, where that is not the text itself.
     pub(super) xxh3: Option<u64>,
@@ -68,6 +72,14 @@ pub(super) enum What {
     End,
 }
 
+/// What there is to do.
+enum Next<T> {
+    Work(T),
+    /// Nothing before this is seen to: the content that comes next is not decoded yet.
+    Starved(Claim),
+    Nothing,
+}
+
 /// A source that is read in order.
 enum Reader {
     Lumps(Box<LumpReader>),
@@ -77,11 +89,16 @@ enum Reader {
 pub(super) struct Planner<'a> {
     sources: &'a [Source],
     spec: &'a JobSpec,
+    /// The fields of its outputs.
+    fields: Vec<FieldPath>,
     leases: &'a Leases,
     cuts: Option<Cuts<'a>>,
     rules: &'a Rules<'a>,
     chunk_bytes: u64,
+    n_threads: usize,
     cursor: Mutex<Cursor>,
+    /// A claimed part of a compressed source was decoded.
+    decoded: Condvar,
 }
 
 /// Where the next piece of work starts.
@@ -104,21 +121,25 @@ impl Cursor {
 }
 
 impl<'a> Planner<'a> {
-    /// Plans what lies behind `progress`.
+    /// Plans what lies behind `progress`, for `n_threads` workers.
+    #[expect(clippy::too_many_arguments, reason = "a job, piece by piece")]
     pub(super) fn new(
         sources: &'a [Source],
         spec: &'a JobSpec,
+        fields: Vec<FieldPath>,
         leases: &'a Leases,
         cuts: Option<Cuts<'a>>,
         rules: &'a Rules<'a>,
         chunk_bytes: u64,
+        n_threads: usize,
         progress: &Progress,
     ) -> Self {
         let position = progress.position.clone();
         let before = sources.iter().take(position.source).map(|source| source.identity.size_bytes).sum();
         let begun = (position.source, progress.n_bytes.saturating_sub(before));
         let cursor = Mutex::new(Cursor { sequence: 0, position, open: None, reader: None, begun });
-        Self { sources, spec, leases, cuts, rules, chunk_bytes, cursor }
+        let decoded = Condvar::new();
+        Self { sources, spec, fields, leases, cuts, rules, chunk_bytes, n_threads, cursor, decoded }
     }
 
     /// An upper bound of the pieces of work, so that no threads are started for nothing.
@@ -132,26 +153,47 @@ impl<'a> Planner<'a> {
         usize::try_from(self.sources.iter().map(chunks).sum::<u64>()).unwrap_or(usize::MAX)
     }
 
-    /// The next piece of work, or `None` when all has been handed out; a failure comes with its
-    /// place in the order.
-    pub(super) fn next(&self) -> Result<Option<Task>, (u64, Error)> {
-        let mut cursor = self.cursor.lock().unwrap_or_else(PoisonError::into_inner);
-        let sequence = cursor.sequence;
-        let Some(work) = self.work(&mut cursor).map_err(|error| (sequence, error))? else { return Ok(None) };
-        cursor.sequence += 1;
-        Ok(Some(Task { sequence, work }))
+    fn lock(&self) -> MutexGuard<'_, Cursor> {
+        self.cursor.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn work(&self, cursor: &mut Cursor) -> Result<Option<Work>> {
+    /// The next piece of work, or `None` when all has been handed out; a failure comes with its
+    /// place in the order. May decode parts of a compressed source first, or wait for others who do.
+    pub(super) fn next(&self) -> Result<Option<Task>, (u64, Error)> {
+        let mut cursor = self.lock();
+        loop {
+            let sequence = cursor.sequence;
+            match self.work(&mut cursor).map_err(|error| (sequence, error))? {
+                Next::Work(work) => {
+                    cursor.sequence += 1;
+                    return Ok(Some(Task { sequence, work }));
+                }
+                Next::Nothing => return Ok(None),
+                Next::Starved(Claim::Again) => {}
+                Next::Starved(Claim::Decode(part)) => {
+                    drop(cursor);
+                    let wake = Wake(self);
+                    part.decode();
+                    drop(wake);
+                    cursor = self.lock();
+                }
+                Next::Starved(Claim::Wait) => {
+                    cursor = self.decoded.wait(cursor).unwrap_or_else(PoisonError::into_inner);
+                }
+            }
+        }
+    }
+
+    fn work(&self, cursor: &mut Cursor) -> Result<Next<Work>> {
         let index = cursor.position.source;
-        let Some(source) = self.sources.get(index) else { return Ok(None) };
+        let Some(source) = self.sources.get(index) else { return Ok(Next::Nothing) };
         if !source.kind.is_plain_text() || self.spec.records.are_of(source) {
-            return self.lump(cursor, source).map(Some);
+            return self.lump(cursor, source);
         }
         if source.identity.size_bytes <= self.chunk_bytes && cursor.position.offset_bytes == 0 {
             let end = self.batch_end(index);
             cursor.position.source = end;
-            return Ok(Some(Work::Batch(index..end)));
+            return Ok(Next::Work(Work::Batch(index..end)));
         }
         let source = match cursor.open.take() {
             Some(source) => source,
@@ -161,7 +203,7 @@ impl<'a> Planner<'a> {
             let next = Position { source: index + 1, ..Position::default() };
             let n_bytes_done = cursor.given();
             let from = std::mem::replace(&mut cursor.position, next);
-            return Ok(Some(Work::Stream { source, from, n_bytes_done }));
+            return Ok(Next::Work(Work::Stream { source, from, n_bytes_done }));
         };
         let start = cursor.position.offset_bytes;
         let end = border::chunk_end(&source, cuts, self.rules, start, self.chunk_bytes)?;
@@ -171,11 +213,11 @@ impl<'a> Planner<'a> {
             cursor.position.offset_bytes = end;
             cursor.open = Some(Arc::clone(&source));
         }
-        Ok(Some(Work::Piece { index, source, range: start..end }))
+        Ok(Next::Work(Work::Piece { index, source, range: start..end }))
     }
 
     /// The next part of a source that is not plain text or that is made of records.
-    fn lump(&self, cursor: &mut Cursor, source: &Source) -> Result<Work> {
+    fn lump(&self, cursor: &mut Cursor, source: &Source) -> Result<Next<Work>> {
         let index = cursor.position.source;
         let behind = Position { source: index + 1, ..Position::default() };
         let opened = match cursor.open.take() {
@@ -191,7 +233,7 @@ impl<'a> Planner<'a> {
         let Some(ends) = ends else {
             let n_bytes_done = cursor.given();
             let from = std::mem::replace(&mut cursor.position, behind);
-            return Ok(Work::Stream { source: opened, from, n_bytes_done });
+            return Ok(Next::Work(Work::Stream { source: opened, from, n_bytes_done }));
         };
         let lump = if source.kind.compression == Compression::None && !source.kind.content.is_columnar() {
             let start = cursor.position.offset_bytes;
@@ -201,16 +243,24 @@ impl<'a> Planner<'a> {
             } else {
                 Position { source: index, offset_bytes: end, ..Position::default() }
             };
-            let what = What::Range(start..end);
-            Lump { index, source: Arc::clone(&opened), what, next, n_bytes: end - start, xxh3: None }
+            let (what, start) = (What::Range(start..end), cursor.position.order());
+            let n_bytes = end - start.1;
+            Lump { index, source: Arc::clone(&opened), what, start, next, n_bytes, xxh3: None }
         } else {
-            self.in_order(cursor, source, &opened, ends, behind)?
+            match self.in_order(cursor, source, &opened, ends, behind)? {
+                Next::Work(lump) => lump,
+                Next::Starved(claim) => {
+                    cursor.open = Some(opened);
+                    return Ok(Next::Starved(claim));
+                }
+                Next::Nothing => return Ok(Next::Nothing),
+            }
         };
         if lump.next.source == index {
             cursor.open = Some(opened);
         }
         cursor.position = lump.next.clone();
-        Ok(Work::Lump(lump))
+        Ok(Next::Work(Work::Lump(lump)))
     }
 
     /// The next part of a source that is read from start to end.
@@ -221,7 +271,7 @@ impl<'a> Planner<'a> {
         opened: &Arc<Opened>,
         ends: Ends<'_>,
         behind: Position,
-    ) -> Result<Lump> {
+    ) -> Result<Next<Lump>> {
         let index = cursor.position.source;
         let (mut reader, given) = match cursor.reader.take() {
             Some(reader) => reader,
@@ -233,21 +283,30 @@ impl<'a> Planner<'a> {
             content: Some(content),
             carry: None,
         };
-        let (what, next, read, xxh3) = match &mut reader {
-            Reader::Lumps(reader) => {
-                let lumps::UnpackedLump { bytes, offset, is_last } = reader.next(ends, self.chunk_bytes)?;
-                let (taken, xxh3) = reader.content().taken();
-                let next = if is_last { behind } else { at(taken, offset + bytes.len() as u64) };
-                let read = reader.content().n_file_bytes();
-                (What::Unpacked { bytes, offset, is_last }, next, read, xxh3)
-            }
-            Reader::Rows(rows) => match rows.next()? {
+        let found = match &mut reader {
+            Reader::Lumps(reader) => match reader.next(ends, self.chunk_bytes)? {
+                Some(lumps::UnpackedLump { bytes, offset, is_last }) => {
+                    let (taken, xxh3) = reader.content().taken();
+                    let next = if is_last { behind } else { at(taken, offset + bytes.len() as u64) };
+                    let read = reader.content().n_file_bytes();
+                    Ok((What::Unpacked { bytes, offset, is_last }, next, read, xxh3))
+                }
+                None => Err(reader.claim()?),
+            },
+            Reader::Rows(rows) => Ok(match rows.next()? {
                 Some(batch) => {
                     let next = at(0, batch.first_row + batch.n_rows);
                     (What::Rows(batch), next, rows.n_file_bytes(), 0)
                 }
                 None => (What::End, behind, 0, 0),
-            },
+            }),
+        };
+        let (what, next, read, xxh3) = match found {
+            Ok(found) => found,
+            Err(claim) => {
+                cursor.reader = Some((reader, given));
+                return Ok(Next::Starved(claim));
+            }
         };
         // After a resume a reader may have come less far than it had for the lump before.
         let read = if next.source > index { opened.size_bytes() } else { read.max(given) };
@@ -255,15 +314,17 @@ impl<'a> Planner<'a> {
             cursor.reader = Some((reader, read));
         }
         let n_bytes = read.saturating_sub(given);
-        Ok(Lump { index, source: Arc::clone(opened), what, next, n_bytes, xxh3: Some(xxh3) })
+        let source = Arc::clone(opened);
+        let start = cursor.position.order();
+        Ok(Next::Work(Lump { index, source, what, start, next, n_bytes, xxh3: Some(xxh3) }))
     }
 
     fn reader(&self, source: &Source, opened: &Arc<Opened>, from: &Position) -> Result<Reader> {
         let Kind { compression, content } = source.kind;
         let done = from.content.unwrap_or(0);
         if !content.is_columnar() {
-            let content = Unpacked::new(Arc::clone(opened), compression)?;
-            return Ok(Reader::Lumps(Box::new(LumpReader::new(content, done)?)));
+            let content = Ahead::new(Arc::clone(opened), compression, self.n_threads);
+            return Ok(Reader::Lumps(Box::new(LumpReader::new(content, done))));
         }
         if let Some(name) = compression.name() {
             let what = format!(
@@ -273,7 +334,7 @@ impl<'a> Planner<'a> {
             return Err(Error::BadOption { option: "inputs", what });
         }
         let records = &self.spec.records;
-        let columns = Columns { text: records.text_field(), id: records.id_field.clone() };
+        let columns = Columns { texts: self.fields.clone(), id: records.id_field.clone() };
         let rows = Rows::open(opened.file()?, &source.path, content, columns, done, self.chunk_bytes)?;
         Ok(Reader::Rows(Box::new(rows)))
     }
@@ -297,5 +358,16 @@ impl<'a> Planner<'a> {
         let source = Arc::new(self.sources[index].open(&self.spec.roots)?);
         self.leases.take(&source);
         Ok(source)
+    }
+}
+
+/// Wakes those who wait for a part, however its decoding ended.
+struct Wake<'p, 'a>(&'p Planner<'a>);
+
+impl Drop for Wake<'_, '_> {
+    fn drop(&mut self) {
+        // Under the lock: who is about to wait has looked and does not know yet, or waits already.
+        let _cursor = self.0.lock();
+        self.0.decoded.notify_all();
     }
 }

@@ -6,7 +6,7 @@ use super::buffers::Buffers;
 use super::checkpoint::{Carry, Position, Share};
 use super::commit::{Block, Committer};
 use super::plan::{Lump, Planner, Task, What, Work};
-use super::records::{Made, Recorder, Skip, Stop};
+use super::records::{Made, RecordOptions, Recorder, Skip, Stop};
 use super::{Control, JobSpec, in_source};
 use crate::documents::{DocumentEncoder, Rules, TextEnd};
 use crate::error::{Error, Result};
@@ -35,30 +35,41 @@ pub(super) struct Shared<'a> {
     pub(super) text_rules: &'a Rules<'a>,
     pub(super) sources: &'a [Source],
     pub(super) control: &'a Control,
+    /// The outputs, of each of which there is a committer.
+    pub(super) outputs: Vec<Output<'a>>,
     /// A source that was supposed to be plain text is none; the job has failed because of that.
     pub(super) is_misjudged: &'a AtomicBool,
+}
+
+/// What a record becomes in one of the outputs.
+pub(super) struct Output<'a> {
+    pub(super) options: &'a RecordOptions,
+    pub(super) path: &'a Path,
+    /// Where the input stood when an earlier run of it ended.
+    pub(super) begun: (usize, u64),
 }
 
 /// Works until there is nothing left to do; a failure comes with the place of its work in the order.
 pub(super) fn run<L: Lane>(
     shared: &Shared<'_>,
     planner: &Planner<'_>,
-    committer: &Committer<'_, L>,
+    committers: &[Committer<'_, L>],
 ) -> Result<(), (u64, Error)> {
     loop {
         let _pass = shared.control.gate.enter(&shared.control.n_tokens);
-        if committer.is_stopped() {
+        if committers.iter().any(Committer::is_stopped) {
             break;
         }
         let Some(Task { sequence, work }) = planner.next()? else { break };
-        shared.one(sequence, work, committer).map_err(|error| (sequence, error))?;
+        shared.one(sequence, work, committers).map_err(|error| (sequence, error))?;
     }
     Ok(())
 }
 
 impl Shared<'_> {
-    fn one<L: Lane>(&self, sequence: u64, work: Work, committer: &Committer<'_, L>) -> Result<()> {
+    fn one<L: Lane>(&self, sequence: u64, work: Work, committers: &[Committer<'_, L>]) -> Result<()> {
         self.control.check()?;
+        let Some(committer) = committers.first() else { return Ok(()) };
         match work {
             Work::Batch(range) => committer.commit(sequence, self.batch(range, committer.buffers())?),
             Work::Piece { index, source, range } => {
@@ -72,7 +83,7 @@ impl Shared<'_> {
                 .map_err(|error| or_changed(&source, error)),
             Work::Lump(lump) => {
                 let source = Arc::clone(&lump.source);
-                self.lump(sequence, lump, committer).map_err(|error| or_changed(&source, error))
+                self.lump(sequence, lump, committers).map_err(|error| or_changed(&source, error))
             }
         }
     }
@@ -181,15 +192,40 @@ impl Shared<'_> {
         documents.push(&text, offset, end).map(drop).map_err(|error| in_source(error, path))
     }
 
-    /// A lump: a piece of text that was compressed, or records. A bad document that fails the job does so
-    /// when all before the lump is written, which is where the job can go on.
-    fn lump<L: Lane>(&self, sequence: u64, lump: Lump, committer: &Committer<'_, L>) -> Result<()> {
-        let index = lump.index;
-        match self.encode(lump, committer.buffers()) {
+    /// A lump: a piece of text that was compressed, or records; for each output that does not have it yet.
+    fn lump<L: Lane>(&self, sequence: u64, mut lump: Lump, committers: &[Committer<'_, L>]) -> Result<()> {
+        if let What::End = lump.what {
+            // The file was not read from start to end, so it is hashed on its own.
+            let source = &lump.source;
+            lump.xxh3 = Some(source.hash(source.size_bytes(), self.control)?.digest());
+        }
+        for (number, (output, committer)) in self.outputs.iter().zip(committers).enumerate() {
+            if lump.next.order() <= output.begun {
+                committer.skip(sequence, lump.n_bytes)?;
+            } else if lump.start < output.begun {
+                let what = "the interrupted run had cut the input at other places".to_owned();
+                return Err(Error::CannotResume { path: output.path.to_owned(), what });
+            } else {
+                self.lump_of(sequence, &lump, number, committer)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// A lump for one of the outputs. A bad document that fails the job does so when all before the lump is
+    /// written, which is where the job can go on.
+    fn lump_of<L: Lane>(
+        &self,
+        sequence: u64,
+        lump: &Lump,
+        number: usize,
+        committer: &Committer<'_, L>,
+    ) -> Result<()> {
+        match self.encode(lump, number, committer.buffers()) {
             Ok(block) => committer.commit(sequence, block),
             Err(Stop::Error(error)) => Err(error),
             Err(Stop::Bad(skip)) if committer.await_turn(sequence) => {
-                Err(self.bad_document(skip, committer.n_lines_before(index)))
+                Err(self.bad_document(skip, committer.n_lines_before(lump.index)))
             }
             // Something else failed first.
             Err(Stop::Bad(_)) => Ok(()),
@@ -209,10 +245,11 @@ impl Shared<'_> {
         Error::BadDocument { path: path.clone(), place, reason: skip.reason }
     }
 
-    fn encode<L: Lane>(&self, lump: Lump, mut buffers: Buffers<L>) -> Result<Block<L>, Stop> {
-        let Lump { index, source, what, next, n_bytes, xxh3 } = lump;
+    fn encode<L: Lane>(&self, lump: &Lump, number: usize, mut buffers: Buffers<L>) -> Result<Block<L>, Stop> {
+        let Lump { index, source, what, next, n_bytes, xxh3, .. } = lump;
+        let (index, n_bytes, xxh3) = (*index, *n_bytes, *xxh3);
         let Source { path, kind, .. } = &self.sources[index];
-        let options = &self.spec.records;
+        let options = self.outputs[number].options;
         let is_flow = !options.are_of(&self.sources[index]);
         let rules = match kind.content {
             Content::Text if is_flow => self.rules,
@@ -223,7 +260,6 @@ impl Shared<'_> {
         let block = self.with_rules(rules, |documents| {
             let scratch = std::mem::take(&mut buffers.scratch);
             let mut text = refill(documents, buffers);
-            let mut xxh3 = xxh3;
             let mut recorder = Recorder {
                 options,
                 documents,
@@ -239,7 +275,7 @@ impl Shared<'_> {
                     _ => recorder.texts(bytes, offset, self.rules.separator.as_ref()),
                 }
             };
-            let read = match &what {
+            let read = match what {
                 What::Range(range) => {
                     source.read(range.start, range.end, &mut text)?;
                     bytes(&mut recorder, &text, range.start)
@@ -248,12 +284,8 @@ impl Shared<'_> {
                     self.flow(recorder.documents, bytes, *offset, *is_last, path).map_err(Stop::Error)
                 }
                 What::Unpacked { bytes: unpacked, offset, .. } => bytes(&mut recorder, unpacked, *offset),
-                What::Rows(batch) => recorder.rows(batch.values(), batch.first_row),
-                What::End => {
-                    // The file was not read from start to end, so it is hashed on its own.
-                    xxh3 = Some(source.hash(source.size_bytes(), self.control)?.digest());
-                    Ok(())
-                }
+                What::Rows(batch) => recorder.rows(batch.values(number), batch.first_row),
+                What::End => Ok(()),
             };
             let Recorder { made, scratch, .. } = recorder;
             match read {
@@ -271,12 +303,12 @@ impl Shared<'_> {
                 xxh3: xxh3.unwrap_or_default(),
                 counts: (!is_flow).then_some(made.counts),
             };
-            let ended = (next.source > index).then(|| Arc::clone(&source));
+            let ended = (next.source > index).then(|| Arc::clone(source));
             let mut block = Block::new(documents, text, vec![share], n_bytes);
             block.made.scratch = scratch;
             let is_to_be_hashed = xxh3.is_none();
             let records = (!is_flow).then(|| Box::new(made));
-            Ok(Some(Block { next: Some(next), ended, is_to_be_hashed, records, ..block }))
+            Ok(Some(Block { next: Some(next.clone()), ended, is_to_be_hashed, records, ..block }))
         })?;
         block.ok_or_else(|| match stopped {
             Some(skip) => Stop::Bad(skip),

@@ -8,6 +8,14 @@
 //! The checkpoint is synced before the manifest, so a resumed job always finds a record at or behind
 //! the watermark that readers saw, and goes on without taking anything back. A job that fails says so
 //! in the manifest; what was committed stays. The directory is locked (`flock`) while it is written.
+//!
+//! ```text
+//! retiring:  rename manifest.json to .manifest.json.retired.partial ─► fsync directory
+//!            ─► remove the segments ─► remove the retired manifest
+//! ```
+//!
+//! Whoever is killed in between leaves a directory that is known by the retired manifest; the next job
+//! there, with or without `force`, goes on with the removal.
 
 use std::ffi::{OsStr, OsString};
 use std::path::Path;
@@ -38,8 +46,13 @@ enum There {
     /// A directory with nothing in it but what the job `key` may have left before its first commit.
     Empty,
     Stream(Box<StreamManifest>),
+    /// What is left of a stream whose removal was begun: it has no manifest any more.
+    Remains,
     Other,
 }
+
+/// What a manifest is called once its stream is given up.
+const RETIRED: &str = ".manifest.json.retired.partial";
 
 fn look(spec: &JobSpec) -> Result<There> {
     let (parent, name) = Folder::of(&spec.roots, &spec.output)?;
@@ -56,6 +69,11 @@ fn look(spec: &JobSpec) -> Result<There> {
         return Ok(There::Stream(Box::new(manifest)));
     }
     let names = folder.names()?;
+    // A user who removed the manifest by hand means what is left of it by `force`.
+    let is_stream = || [0, 1].iter().all(|&file| names.contains(&OsString::from(&segment_names(0)[file])));
+    if names.iter().all(is_own) && (names.contains(&OsString::from(RETIRED)) || (spec.force && is_stream())) {
+        return Ok(There::Remains);
+    }
     let key = spec.key()?;
     let first = segment_names(0).into_iter().chain(sidecar_names(0)).map(OsString::from).collect::<Vec<_>>();
     let ours = [temporary(key), checkpoint_name(key)];
@@ -93,7 +111,7 @@ pub(crate) fn check(spec: &JobSpec, sources: &[Source]) -> Result<()> {
         }
     }
     match look(spec)? {
-        There::Nothing | There::Empty => {
+        There::Nothing | There::Empty | There::Remains => {
             let (parent, name) = Folder::of(&spec.roots, &spec.output)?;
             let list = suffixed(&name, SKIPPED);
             if parent.stat(&list)?.is_some() && !spec.force {
@@ -156,7 +174,7 @@ pub(crate) fn up_to_date(target: &Target<'_>) -> Result<Option<StreamManifest>> 
 pub(crate) fn discard(spec: &JobSpec) -> Result<bool> {
     let key = spec.key()?;
     match look(spec)? {
-        There::Empty => {}
+        There::Empty | There::Remains => {}
         There::Stream(manifest) if manifest.is_of(key) => {}
         _ => return Ok(false),
     }
@@ -172,24 +190,40 @@ pub(crate) fn discard(spec: &JobSpec) -> Result<bool> {
 
 /// Removes a stream's files, the manifest first: without it the rest is nothing.
 fn retire(folder: &Folder) -> Result<()> {
-    if folder.remove(OsStr::new(MANIFEST))? {
+    if folder.stat(OsStr::new(MANIFEST))?.is_some() {
+        folder.rename(OsStr::new(MANIFEST), OsStr::new(RETIRED), true)?;
         folder.sync()?;
     }
-    for name in folder.names()? {
-        let text = name.to_string_lossy();
-        let numbered = |start, end| {
-            let number = text.strip_prefix(start).and_then(|rest: &str| rest.strip_suffix(end));
-            number.is_some_and(|number| number.len() >= 5 && number.bytes().all(|byte| byte.is_ascii_digit()))
-        };
-        let private = text.starts_with(".checkpoint.") || text.starts_with(".manifest.json.");
-        let ours = numbered("tokens-", ".bin")
-            || numbered("ends-", ".u64")
-            || numbered("docs-", ".u64")
-            || numbered("ids-", ".jsonl");
-        if ours || (private && text.ends_with(".partial")) {
-            folder.remove(&name)?;
-        }
+    for name in folder.names()?.iter().filter(|name| is_own(name) && **name != RETIRED) {
+        folder.remove(name)?;
     }
+    folder.remove(OsStr::new(RETIRED))?;
+    Ok(())
+}
+
+/// Whether a name in the directory is one that the writer of a stream gives.
+fn is_own(name: &OsString) -> bool {
+    let text = name.to_string_lossy();
+    let numbered = |start, end| {
+        let number = text.strip_prefix(start).and_then(|rest: &str| rest.strip_suffix(end));
+        number.is_some_and(|number| number.len() >= 5 && number.bytes().all(|byte| byte.is_ascii_digit()))
+    };
+    let private = text.starts_with(".checkpoint.") || text.starts_with(".manifest.json.");
+    numbered("tokens-", ".bin")
+        || numbered("ends-", ".u64")
+        || numbered("docs-", ".u64")
+        || numbered("ids-", ".jsonl")
+        || numbered("skipped-", ".jsonl")
+        || numbered("texts-", ".u128")
+        || (private && text.ends_with(".partial"))
+}
+
+/// Removes what a job that was killed right after it had sealed its stream did not come to removing.
+pub(crate) fn tidy(spec: &JobSpec) -> Result<()> {
+    let folder = Folder::open(&spec.roots, &spec.output)?;
+    let key = spec.key()?;
+    folder.remove(&checkpoint_name(key))?;
+    folder.remove(&temporary(key))?;
     Ok(())
 }
 
@@ -216,10 +250,16 @@ pub(crate) fn begin<'a>(target: &'a Target<'a>, control: &'a Control) -> Result<
     let folder = Arc::new(Folder::open(&spec.roots, &spec.output)?);
     folder.lock()?;
     match look(spec)? {
-        There::Stream(manifest) if spec.resume && manifest.is_of(key) => {
+        There::Stream(manifest)
+            if spec.resume
+                && manifest.is_of(key)
+                // A job that failed for good has no checkpoint, and is made anew by `force`.
+                && !(spec.force && folder.stat(&checkpoint_name(key))?.is_none()) =>
+        {
             return take_up(target, &folder, key, *manifest, control);
         }
         There::Stream(_) if spec.force => retire(&folder)?,
+        There::Remains => retire(&folder)?,
         There::Nothing | There::Empty => {}
         There::Stream(_) => return Err(Error::OutputExists { path: spec.output.clone() }),
         There::Other => return Err(Error::ForeignOutput { path: spec.output.clone() }),

@@ -30,7 +30,7 @@ mod hf_json;
 mod merges_txt;
 pub mod named;
 pub mod pipeline;
-mod rank_file;
+pub(crate) mod rank_file;
 mod simple_bpe;
 mod tekken;
 

@@ -46,7 +46,7 @@ pub(super) fn read(path: &Path) -> Result<(Vec<u8>, String)> {
 }
 
 /// Reads the lines of a rank file.
-pub(super) fn parse(
+pub(crate) fn parse(
     path: &Path,
     text: &[u8],
     pattern: &str,
