@@ -120,20 +120,32 @@ def test_a_cancelled_job_does_not_come_back(daemon: Daemon, tmp_path: Path) -> N
 
 def test_a_job_that_kills_the_daemon_twice_is_parked(daemon: Daemon, tmp_path: Path) -> None:
     source = big(tmp_path / "big.txt", 400_000_000)
+    more = [tmp_path / f"more{n}" for n in range(3)]
+    for link in more:
+        link.symlink_to(source)
     (tmp_path / "small.txt").write_text("a b c")
     with Client(daemon.endpoint) as client:
-        poison = client.submit([source], tmp_path / "big.bin", threads=1).job_id
+        poison = client.submit([source, *more], tmp_path / "big.bin", threads=1).job_id
         good = client.submit([tmp_path / "small.txt"], tmp_path / "small.bin").job_id
-    for _ in range(2):
+    n_deaths = 0
+    for _ in range(8):
         with Client(daemon.endpoint) as client:
-            await_state(client, poison, "running")
+            while (state := client.job(poison).status().state) == "queued":
+                time.sleep(0.002)
+        if state == "failed":
+            break
         daemon.kill()
+        n_deaths += 1
         daemon.start()
+    # On a busy machine a kill may come so late that it is at another place.
+    assert n_deaths >= 2
     with Client(daemon.endpoint) as client:
         with pytest.raises(TokendError, match="died 2 times") as caught:
             client.job(poison).wait(timeout=60)
         assert caught.value.code == "POISON"
         assert client.job(good).wait(timeout=60).n_tokens == 4
+    for link in more:
+        link.unlink()
     assert names(tmp_path) == ["big.txt", "small.bin", "small.bin.ends", "small.bin.json", "small.txt"]
 
 
