@@ -222,12 +222,16 @@ def test_kinds_are_told_by_content(tmp_path: Path, gpt2: Tokenizer) -> None:
         ("other.data", "\n \n" + line, "jsonl"),
         ("text.txt", line, None),
         ("prose", "{ no JSON }\n", None),
-        ("object", '{"other":"a"}\n', None),
+        ("one object among texts", '{"other":"a"}\na\nb\n', None),
         ("empty", "", None),
     ]:
         (tmp_path / name).write_text(data)
         manifest = gpt2.encode_files([tmp_path / name], tmp_path / f"{name}.bin")
         assert manifest["sources"][0].get("format") == expected, name
+    # A misspelt field is a fault of every line, and no text.
+    (tmp_path / "object").write_text('{"other":"a"}\n')
+    with pytest.raises(BadDocumentError, match='field "text" is missing'):
+        gpt2.encode_files([tmp_path / "object"], tmp_path / "object.bin")
     forced = gpt2.encode_files([tmp_path / "text.txt"], tmp_path / "forced.bin", input_format="jsonl")
     assert forced["sources"][0]["format"] == "jsonl"
     (tmp_path / "x.jsonl").write_text(line)

@@ -88,6 +88,24 @@ def test_what_does_not_begin_as_it_is_named_is_no_text(
     assert gpt2.encode_files([path], tmp_path / "text.bin")["sources"][0]["format"] == "jsonl"
 
 
+@pytest.mark.parametrize("name", ["x.parquet", "x.arrow", "x.feather"])
+def test_an_empty_file_that_should_have_columns_is_no_document(name: str, tmp_path: Path, gpt2: Tokenizer) -> None:
+    (tmp_path / name).write_bytes(b"")
+    (tmp_path / "a.txt").write_text("a")
+    with pytest.raises(InputInvalidError, match="named .*, but it begins neither so nor as text"):
+        gpt2.encode_files([tmp_path / "a.txt", tmp_path / name], tmp_path / "x.bin")
+
+
+@pytest.mark.parametrize("first", ['{"text":null}', '{"other":1}', '{"text":"a",}', '{"text":'])
+def test_lines_of_json_whose_first_is_bad_are_no_text(first: str, tmp_path: Path, gpt2: Tokenizer) -> None:
+    lines = tmp_path / "no-name"
+    lines.write_text(f'{first}\n{{"text":"a"}}\n{{"text":"b"}}\n')
+    with pytest.raises(BadDocumentError, match="line 1, byte 0"):
+        gpt2.encode_files([lines], tmp_path / "x.bin")
+    made = gpt2.encode_files([lines], tmp_path / "x.bin", bad_documents="skip", force=True)
+    assert made["n_documents"] == 2 and made["sources"][0]["format"] == "jsonl"
+
+
 def test_a_packed_bad_document_is_named_by_its_place_in_the_content(tmp_path: Path, gpt2: Tokenizer) -> None:
     source = tmp_path / "x.jsonl.gz"
     source.write_bytes(naive.compress("gz", b'{"text":"a"}\n{"text":1}\n{"text":"b"}\n'))

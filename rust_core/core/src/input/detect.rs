@@ -9,12 +9,13 @@
 //!
 //! Text is told from JSON lines by the name, without `.gz` and the like: `.jsonl`, `.ndjson` and `.json`
 //! hold JSON lines, `.txt`, `.text` and `.md` hold text. Under any other name, content whose first
-//! line is a JSON object with a text in the wanted field is JSON lines, and everything else text. The
+//! line is a JSON object with a text in the wanted field is JSON lines, and so is content that begins with a
+//! brace and has JSON objects in half or more of its first lines; everything else is text. The
 //! user can say `text` or `jsonl` instead, which then holds for every file that is no parquet or arrow.
 //!
-//! A name is believed in one more case: what is called `.gz` and the like, does not begin so and is no text
-//! is damaged. (Taken for text, all its lines would be bad documents, and where those are skipped the
-//! whole file would be.)
+//! A name is believed in one more case: what is called `.gz`, `.parquet` and the like, does not begin so and is
+//! no text, or nothing at all, is damaged. (Taken for text, all its lines would be bad documents, and where those
+//! are skipped the whole file would be.)
 
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
@@ -173,11 +174,15 @@ pub(crate) fn is_cut_off(path: &Path, size_bytes: u64) -> bool {
 /// Bytes of a file's start that [`is_text`] looks at.
 pub(crate) const TEXT_BYTES: usize = 4096;
 
-/// The compression that a name speaks of.
+/// Names' endings of files that have columns.
+const COLUMNAR: [&str; 4] = [".parquet", ".arrow", ".feather", ".ipc"];
+
+/// What a name says that the file is which cannot be read as text: how it is compressed, or that it has columns.
 #[must_use]
-pub(crate) fn compression_by_name(path: &Path) -> Option<&'static str> {
+pub(crate) fn kind_by_name(path: &Path) -> Option<&'static str> {
     let name = name_of(path);
-    SUFFIXES.iter().map(|(suffix, _)| *suffix).find(|suffix| without(name, suffix).is_some())
+    let suffixes = SUFFIXES.iter().map(|(suffix, _)| *suffix).chain(COLUMNAR);
+    suffixes.into_iter().find(|suffix| without(name, suffix).is_some())
 }
 
 /// Whether a file may begin so and be text: whole characters of UTF-8 but for the last, and no NUL.
@@ -219,7 +224,7 @@ pub(crate) fn content(path: &Path, head: &[u8], format: InputFormat) -> Option<C
 #[must_use]
 pub(crate) fn may_be_text(path: &Path, format: InputFormat) -> bool {
     // Of content that begins like this, what is not text is so by its name.
-    stem(path).1.is_none() && content(path, b"a text ..", format) == Some(Content::Text)
+    kind_by_name(path).is_none() && content(path, b"a text ..", format) == Some(Content::Text)
 }
 
 /// Whether a file that begins with `head` is plain text: what [`may_be_text`] of its name let suppose.
@@ -229,16 +234,50 @@ pub(crate) fn is_plain_text(path: &Path, head: &[u8], format: InputFormat) -> bo
     compression(head) == Compression::None && content(path, head, format) == Some(Content::Text)
 }
 
-/// What content is whose first line that is not blank is `line`.
-#[must_use]
-pub(crate) fn by_first_line(line: &[u8], field: &FieldPath) -> Content {
-    let is_record = std::str::from_utf8(line).is_ok_and(|line| {
-        let line = line.trim_start_matches('\u{FEFF}');
-        Finder::new(vec![field.clone()]).is_ok_and(|mut finder| {
-            finder.read(line).is_ok() && finder.text(0, line, &mut Vec::new()).is_ok()
-        })
-    });
-    if is_record { Content::JsonLines } else { Content::Text }
+/// Lines that are not blank which [`Lines`] looks at.
+const N_LINES: usize = 16;
+
+/// What content is that begins with a brace, from its first lines.
+///
+/// One whose first line is a record is JSON lines; else one of whose first lines half or more are JSON objects: the
+/// first may be one of the bad documents, of which a job would not say a word if it took all of it for a text.
+pub(crate) struct Lines<'a> {
+    field: &'a FieldPath,
+    n: usize,
+    n_objects: usize,
+}
+
+impl<'a> Lines<'a> {
+    pub(crate) fn new(field: &'a FieldPath) -> Self {
+        Self { field, n: 0, n_objects: 0 }
+    }
+
+    /// Takes a line up; `Some` once it is known what the content is.
+    pub(crate) fn add(&mut self, line: &[u8]) -> Option<Content> {
+        if line.trim_ascii().is_empty() {
+            return None;
+        }
+        let (mut is_object, mut is_record) = (false, false);
+        if let Ok(line) = std::str::from_utf8(line)
+            && let Ok(mut finder) = Finder::new(vec![self.field.clone()])
+        {
+            let line = line.trim_start_matches('\u{FEFF}');
+            is_object = finder.read(line).is_ok();
+            is_record = is_object && finder.text(0, line, &mut Vec::new()).is_ok();
+        }
+        self.n += 1;
+        self.n_objects += usize::from(is_object);
+        match (self.n, is_record) {
+            (1, true) => Some(Content::JsonLines),
+            (N_LINES, _) => Some(self.so_far()),
+            _ => None,
+        }
+    }
+
+    /// What the content is if there are no more lines.
+    pub(crate) fn so_far(&self) -> Content {
+        if self.n_objects > 0 && 2 * self.n_objects >= self.n { Content::JsonLines } else { Content::Text }
+    }
 }
 
 #[cfg(test)]
@@ -263,8 +302,8 @@ mod tests {
         assert!(
             !is_text(b"a\0") && !is_text(&[0x28, 0xB5, 0x2F, 0xFF]) && !is_text("é".as_bytes().split_at(1).0)
         );
-        assert_eq!(compression_by_name(Path::new("/x/A.JSONL.ZST")), Some(".zst"));
-        assert_eq!(compression_by_name(Path::new("/x.gz/a.txt")), None);
+        assert_eq!(kind_by_name(Path::new("/x/A.JSONL.ZST")), Some(".zst"));
+        assert_eq!(kind_by_name(Path::new("/x.gz/a.txt")), None);
     }
 
     #[test]
@@ -306,11 +345,21 @@ mod tests {
         for head in [&b"{\"text\":"[..], b"PAR1", b"\x1f\x8b\x08", b"\xff\xff\xff\xff"] {
             assert!(!is_plain_text(Path::new("x"), head, InputFormat::Auto), "{head:?}");
         }
-        let line = |line: &str| by_first_line(line.as_bytes(), &FieldPath::text());
-        assert_eq!(line(r#"{"text":"a"}"#), Content::JsonLines);
-        assert_eq!(line("\u{FEFF}{\"text\":\"a\"}\r"), Content::JsonLines);
-        for other in [r#"{"other":"a"}"#, r#"{"text":1}"#, "{", "{ a set }"] {
-            assert_eq!(line(other), Content::Text, "{other}");
+        let of = |lines: &[&str]| {
+            let field = FieldPath::text();
+            let mut looked_at = Lines::new(&field);
+            let known = lines.iter().find_map(|line| looked_at.add(line.as_bytes()));
+            known.unwrap_or_else(|| looked_at.so_far())
+        };
+        let record = r#"{"text":"a"}"#;
+        assert_eq!(of(&[record, "text", "text", "text"]), Content::JsonLines);
+        assert_eq!(of(&["\u{FEFF}{\"text\":\"a\"}\r"]), Content::JsonLines);
+        for bad in [r#"{"other":"a"}"#, r#"{"text":1}"#, r#"{"text":null}"#, r#"{"text":"a",}"#, "{"] {
+            assert_eq!(of(&[bad, "", record]), Content::JsonLines, "{bad}");
+        }
+        for other in ["{", "{ a set }", "{}x"] {
+            assert_eq!(of(&[other]), Content::Text, "{other}");
+            assert_eq!(of(&[other, "a", record]), Content::Text, "{other}");
         }
     }
 }

@@ -180,15 +180,17 @@ impl Source {
                 let what = "the compressed data ends too early,".to_owned();
                 return Err(Error::DamagedInput { path: path.to_owned(), offset: identity.size_bytes, what });
             }
-            if let Some(name) = detect::compression_by_name(path) {
+            let content = detect::content(path, &head[..len], format);
+            let by_name = detect::kind_by_name(path).filter(|_| !content.is_some_and(Content::is_columnar));
+            if let Some(name) = by_name {
                 let mut begin = vec![0; detect::TEXT_BYTES.min(identity.size_bytes as usize)];
                 file.read_exact_at(&mut begin, 0).map_err(|error| Error::io(path, "reading", error))?;
-                if !detect::is_text(&begin) {
+                if begin.is_empty() || !detect::is_text(&begin) {
                     let what = format!("named {name}, but it begins neither so nor as text");
                     return Err(Error::DamagedInput { path: path.to_owned(), offset: 0, what });
                 }
             }
-            if let Some(content) = detect::content(path, &head[..len], format) {
+            if let Some(content) = content {
                 source.kind.content = content;
                 return Ok(source);
             }
@@ -265,18 +267,17 @@ fn unpacked_content(
     if let Some(content) = detect::content(path, &bytes, format) {
         return Ok(content);
     }
-    let (mut start, mut searched) = (0, 0);
+    let (mut start, mut searched, mut lines) = (0, 0, detect::Lines::new(field));
     loop {
         while let Some(found) = memchr::memchr(b'\n', &bytes[searched..]) {
-            let line = &bytes[start..searched + found];
-            if !line.trim_ascii().is_empty() {
-                return Ok(detect::by_first_line(line, field));
+            if let Some(content) = lines.add(&bytes[start..searched + found]) {
+                return Ok(content);
             }
             (start, searched) = (searched + found + 1, searched + found + 1);
         }
         searched = bytes.len();
         if bytes.len() > FIRST_LINE_MAX_BYTES || unpacked.read(1 << 16, &mut bytes)? == 0 {
-            return Ok(detect::by_first_line(&bytes[start..], field));
+            return Ok(lines.add(&bytes[start..]).unwrap_or_else(|| lines.so_far()));
         }
     }
 }
