@@ -92,7 +92,7 @@ def test_what_does_not_begin_as_it_is_named_is_no_text(
 def test_an_empty_file_that_should_have_columns_is_no_document(name: str, tmp_path: Path, gpt2: Tokenizer) -> None:
     (tmp_path / name).write_bytes(b"")
     (tmp_path / "a.txt").write_text("a")
-    with pytest.raises(InputInvalidError, match="named .*, but it begins neither so nor as text"):
+    with pytest.raises(InputInvalidError, match=r"named .*, but it begins neither so nor as text"):
         gpt2.encode_files([tmp_path / "a.txt", tmp_path / name], tmp_path / "x.bin")
 
 
