@@ -31,6 +31,7 @@ from .journal_file import (
     APPLICATION_ID,
     NOT_DAMAGE,
     PAGE_BYTES,
+    SCHEMA,
     SPOILING,
     VERSION,
     check_directory,
@@ -227,9 +228,11 @@ class Journal:
         try:
             database = connect(self.path)
             self._load(database)
-        except sqlite3.DatabaseError as error:
+        except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
             if database is not None:
                 database.close()
+            if isinstance(error, UnicodeDecodeError):
+                return self._rebuild("a text in it is not valid UTF-8")
             if "locked" in str(error):
                 raise BusyError(f"{self.path}: in use by another daemon", "give each its own --state-dir") from None
             if getattr(error, "sqlite_errorcode", 0) & 0xFF in NOT_DAMAGE:
@@ -249,11 +252,14 @@ class Journal:
                 f"{self.path}: journal version {version}, this daemon knows {VERSION}",
                 "start the daemon that wrote it, or move the file away",
             )
+        schema = database.execute("SELECT sql FROM sqlite_master WHERE name = 'jobs'").fetchone()
+        if schema != (SCHEMA,):
+            raise sqlite3.DatabaseError("its table is another one")
         for (found,) in database.execute("PRAGMA integrity_check(1)"):
             if found != "ok":
                 raise sqlite3.DatabaseError(found)
         for seq, job_id, record, digest in database.execute("SELECT seq, job_id, record, digest FROM jobs"):
-            if not verifies(job_id, record, digest):
+            if not (isinstance(seq, int) and verifies(job_id, record, digest)):
                 raise sqlite3.DatabaseError(f"the record of job {job_id!r} is damaged")
             self._rows[job_id] = (seq, record)
             self._next_seq = max(self._next_seq, seq + 1)

@@ -36,7 +36,12 @@ VERSION = 1
 
 PAGE_BYTES = 4096
 SPOILING = (sqlite3.SQLITE_IOERR_FSYNC, sqlite3.SQLITE_IOERR_DIR_FSYNC, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
-NOT_DAMAGE = (sqlite3.SQLITE_FULL, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_NOMEM)
+NOT_SCHEMA = (
+    "CREATE TABLE jobs (seq INTEGER PRIMARY KEY, job_id TEXT UNIQUE NOT NULL,"
+    " record BLOB NOT NULL, digest BLOB NOT NULL)"
+)
+
+DAMAGE = (sqlite3.SQLITE_FULL, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_NOMEM)
 """Errors at opening that say nothing about the content."""
 
 _NETWORK_FILESYSTEMS = frozenset(
@@ -87,11 +92,19 @@ def generations(base: Path, state_dir: Path) -> list[int]:
     return [int(match[1] or 0) for match in found if match is not None]
 
 
+DAMAGE = (sqlite3.Error, UnicodeDecodeError)
+"""What reading a damaged file raises: texts in it, and in the messages about it, may be no UTF-8."""
+
+
 def connect(path: Path) -> sqlite3.Connection:
     database = sqlite3.connect(path, timeout=0.0, isolation_level=None, check_same_thread=False)
-    # Exclusive: no shared-memory file, and a second daemon is refused.
-    for pragma in ("locking_mode=EXCLUSIVE", "journal_mode=WAL", "synchronous=FULL", "wal_autocheckpoint=0"):
-        database.execute(f"PRAGMA {pragma}").fetchall()
+    try:
+        # Exclusive: no shared-memory file, and a second daemon is refused.
+        for pragma in ("locking_mode=EXCLUSIVE", "journal_mode=WAL", "synchronous=FULL", "wal_autocheckpoint=0"):
+            database.execute(f"PRAGMA {pragma}").fetchall()
+    except BaseException:
+        database.close()
+        raise
     return database
 
 
@@ -106,10 +119,7 @@ def create(path: Path, rows: dict[str, tuple[int, bytes]]) -> sqlite3.Connection
         database.execute("PRAGMA synchronous=FULL")
         database.execute(f"PRAGMA application_id={APPLICATION_ID}")
         database.execute(f"PRAGMA user_version={VERSION}")
-        database.execute(
-            "CREATE TABLE jobs (seq INTEGER PRIMARY KEY, job_id TEXT UNIQUE NOT NULL,"
-            " record BLOB NOT NULL, digest BLOB NOT NULL)"
-        )
+        database.execute(SCHEMA)
         transact(database, rows, rows)
     finally:
         database.close()
@@ -160,9 +170,9 @@ def salvage(damaged: Path, scratch: Path) -> dict[str, tuple[int, bytes]]:
         with contextlib.suppress(FileNotFoundError):
             shutil.copyfile(source, copy)
     rows: dict[str, tuple[int, bytes]] = {}
-    with contextlib.suppress(sqlite3.Error), contextlib.closing(sqlite3.connect(scratch, timeout=0.0)) as database:
+    with contextlib.suppress(*DAMAGE), contextlib.closing(sqlite3.connect(scratch, timeout=0.0)) as database:
         for order in ("ASC", "DESC"):
-            with contextlib.suppress(sqlite3.Error):
+            with contextlib.suppress(*DAMAGE):
                 # Two directions: a damaged page stops a scan.
                 for row in database.execute(f"SELECT seq, job_id, record, digest FROM jobs ORDER BY seq {order}"):
                     seq, job_id, record, digest = row

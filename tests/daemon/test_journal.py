@@ -89,6 +89,24 @@ def test_each_flipped_bit_is_harmless_or_said(tmp_path: Path) -> None:
     assert len(asides) == said
 
 
+def test_a_schema_that_is_no_utf8_is_said(tmp_path: Path) -> None:
+    """SQLite quotes the schema in its message, which then cannot be decoded."""
+    path, whole, records = filled(tmp_path, 3)
+    start = whole.index(b"CREATE TABLE jobs")
+    end = whole.index(b")", whole.index(b"digest", start))
+    for at in range(start - 12, end, 2):
+        damaged = bytearray(whole)
+        damaged[at] ^= 0x80
+        for left in tmp_path.glob("journal-*.db"):
+            left.unlink()
+        path.write_bytes(damaged)
+        journal = Journal(tmp_path, ENDPOINT)
+        found = journal.records
+        journal.close()
+        assert all(each in records for each in found)
+        assert journal.damage is not None or found == records, at
+
+
 @pytest.mark.parametrize("size", [0, 1, 100, 4096, 8192, -1])
 def test_a_cut_file_is_said(tmp_path: Path, size: int) -> None:
     path, whole, records = filled(tmp_path, 60)
