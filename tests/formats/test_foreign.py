@@ -186,3 +186,11 @@ def test_ids_of_documents_keep_to_their_order(tmp_path: Path, capsys: pytest.Cap
     (tmp_path / "o.ids").unlink()
     assert main([*encode, "--format", "bin", "--format", "megatron", "--shuffle"]) == 0
     assert (tmp_path / "o.ids").read_text().split() == [str(number) for number in range(9)]
+
+
+@pytest.mark.parametrize("name", ["megatron", "nanogpt"])
+def test_a_missing_directory_is_named(
+    name: str, source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["convert", str(source), "-o", str(tmp_path / "none" / "o"), "--format", name]) == 1
+    assert f"error: {tmp_path / 'none'}: no such directory" in capsys.readouterr().err
