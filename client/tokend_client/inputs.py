@@ -1,16 +1,19 @@
 """What the inputs of a job are: files, directories, patterns; made into a list of files where the job is asked for.
 
 A directory stands for every file in it and beneath it, in the order of their paths, but not for names
-that begin with a dot, nor for the output of the job itself. Links to directories are followed, each
-directory once. A path that is not there and has `*`, `?` or `[` in it is a pattern (`**` for any depth), and
-stands for what it matches, in the order of the paths; a directory that it matches stands for its files.
-Whatever else it is, a path stands for itself: whether there is such a file is told where it is opened.
+that begin with a dot, nor for the output of the job itself and what tokend makes beside one (by its exact
+names: a corpus `train.jsonl` beside an output `train` is an input), nor for the empty marks that other
+tools leave (`_SUCCESS`). Links to directories are followed, each directory once. A path that is not there and
+has `*`, `?` or `[` in it is a pattern (`**` for any depth), and stands for what it matches, in the order of the
+paths; a directory that it matches stands for its files. Whatever else it is, a path stands for itself:
+whether there is such a file is told where it is opened.
 """
 
 from __future__ import annotations
 
 import glob
 import os
+import re
 from collections.abc import Iterable, Iterator, Sequence
 
 from .errors import BadRequestError, IoError, NotFoundError
@@ -39,16 +42,13 @@ def expand(
             if not matched:
                 raise NotFoundError(f"{path}: nothing matches", "check the pattern; ** matches any depth")
             # `**` goes through links to directories, round and round where they lead back.
-            once = set[str]()
+            is_deep, folders = "**" in path, dict[str, bool]()
             for found in matched:
-                if "**" in path and os.path.realpath(found) in once:
-                    continue
-                once.add(os.path.realpath(found))
-                if not os.path.isdir(found):
-                    files.append(found)
-                elif "**" not in path:
+                if os.path.isdir(found):
                     # With `**` their files are matched themselves, or are not meant.
-                    files += _files(found, out)
+                    files += [] if is_deep else _files(found, out)
+                elif not (is_deep and _goes_round(os.path.dirname(found), folders)):
+                    files.append(found)
             if not files:
                 raise NotFoundError(f"{path}: no file matches")
         else:
@@ -74,12 +74,16 @@ def _walk(folder: str, outputs: tuple[str, ...], seen: set[tuple[int, int]]) -> 
         return
     seen.add((found.st_dev, found.st_ino))
     for entry in listed:
-        if entry.name.startswith(".") or _is_of(entry.path, outputs):
+        if entry.name.startswith(".") or entry.name in _MARKS or _is_of(entry.path, outputs):
             continue
         if _is_directory(entry):
             yield from _walk(entry.path, outputs, seen)
         else:
             yield entry.path
+
+
+_MARKS = ("_SUCCESS", "_metadata", "_common_metadata")
+"""What other tools put beside the files of a data set: no documents."""
 
 
 def _is_directory(entry: os.DirEntry[str]) -> bool:
@@ -90,6 +94,38 @@ def _is_directory(entry: os.DirEntry[str]) -> bool:
         return False
 
 
+def _goes_round(folder: str, known: dict[str, bool]) -> bool:
+    """Whether a directory lies within itself, by a link."""
+    if folder not in known:
+        parent = os.path.dirname(folder)
+        real = os.path.realpath(folder)
+        inside = os.path.realpath(parent)
+        is_loop = os.path.islink(folder) and (inside == real or inside.startswith(f"{real}/"))
+        known[folder] = parent != folder and (is_loop or _goes_round(parent, known))
+    return known[folder]
+
+
+_MADE = re.compile(
+    r"(_train|_val)?\.(ends|docs|ids|skipped\.jsonl|tokend\.json|bin|idx"
+    r"|(nanogpt|llmc|megatron|datatrove|olmo|litdata|mds)([._/].*)?)"
+)
+"""What tokend calls what it makes beside an output, behind its name."""
+
+
 def _is_of(path: str, outputs: tuple[str, ...]) -> bool:
-    """Whether a path is an output or made beside one (`OUT.json`, `OUT.llmc`)."""
-    return any(path == output or path.startswith((f"{output}.", f"{output}/")) for output in outputs)
+    """Whether a path is an output or made beside one (`OUT.ends`, `OUT.llmc`)."""
+    return any(
+        path == output
+        or path.startswith(f"{output}/")
+        or (path.startswith(output) and _MADE.fullmatch(path[len(output) :]) is not None)
+        or (path == f"{output}.json" and _is_manifest(path))
+        for output in outputs
+    )
+
+
+def _is_manifest(path: str) -> bool:
+    try:
+        with open(path, "rb") as file:
+            return b'"tokend-' in file.read(64)
+    except OSError:
+        return False

@@ -28,6 +28,7 @@ def test_directories_and_patterns(tmp_path: Path) -> None:
     touch(
         tmp_path, "b/2.txt", "b/10.txt", "b/.hidden", "b/.git/x", "b/c/a.jsonl", "a.txt", "b/out.bin", "b/out.bin.json"
     )
+    (tmp_path / "b/out.bin.json").write_text('{"format": "tokend-bin"}')
     (tmp_path / "b/loop").symlink_to(tmp_path / "b")
     (tmp_path / "b/gone").symlink_to(tmp_path / "nowhere")
     (tmp_path / "b/round").symlink_to("round")
@@ -48,6 +49,25 @@ def test_directories_and_patterns(tmp_path: Path) -> None:
     for name, message in (("empty", "holds no files"), ("*.none", "nothing matches")):
         with pytest.raises(NotFoundError, match=message):
             names(name)
+
+
+def test_a_corpus_that_is_called_like_the_output_is_read(tmp_path: Path) -> None:
+    touch(tmp_path, "train.jsonl", "train.json", "train.txt", "val.jsonl")
+    touch(tmp_path, "train.ids", "train.megatron.bin", "_SUCCESS")
+    for given in (tmp_path, tmp_path / "*"):
+        found = [os.path.basename(path) for path in expand([given], tmp_path / "train")]
+        assert [name for name in found if name != "_SUCCESS"] == ["train.json", "train.jsonl", "train.txt", "val.jsonl"]
+
+
+def test_two_links_to_one_file_are_two_inputs(tmp_path: Path) -> None:
+    touch(tmp_path, "blob")
+    for name in ("a", "b"):
+        (tmp_path / "hub" / name).mkdir(parents=True)
+        (tmp_path / "hub" / name / "x.jsonl").symlink_to(tmp_path / "blob")
+    (tmp_path / "hub" / "round").symlink_to(tmp_path / "hub")
+    for pattern in ("hub/**/*.jsonl", "hub/[ab]/*.jsonl"):
+        found = expand([tmp_path / pattern], tmp_path / "out.bin")
+        assert [os.path.relpath(path, tmp_path) for path in found] == ["hub/a/x.jsonl", "hub/b/x.jsonl"], pattern
 
 
 def tokend(*arguments: str | Path, stdin: bytes | Path = b"") -> subprocess.CompletedProcess[bytes]:
