@@ -49,6 +49,9 @@ def check(spec: JobSpec, config: ServerConfig) -> tuple[dict[str, Any], int]:
 
 def check_place(output: str, format: str, layout: dict[str, Any], *, force: bool) -> None:
     """Refuses what could not be made there."""
+    folder = os.path.dirname(os.path.abspath(output))
+    if not os.path.isdir(folder):
+        raise NotFoundError(f"{folder}: no such directory", "make it first, or check the path of the output")
     _core.check_export(
         output,
         format,

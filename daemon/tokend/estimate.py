@@ -58,7 +58,8 @@ class Estimate:
     seconds: float
     """At the rate of the sample, which includes starting a job."""
     n_bad: int
-    """Bad records in the sample."""
+    """Documents of the sample that the job would fail at, or leave out with `bad_documents="skip"`: not in the counts.
+    (The part of a line of JSON that is longer than a window is one as well.)"""
     how: str
 
 
@@ -80,8 +81,8 @@ def estimate(
     if not n_bytes:
         raise BadRequestError("the inputs are empty: there is nothing to estimate")
     sample = {name: options[name] for name in _KEPT if name in options}
-    # A window may begin within a character or a record, and what a job would refuse is not the question here.
-    sample |= {"special": "token" if options.get("special") == "token" else "text", "errors": "replace"}
+    # What the job would refuse is left out, and counted.
+    sample |= {"special": options.get("special"), "errors": options.get("errors", "strict")}
     sample |= {"bad_documents": "skip", "threads": options.get("threads", 0)}
     with tempfile.TemporaryDirectory(prefix="tokend-estimate-") as folder:
         if any(_is_closed(path) for path in files):
@@ -167,17 +168,32 @@ def _spread(
 
 
 def _window(path: str, start: int, length: int) -> bytes:
-    """Whole lines of a file near a place, where its lines are not too long."""
+    """Whole lines of a file near a place, where its lines are not too long; whole characters where they are."""
     with open(path, "rb") as file:
         file.seek(start)
         data = file.read(length)
         if start:
             cut = data.find(b"\n", 0, _ALIGN_BYTES) + 1
-            data = data[cut:]
+            data = data[cut or _first_character(data) :]
         if file.read(1):
             end = data.rfind(b"\n", max(0, len(data) - _ALIGN_BYTES)) + 1
-            data = data[: end or len(data)]
+            data = data[: end or _last_character(data)]
         return data
+
+
+def _first_character(data: bytes) -> int:
+    """Where the first character begins, of UTF-8 that was entered anywhere."""
+    return next((at for at in range(min(4, len(data))) if data[at] & 0xC0 != 0x80), 0)
+
+
+def _last_character(data: bytes) -> int:
+    """Where the last character ends that is whole."""
+    for at in range(len(data) - 1, max(-1, len(data) - 5), -1):
+        lead = data[at]
+        if lead & 0xC0 != 0x80:
+            n_bytes = 1 + (lead >= 0xC0) + (lead >= 0xE0) + (lead >= 0xF0)
+            return at if at + n_bytes > len(data) else len(data)
+    return len(data)
 
 
 def _prefix(

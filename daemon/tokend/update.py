@@ -23,9 +23,11 @@ import contextlib
 import json
 import logging
 import os
+import re
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
+from functools import partial
 from typing import IO, Any
 
 from tokend_client.errors import (
@@ -312,10 +314,21 @@ def in_their_names(error: TokendError, parts: Sequence[str], taken: Sequence[Tak
     """An error about a copied part of an input, as one about the input."""
     message = error.message
     for part, piece in zip(parts, taken, strict=True):
-        behind = f" from byte {piece.border} on" if piece.border else ""
-        message = message.replace(part, f"{piece.path}{behind}")
+        if piece.border:
+            message = re.sub(rf"{re.escape(part)}: {_PLACE}", partial(_in_file, piece), message)
+            message = message.replace(part, f"{piece.path} from byte {piece.border} on")
+        message = message.replace(part, piece.path)
     named = type(error)(message, error.hint, retry_after_s=error.retry_after_s)
     return named
+
+
+_PLACE = r"line (\d+), byte (\d+)"
+"""Of a record, as the core names it."""
+
+
+def _in_file(piece: Taken, place: re.Match[str]) -> str:
+    """The place of a record in the input that a part was copied from."""
+    return f"{piece.path}: line {int(place[1]) + piece.n_lines}, byte {int(place[2]) + (piece.border or 0)}"
 
 
 def _part(taken: Taken, folder: str) -> str:

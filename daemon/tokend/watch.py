@@ -31,7 +31,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tokend_client.errors import BadRequestError, InputChangedError, NotFoundError, StreamError, TokendError
+from tokend_client.errors import (
+    BadDocumentError,
+    BadRequestError,
+    InputChangedError,
+    NotFoundError,
+    StreamError,
+    TokendError,
+)
 from tokend_client.inputs import expand
 
 from . import _core
@@ -176,7 +183,10 @@ class Watch:
             try:
                 made = self.encode(parts, str(hidden / "new.bin"), known)
             except TokendError as error:
-                raise in_their_names(error, parts, taken) from None
+                named = in_their_names(error, parts, taken)
+                if isinstance(named, BadDocumentError):
+                    named.hint = "mend it; or the same command with --bad-documents skip lists it, and goes on"
+                raise named from None
             self._check_options(made)
             return self._append(taken, parts, made, hidden)
         finally:
@@ -202,11 +212,13 @@ class Watch:
         log.info("%s: sealed", self.output)
 
     def _check_options(self, made: dict[str, Any]) -> None:
-        """A stream is made in one way."""
+        """A stream is made in one way; but a round that failed at a bad document may be made again without it."""
         if not self.manifest:
             return
         old, new = self.manifest["options"], made["options"]
-        records = [options.get("records") for options in (old, new)]
+        records = [
+            {**options["records"], "bad_documents": None} if options.get("records") else None for options in (old, new)
+        ]
         if {**old, "records": None} != {**new, "records": None} or (None not in records and records[0] != records[1]):
             raise BadRequestError(f"{self.output} was made with other options", "give the same, or another output")
 

@@ -154,6 +154,32 @@ def test_dry_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert np.array(found["output_bytes"]) == 5002 * 2 + 8 * 1001
 
 
+def test_a_dry_run_counts_what_the_job_would_refuse(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    place = tmp_path / "in"
+    place.mkdir()
+    (place / "a.jsonl").write_bytes(b'{"text":"\xff"}\n{"text":"ok"}\n{"text":"<|endoftext|>"}\n')
+    (place / "b.txt").write_bytes(b"a\xffb")
+    (place / "c.txt").write_text("good")
+    (place / "d.txt").write_text("a <|endoftext|>")
+    for options, n_bad in ([], 3), (["--special", "raise"], 4), (["--special", "text", "--errors", "replace"], 0):
+        capsys.readouterr()
+        assert encode(place, tmp_path / "o.bin", "--dry-run", "--json", *options) == 0
+        found = json.loads(capsys.readouterr().out)
+        assert encode(place, tmp_path / "o.bin", "--bad-documents", "skip", "--force", "--json", *options) == 0
+        made = json.loads(capsys.readouterr().out)
+        assert found["n_bad"] == n_bad == sum(source["records"]["n_bad"] for source in made["sources"])
+        assert (found["n_tokens"], found["n_documents"]) == (made["n_tokens"], made["n_documents"])
+    assert encode(place, tmp_path / "o.bin", "--dry-run") == 0
+    assert "3 documents, not counted: the job would fail" in capsys.readouterr().out
+
+
+def test_windows_of_text_without_lines_hold_whole_characters(tmp_path: Path, gpt2: Tokenizer) -> None:
+    for unit in ("é", "日", "😀", "aé日😀"):
+        (tmp_path / "a.txt").write_text("x" + unit * (9_000_000 // len(unit.encode())))
+        found = estimate(gpt2, [str(tmp_path / "a.txt")], str(tmp_path / "o.bin"), {"threads": 1})
+        assert found.n_bad == 0 and found.sample_bytes < found.n_bytes
+
+
 DIES = """
 import os, sys
 from tokend import reuse

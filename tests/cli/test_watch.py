@@ -90,7 +90,7 @@ def test_a_published_file_that_changes_ends_it(
     # A stream is made in one way.
     with path.open("a") as file:
         file.write('{"text": "three"}\n')
-    assert watch(tmp_path, "--bad-documents", "skip") == 2
+    assert watch(tmp_path, "--min-tokens", "2") == 2
     assert "made with other options" in capsys.readouterr().err
     assert watch(tmp_path, "--force") == 2
     assert watch(tmp_path, "--eot", "both") == 2
@@ -217,7 +217,7 @@ def test_a_bad_document_is_named_by_its_own_file(tmp_path: Path, capsys: pytest.
     path.write_text('{"text": "one"}\n{"text": "two"}\n{"text": 3}\n')
     assert watch(tmp_path) == 1
     told = capsys.readouterr().err
-    assert "in/a.jsonl from byte 16 on" in told and ".watch.partial" not in told
+    assert "in/a.jsonl: line 3, byte 32: " in told and ".watch.partial" not in told
     # Damaged hashes of texts would let duplicates through.
     with (tmp_path / "in" / "b.jsonl").open("w") as file:
         file.write('{"text": "one"}\n')
@@ -280,6 +280,25 @@ def test_what_was_hashed_is_read_again_now_and_then(
     with looks.opened():
         # The hash that was published is of the bytes that were encoded.
         assert looks.look().n_documents == 1
+
+
+def test_a_watch_that_failed_goes_on_without_the_document(
+    tmp_path: Path, gpt2: Tokenizer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "in").mkdir()
+    path = tmp_path / "in" / "a.jsonl"
+    lines = ['{"text": "one"}\n', "\n", '{"text": "two"}\n', '{"text": null}\n', '{"text": "three"}\n']
+    path.write_text("".join(lines[:2]))
+    assert watch(tmp_path) == 0
+    path.write_text("".join(lines))
+    assert watch(tmp_path) == 1
+    told = capsys.readouterr().err
+    assert f"a.jsonl: line 4, byte {len(''.join(lines[:3]))}: " in told and "--bad-documents skip" in told
+    assert watch(tmp_path, "--bad-documents", "skip") == 0
+    assert documents(tmp_path, gpt2) == ["one", "two", "three"]
+    assert watch(tmp_path, "--seal") == 0
+    [entry] = (tmp_path / "out.skipped.jsonl").read_text().splitlines()
+    assert json.loads(entry)["line"] == 4 and json.loads(entry)["path"] == str(path)
 
 
 def test_a_running_hash(tmp_path: Path) -> None:

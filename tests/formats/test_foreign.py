@@ -171,3 +171,26 @@ def test_what_is_no_set(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
         told = capsys.readouterr().err
         assert "no token set that is known here" in told or "manifest" in told
         assert "Traceback" not in told
+
+
+def test_ids_of_documents_keep_to_their_order(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    lines = [json.dumps({"text": f"text {number}", "id": number}) for number in range(9)]
+    (tmp_path / "a.jsonl").write_text("\n".join(lines))
+    encode = ["encode", str(tmp_path / "a.jsonl"), "-o", str(tmp_path / "o"), "--local", "--id-field", "id"]
+    for options in ["--shuffle"], ["--val-fraction", "0.5"]:
+        assert main([*encode, "--format", "megatron", *options]) == 2
+        assert f"--id-field does not go with {options[0]}" in capsys.readouterr().err
+        assert [path.name for path in tmp_path.iterdir()] == ["a.jsonl"]
+    assert main([*encode, "--format", "megatron"]) == 0
+    assert (tmp_path / "o.ids").read_text().split() == [str(number) for number in range(9)]
+    (tmp_path / "o.ids").unlink()
+    assert main([*encode, "--format", "bin", "--format", "megatron", "--shuffle"]) == 0
+    assert (tmp_path / "o.ids").read_text().split() == [str(number) for number in range(9)]
+
+
+@pytest.mark.parametrize("name", ["megatron", "nanogpt"])
+def test_a_missing_directory_is_named(
+    name: str, source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["convert", str(source), "-o", str(tmp_path / "none" / "o"), "--format", name]) == 1
+    assert f"error: {tmp_path / 'none'}: no such directory" in capsys.readouterr().err

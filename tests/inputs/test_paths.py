@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from tokend import Tokenizer
+from tokend.cli import main
 from tokend_client import Client
 from tokend_client.errors import BadDocumentError, NotFoundError
 from tokend_client.inputs import expand
@@ -95,6 +96,21 @@ def test_stdin(tmp_path: Path, gpt2: Tokenizer) -> None:
     assert json.loads(done.stdout)["sources"][0]["path"] == str(source), "a file is taken by its own path"
     twice = tokend("encode", "--local", "-", "-", "-o", output)
     assert twice.returncode == 2 or b"stdin is named twice" in twice.stderr
+
+
+def test_inspect_has_an_account_of_each_input(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for number in range(23):
+        (tmp_path / f"{number:02}.jsonl").write_text('{"text":"one"}\n' + '{"text":null}\n' * (number % 3))
+    encode = ["--local", "-o", str(tmp_path / "o.bin"), "--bad-documents", "skip", "--force"]
+    inputs = [str(tmp_path / f"{number:02}.jsonl") for number in range(23)]
+    for n_inputs, n_lines in (1, 0), (2, 2), (20, 20), (23, 21):
+        assert main(["encode", *inputs[:n_inputs], *encode]) == 0
+        capsys.readouterr()
+        assert main(["inspect", str(tmp_path / "o.bin")]) == 0
+        lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("  of ")]
+        assert len(lines) == n_lines
+    assert lines[2] == f"  of         3 = 1 out + 2 bad + 0 filtered + 0 duplicates: {inputs[2]}"
+    assert "and 3 more" in lines[-1]
 
 
 def test_through_the_daemon(tmp_path: Path, client: Client, gpt2: Tokenizer) -> None:

@@ -35,9 +35,9 @@ def dry_run(arguments: argparse.Namespace, inputs: list[str], options: dict[str,
         ("disk", f"{size(found.output_bytes)}, {size(found.free_bytes)} are free"),
     ]
     if found.n_bad:
-        rows.append(
-            ("bad", f"{plural(found.n_bad, 'record')} in the sample: --bad-documents skip lists and skips them")
-        )
+        rows.append(("bad", _bad(found.n_bad, is_all=found.sample_bytes == found.n_bytes, options=options)))
+    if options["deduplicate"]:
+        rows.append(("remark", "duplicates are counted: a sample does not tell them"))
     if found.output_bytes > found.free_bytes:
         rows.append(("warning", "the disk is too small"))
     for name, value in rows:
@@ -49,3 +49,10 @@ def _with_error(number: int, error: int) -> str:
     if not error:
         return f"{number:,}"
     return f"{number:,} ± {error:,} ({error / max(1, number):.1%}, 95 of 100)"
+
+
+def _bad(n_bad: int, *, is_all: bool, options: dict[str, Any]) -> str:
+    said = f"{plural(n_bad, 'document')}{'' if is_all else ' of the sample'}, not counted"
+    if options["bad_documents"] == "skip":
+        return f"{said}, would be left out and listed"
+    return f"{said}: the job {'would' if is_all else 'may'} fail; --bad-documents skip leaves them out and lists them"

@@ -93,6 +93,8 @@ def _encode(arguments: argparse.Namespace, inputs: list[str]) -> int:
         return _update(arguments, inputs)
     if not foreign:
         return _native(arguments, inputs, arguments.output, native or "bin")
+    if native is None and arguments.id_field is not None:
+        _check_ids_pair(arguments)
     from . import convert
 
     is_same = made_of(arguments, inputs, _options(arguments))
@@ -118,6 +120,16 @@ def _encode(arguments: argparse.Namespace, inputs: list[str]) -> int:
     convert.keep_account(made, arguments.output)
     convert.remove_set(made)
     return 0
+
+
+def _check_ids_pair(arguments: argparse.Namespace) -> None:
+    """Refuses to keep ids in the order of the inputs beside documents that have another."""
+    for option, is_given in (("--shuffle", arguments.shuffle), ("--val-fraction", arguments.val_fraction)):
+        if is_given:
+            raise BadRequestError(
+                f"--id-field does not go with {option}: the ids would not be in the order of the documents",
+                "leave one out; or add --format bin, whose set has its documents and ids in the order of the inputs",
+            )
 
 
 def _convert(arguments: argparse.Namespace, source: str, places: dict[str, str], formats: list[str]) -> None:

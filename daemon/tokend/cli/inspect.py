@@ -18,6 +18,8 @@ from .output import plural, size
 from .verify import check_width, is_native, read_note, vocabulary
 
 _HEAD_TOKENS = 40
+_MOST_INPUTS = 20
+"""Inputs with a line of their own."""
 
 
 def inspect(arguments: argparse.Namespace) -> int:
@@ -80,13 +82,34 @@ def _records(manifest: dict[str, Any]) -> list[tuple[str, str]]:
     field = f"field={options['field']} special={options['special']} bad_documents={options['bad_documents']}"
     names = ("min_tokens", "max_tokens", "truncate_tokens", "deduplicate", "id_field")
     field += "".join(f" {name}={options[name]}" for name in names if options[name])
-    out = total["n_in"] - total["n_bad"] - total["n_filtered"] - total["n_duplicates"]
-    left_out = f"{total['n_bad']:,} bad + {total['n_filtered']:,} filtered + {total['n_duplicates']:,} duplicates"
-    rows = [("records", field), ("in", f"{total['n_in']:,} = {out:,} out + {left_out}")]
+    rows = [("records", field), ("in", _equation(total))]
+    rows += _by_input(manifest["sources"])
     said = [f"{total['n_truncated']:,} cut"] if total["n_truncated"] else []
     notes = (("n_blank_lines", "blank line"), ("n_byte_order_marks", "byte order mark"))
     said += [plural(total[name], word) for name, word in notes if total[name]]
     return rows + ([("noted", ", ".join(said))] if said else [])
+
+
+def _equation(counts: dict[str, int]) -> str:
+    out = counts["n_in"] - counts["n_bad"] - counts["n_filtered"] - counts["n_duplicates"]
+    left_out = f"{counts['n_bad']:,} bad + {counts['n_filtered']:,} filtered + {counts['n_duplicates']:,} duplicates"
+    return f"{counts['n_in']:,} = {out:,} out + {left_out}"
+
+
+def _by_input(sources: list[dict[str, Any]]) -> list[tuple[str, str]]:
+    """The account of each input, where there are several."""
+    # A stream of a watched directory has an entry for each piece of a file.
+    pieces: dict[str, list[dict[str, Any]]] = {}
+    for source in sources:
+        if "records" in source:
+            pieces.setdefault(source["path"], []).append(source)
+    if len(pieces) < 2:
+        return []
+    shown = list(pieces.items())[:_MOST_INPUTS]
+    rows = [("  of", f"{_equation(account({'sources': of_path}))}: {path}") for path, of_path in shown]
+    if len(pieces) > len(shown):
+        rows.append(("  of", f"and {len(pieces) - len(shown):,} more, which --json has"))
+    return rows
 
 
 def _tokenizer(stream: TokenStream, name: str) -> list[tuple[str, str]]:
