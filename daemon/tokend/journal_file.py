@@ -36,12 +36,7 @@ VERSION = 1
 
 PAGE_BYTES = 4096
 SPOILING = (sqlite3.SQLITE_IOERR_FSYNC, sqlite3.SQLITE_IOERR_DIR_FSYNC, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
-NOT_SCHEMA = (
-    "CREATE TABLE jobs (seq INTEGER PRIMARY KEY, job_id TEXT UNIQUE NOT NULL,"
-    " record BLOB NOT NULL, digest BLOB NOT NULL)"
-)
-
-DAMAGE = (sqlite3.SQLITE_FULL, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_NOMEM)
+NOT_DAMAGE = (sqlite3.SQLITE_FULL, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_NOMEM)
 """Errors at opening that say nothing about the content."""
 
 _NETWORK_FILESYSTEMS = frozenset(
@@ -91,6 +86,11 @@ def generations(base: Path, state_dir: Path) -> list[int]:
     found = [pattern.fullmatch(name) for name in (os.listdir(state_dir) if state_dir.is_dir() else [])]
     return [int(match[1] or 0) for match in found if match is not None]
 
+
+SCHEMA = (
+    "CREATE TABLE jobs (seq INTEGER PRIMARY KEY, job_id TEXT UNIQUE NOT NULL,"
+    " record BLOB NOT NULL, digest BLOB NOT NULL)"
+)
 
 DAMAGE = (sqlite3.Error, UnicodeDecodeError)
 """What reading a damaged file raises: texts in it, and in the messages about it, may be no UTF-8."""
