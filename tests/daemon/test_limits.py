@@ -176,7 +176,8 @@ def test_waiting_for_a_job_across_a_stop(run_folder: Path, tmp_path: Path) -> No
             daemon.process.send_signal(signal.SIGTERM)
             assert daemon.process.wait(PATIENCE_S) == 0
             said = waiting.communicate(timeout=PATIENCE_S)[1]
-        assert waiting.returncode == 1
+        # It was told, or the daemon was gone before it could be.
+        assert waiting.returncode in (1, 3)
         assert f"job {job} is kept" in said and "submit again" not in said and "Traceback" not in said
         daemon.start()
         with Client(daemon.endpoint) as client:

@@ -10,7 +10,7 @@ import threading
 import time
 from typing import TYPE_CHECKING, Any
 
-from tokend_client.errors import BadDocumentError, BadRequestError, NoSpaceError, TokendError
+from tokend_client.errors import BadDocumentError, BadRequestError, NoSpaceError, NotConnectedError, TokendError
 
 from .known import look, made_of
 from .output import check_utf8, duration, plural, progress_bar, size, watched
@@ -348,10 +348,15 @@ def _in_thread(
 def follow(client: Client, job_id: str, output: str) -> dict[str, Any]:
     """Shows a job's progress until it has ended; returns its manifest, or raises its error."""
     job = client.job(job_id)
-    with progress_bar(os.path.basename(output)) as update:
-        for moment in job.progress():
-            update(moment.bytes_done, moment.bytes_total, moment.tokens, moment.note)
-    result = job.wait()
+    try:
+        with progress_bar(os.path.basename(output)) as update:
+            for moment in job.progress():
+                update(moment.bytes_done, moment.bytes_total, moment.tokens, moment.note)
+        result = job.wait()
+    except NotConnectedError as error:
+        # The daemon may have gone before it could say so itself.
+        what = f"{error.message}; job {job_id} is kept, and goes on with the next one"
+        raise NotConnectedError(what, error.hint) from None
     manifest = {**result.manifest, "up_to_date": result.up_to_date}
     manifest |= {"reused": result.reused} if result.reused is not None else {}
     manifest |= {"encoded_bytes": result.encoded_bytes} if result.encoded_bytes is not None else {}
