@@ -51,7 +51,14 @@ def verify(place: Path, manifest: dict[str, Any]) -> int:
     return total
 
 
-def _files(place: Path, manifest: dict[str, Any]) -> Iterator[tuple[str, int, str]]:
+def _files(place: Path, manifest: dict[str, Any]) -> list[tuple[str, int, str]]:
+    try:
+        return list(_named(place, manifest))
+    except (KeyError, TypeError, AttributeError) as error:
+        raise StreamError(f"{place}: broken manifest ({type(error).__name__}: {error})") from None
+
+
+def _named(place: Path, manifest: dict[str, Any]) -> Iterator[tuple[str, int, str]]:
     """Path, committed bytes and checksum of each file with ids or ends."""
     if manifest.get("format") == "tokend-stream":
         id_bytes = 2 if manifest["dtype"] == "uint16" else 4
