@@ -38,7 +38,8 @@ def expand(
         if os.path.isdir(path):
             files += _files(path, out)
         elif any(mark in path for mark in "*?[") and not os.path.lexists(path):
-            matched = [found for found in sorted(glob.glob(path, recursive=True)) if not _is_of(found, out)]
+            matched = sorted(glob.glob(path, recursive=True))
+            matched = [found for found in matched if not (os.path.basename(found) in _MARKS or _is_of(found, out))]
             if not matched:
                 raise NotFoundError(f"{path}: nothing matches", "check the pattern; ** matches any depth")
             # `**` goes through links to directories, round and round where they lead back.
@@ -124,6 +125,9 @@ def _is_of(path: str, outputs: tuple[str, ...]) -> bool:
 
 
 def _is_manifest(path: str) -> bool:
+    # What cannot be read now is an input, of which that is told where it is opened.
+    if not os.path.isfile(path):
+        return False
     try:
         with open(path, "rb") as file:
             return b'"tokend-' in file.read(64)

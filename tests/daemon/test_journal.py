@@ -68,6 +68,19 @@ def test_a_journal_belongs_to_one_daemon(tmp_path: Path) -> None:
         each.close()
 
 
+def opened(path: Path, data: bytes, records: list[Record]) -> bool:
+    """Opens a journal of these bytes, which must have its records or say that it is damaged; whether it did."""
+    for left in path.parent.glob("journal-*.db"):
+        left.unlink()
+    path.write_bytes(data)
+    journal = Journal(path.parent, ENDPOINT)
+    found = journal.records
+    journal.close()
+    assert all(each in records for each in found)
+    assert journal.damage is not None or found == records
+    return journal.damage is not None
+
+
 def test_each_flipped_bit_is_harmless_or_said(tmp_path: Path) -> None:
     path, whole, records = filled(tmp_path, 60)
     chance = random.Random(7)
@@ -75,15 +88,7 @@ def test_each_flipped_bit_is_harmless_or_said(tmp_path: Path) -> None:
     for _ in range(60):
         damaged = bytearray(whole)
         damaged[chance.randrange(len(whole))] ^= 1 << chance.randrange(8)
-        for left in tmp_path.glob("journal-*.db"):
-            left.unlink()
-        path.write_bytes(damaged)
-        journal = Journal(tmp_path, ENDPOINT)
-        found = journal.records
-        journal.close()
-        assert all(each in records for each in found)
-        assert journal.damage is not None or found == records
-        said += journal.damage is not None
+        said += opened(path, damaged, records)
     assert said > 0
     asides = [name for name in os.listdir(tmp_path) if ".damaged-" in name and not name.endswith("-wal")]
     assert len(asides) == said
@@ -94,17 +99,12 @@ def test_a_schema_that_is_no_utf8_is_said(tmp_path: Path) -> None:
     path, whole, records = filled(tmp_path, 3)
     start = whole.index(b"CREATE TABLE jobs")
     end = whole.index(b")", whole.index(b"digest", start))
+    said = 0
     for at in range(start - 12, end, 2):
         damaged = bytearray(whole)
         damaged[at] ^= 0x80
-        for left in tmp_path.glob("journal-*.db"):
-            left.unlink()
-        path.write_bytes(damaged)
-        journal = Journal(tmp_path, ENDPOINT)
-        found = journal.records
-        journal.close()
-        assert all(each in records for each in found)
-        assert journal.damage is not None or found == records, at
+        said += opened(path, damaged, records)
+    assert said > 50
 
 
 @pytest.mark.parametrize("size", [0, 1, 100, 4096, 8192, -1])

@@ -54,9 +54,15 @@ def test_directories_and_patterns(tmp_path: Path) -> None:
 def test_a_corpus_that_is_called_like_the_output_is_read(tmp_path: Path) -> None:
     touch(tmp_path, "train.jsonl", "train.json", "train.txt", "val.jsonl")
     touch(tmp_path, "train.ids", "train.megatron.bin", "_SUCCESS")
+    os.mkfifo(tmp_path / "val.json")
+    found = expand([tmp_path / "val.js*"], tmp_path / "val")
+    assert [os.path.basename(path) for path in found] == ["val.json", "val.jsonl"], "and not read for that"
+    (tmp_path / "val.json").unlink()
     for given in (tmp_path, tmp_path / "*"):
         found = [os.path.basename(path) for path in expand([given], tmp_path / "train")]
-        assert [name for name in found if name != "_SUCCESS"] == ["train.json", "train.jsonl", "train.txt", "val.jsonl"]
+        assert found == ["train.json", "train.jsonl", "train.txt", "val.jsonl"]
+    # A name of its own is meant.
+    assert expand([tmp_path / "_SUCCESS"], tmp_path / "train") == [str(tmp_path / "_SUCCESS")]
 
 
 def test_two_links_to_one_file_are_two_inputs(tmp_path: Path) -> None:

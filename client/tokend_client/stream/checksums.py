@@ -14,6 +14,7 @@ from typing import Any
 from ..errors import StreamError
 
 _READ_BYTES = 8 << 20
+_AGAIN = "encode the inputs again"
 
 
 def verify(place: Path, manifest: dict[str, Any]) -> int:
@@ -38,9 +39,9 @@ def verify(place: Path, manifest: dict[str, Any]) -> int:
                     state.update(piece)
                     left -= len(piece)
         except FileNotFoundError:
-            raise StreamError(f"{path}: missing, though the manifest names it") from None
+            raise StreamError(f"{path}: missing, though the manifest names it", _AGAIN) from None
         if left > 0:
-            raise StreamError(f"{path}: {n_bytes - left} bytes, but {n_bytes} bytes are in the manifest")
+            raise StreamError(f"{path}: {n_bytes - left} bytes, but {n_bytes} bytes are in the manifest", _AGAIN)
         if state.hexdigest() != expected:
             raise StreamError(
                 f"{path}: its first {n_bytes} bytes are not what was written "
@@ -55,7 +56,7 @@ def _files(place: Path, manifest: dict[str, Any]) -> list[tuple[str, int, str]]:
     try:
         return list(_named(place, manifest))
     except (KeyError, TypeError, AttributeError) as error:
-        raise StreamError(f"{place}: broken manifest ({type(error).__name__}: {error})") from None
+        raise StreamError(f"{place}: broken manifest ({type(error).__name__}: {error})", _AGAIN) from None
 
 
 def _named(place: Path, manifest: dict[str, Any]) -> Iterator[tuple[str, int, str]]:

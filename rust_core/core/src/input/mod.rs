@@ -17,6 +17,7 @@
 //! * [`compressed`]: gzip, zstd, bzip2 and xz as plain bytes; [`ahead`]: their parts side by side;
 //! * [`jsonl`]: the fields of a JSON line; [`columnar`]: the columns of a parquet or arrow file,
 //!   [`arrow_sizes`]: whose sizes are looked at first;
+//! * [`one_record`]: one line or row by its place, to show it;
 //! * [`nearby`]: many files of one directory;
 //! * [`filesystem`]: where mapping is safe;
 //! * [`lease`]: being told before somebody writes;

@@ -4,6 +4,7 @@
 //! plan (in order, under a lock) ─► chunks ─► workers: copy, validate, encode ─► commit (in order) ─► publish
 //! ```
 //!
+//! * [`spec`]: what it is told; [`control`]: how it is watched and steered meanwhile;
 //! * [`plan`]: hands out the work in the order of the input: batches of small files, pieces of big ones;
 //! * [`work`]: what a worker does with one of them;
 //! * [`lumps`], [`records`]: how inputs whose documents are lines, rows or looked at whole are cut and
@@ -20,6 +21,7 @@
 mod buffers;
 pub(crate) mod checkpoint;
 mod commit;
+mod control;
 mod gate;
 mod known_texts;
 mod lumps;
@@ -27,22 +29,22 @@ mod many;
 mod plan;
 pub(crate) mod records;
 pub(crate) mod sink;
+mod spec;
 mod work;
 
-use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use memchr::memmem;
 use rustc_hash::FxHashSet;
 
+pub use control::Control;
 pub use records::{Counts, RecordOptions};
+pub use spec::{FieldOutput, Format, JobSpec};
 
 use crate::documents::{Eot, Rules};
 use crate::error::{Error, Result};
-use crate::input::access::Roots;
-use crate::input::jsonl::FieldPath;
 use crate::input::lease::Leases;
 use crate::input::{Devices, Nearby, Source};
 use crate::lane::Lane;
@@ -59,201 +61,6 @@ const CHUNK_BYTES: u64 = 1 << 20;
 /// needs as uint16. Denser text may still run out of space; that is then an error that a resumed run
 /// can overcome.
 const FREE_PER_INPUT_BYTE: f64 = 0.5;
-/// The partial key of a job that is given none.
-const LOCAL_KEY: &str = "local";
-
-/// What a job makes.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Format {
-    /// One data file with its ends and its manifest, published as a whole.
-    #[default]
-    Bin,
-    /// A directory that readers can follow while it grows.
-    Stream,
-}
-
-impl Format {
-    /// Reads the option's value.
-    pub fn parse(text: &str) -> Result<Self> {
-        match text {
-            "bin" => Ok(Self::Bin),
-            "stream" => Ok(Self::Stream),
-            _ => {
-                let what = format!("{text:?} is none of bin, stream");
-                Err(Error::BadOption { option: "format", what })
-            }
-        }
-    }
-
-    /// The option's value.
-    #[must_use]
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Bin => "bin",
-            Self::Stream => "stream",
-        }
-    }
-}
-
-/// What is to be done.
-#[derive(Clone, Debug)]
-#[expect(clippy::struct_excessive_bools, reason = "options, each as its user gives it")]
-pub struct JobSpec {
-    /// Absolute paths of the inputs, in the order of the output.
-    pub inputs: Vec<PathBuf>,
-    /// Absolute path of the output: the data file, or the directory of a stream.
-    pub output: PathBuf,
-    pub format: Format,
-    /// Text that ends a document; `None`: each input is one document.
-    pub separator: Option<String>,
-    pub eot: Eot,
-    /// The end-of-text id; needed unless `eot` is [`Eot::None`].
-    pub eot_id: Option<u32>,
-    /// What a special token's text in a document means; `None`: an error in text, ordinary text in JSON
-    /// lines and columns.
-    pub special: Option<SpecialPolicy>,
-    /// What inputs are, and how records become documents.
-    pub records: RecordOptions,
-    /// Put U+FFFD for bytes that are not UTF-8, as Python's decoder does, instead of failing.
-    pub replace_invalid: bool,
-    /// Worker threads; 0: one less than there are cores.
-    pub threads: usize,
-    /// Replace an existing output.
-    pub force: bool,
-    /// Of a stream: its segments may be retired while it is made, so it need not fit on the disk.
-    pub retire: bool,
-    /// Go on from what an interrupted run with the same key left, if it left anything.
-    pub resume: bool,
-    /// Part of the names of partial files, so that who made them can be told; `None`: `"local"`.
-    pub partial_key: Option<String>,
-    /// Files of texts that other jobs encoded, to be left out as duplicates; the job then writes one of its own.
-    pub known_texts: Option<Vec<PathBuf>>,
-    pub roots: Roots,
-    /// More outputs that are made in the same pass, each a set of its own, of another field.
-    pub more: Vec<FieldOutput>,
-}
-
-/// Another field and the absolute path of its output.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct FieldOutput {
-    pub field: FieldPath,
-    pub output: PathBuf,
-}
-
-impl JobSpec {
-    /// A job with the defaults: each input one document, an end-of-text id (still to be given) after
-    /// it, special tokens refused, strict UTF-8.
-    #[must_use]
-    pub fn new(inputs: Vec<PathBuf>, output: PathBuf) -> Self {
-        Self {
-            inputs,
-            output,
-            separator: None,
-            eot: Eot::Append,
-            eot_id: None,
-            special: None,
-            records: RecordOptions::default(),
-            replace_invalid: false,
-            threads: 0,
-            force: false,
-            retire: false,
-            resume: false,
-            partial_key: None,
-            known_texts: None,
-            format: Format::default(),
-            roots: Roots::default(),
-            more: Vec::new(),
-        }
-    }
-
-    /// The partial key.
-    pub(crate) fn key(&self) -> Result<&str> {
-        let key = self.partial_key.as_deref().unwrap_or(LOCAL_KEY);
-        let plain = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_';
-        if (1..=64).contains(&key.len()) && key.bytes().all(plain) {
-            return Ok(key);
-        }
-        let what = format!("{key:?} is not 1 to 64 letters, digits, - and _");
-        Err(Error::BadOption { option: "partial_key", what })
-    }
-}
-
-/// A running job's counters and its off switch; shared between threads.
-#[derive(Debug, Default)]
-pub struct Control {
-    cancelled: AtomicBool,
-    suspended: AtomicBool,
-    gate: gate::Gate,
-    retire_before: AtomicU64,
-    wanted: AtomicU64,
-    /// Milliseconds since the epoch; 0: none.
-    deadline_ms: AtomicU64,
-    pub bytes_done: AtomicU64,
-    pub bytes_total: AtomicU64,
-    pub n_tokens: AtomicU64,
-    pub n_documents: AtomicU64,
-    /// Records that were left out.
-    pub n_skipped: AtomicU64,
-}
-
-impl Control {
-    /// Asks the job to stop; it does so within a chunk and leaves nothing behind.
-    pub fn cancel(&self) {
-        self.cancelled.store(true, Ordering::Relaxed);
-        self.gate.end();
-    }
-
-    /// Asks the job to stop as [`Control::cancel`] does, but to leave what a resumed run needs.
-    pub fn suspend(&self) {
-        self.suspended.store(true, Ordering::Relaxed);
-        self.cancel();
-    }
-
-    /// The time, in milliseconds since the epoch, after which the job stops as if it was cancelled: it
-    /// publishes nothing any more.
-    pub fn set_deadline(&self, deadline_ms: u64) {
-        self.deadline_ms.store(deadline_ms, Ordering::Relaxed);
-    }
-
-    /// Lets `n_threads` of the job's workers work at a time; 0: it stands still, and what it has written
-    /// is committed. Takes hold within a chunk.
-    pub fn set_threads(&self, n_threads: usize) {
-        self.gate.set(n_threads);
-    }
-
-    /// Lets the job write up to about `n_tokens`; it stands still there.
-    pub fn set_ceiling(&self, n_tokens: u64) {
-        self.gate.set_ceiling(n_tokens);
-    }
-
-    /// Says that a reader waits for the first `n_tokens` of a stream: they are committed as soon as they are
-    /// written, not with the next commit that is due.
-    pub fn set_wanted(&self, n_tokens: u64) {
-        self.wanted.store(n_tokens, Ordering::Relaxed);
-    }
-
-    /// Says that nobody will read tokens before this position of a stream again: the files of segments
-    /// that end there go with one of the next commits.
-    pub fn retire(&self, before: u64) {
-        self.retire_before.fetch_max(before, Ordering::Relaxed);
-    }
-
-    /// The position of [`Control::retire`].
-    pub(crate) fn retire_before(&self) -> u64 {
-        self.retire_before.load(Ordering::Relaxed)
-    }
-
-    pub(crate) fn check(&self) -> Result<()> {
-        let is_over = self.cancelled.load(Ordering::Relaxed) || self.is_late();
-        if is_over { Err(Error::Cancelled) } else { Ok(()) }
-    }
-
-    fn is_late(&self) -> bool {
-        let deadline_ms = self.deadline_ms.load(Ordering::Relaxed);
-        let since = || SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis());
-        deadline_ms != 0 && since() >= u128::from(deadline_ms)
-    }
-}
 
 /// What a job made.
 #[derive(Debug)]
