@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import random
 import sysconfig
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cache
 from importlib.util import find_spec
@@ -148,7 +148,7 @@ def training_text() -> Iterator[str]:
 
 
 @cache
-def trained(name: str) -> str:
+def trained(name: str, vocab_size: int = 1200, texts: Callable[[], Iterable[str]] = training_text) -> str:
     """A family's `tokenizer.json`."""
     family = FAMILIES[name]
     tokenizer = Tokenizer(models.BPE(ignore_merges=family.ignore_merges))
@@ -157,9 +157,9 @@ def trained(name: str) -> str:
     if family.normalizer is not None:
         tokenizer.normalizer = family.normalizer
     trainer = trainers.BpeTrainer(
-        vocab_size=1200, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
+        vocab_size=vocab_size, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
     )
-    tokenizer.train_from_iterator(training_text(), trainer)
+    tokenizer.train_from_iterator(texts(), trainer)
     tokenizer.add_tokens(family.tokens)
     data = json.loads(tokenizer.to_str())
     if family.ignore_merges:
