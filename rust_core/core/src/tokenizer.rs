@@ -3,7 +3,7 @@
 use std::ops::Range;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use crate::cache::{CACHE_BYTES, CacheStats, Table, WordCache, image};
 use crate::decode::{Decoder, ROOM_BYTES};
@@ -36,7 +36,8 @@ pub struct Tokenizer {
     finder: Option<SpecialFinder>,
     cache: WordCache,
     idle: Mutex<Vec<Scratch>>,
-    decoder: Decoder,
+    /// Made when something is decoded first: files become token files without it.
+    decoder: OnceLock<Decoder>,
     /// Entries of the cache when it was last written or read.
     saved_entries: AtomicU64,
 }
@@ -82,14 +83,13 @@ impl Tokenizer {
             other => other,
         })?;
         let finder = (!vocab.specials().is_empty()).then(|| SpecialFinder::new(&vocab));
-        let decoder = Decoder::new(&vocab);
         let tokenizer = Self {
             vocab,
             model,
             finder,
             cache,
             idle: Mutex::default(),
-            decoder,
+            decoder: OnceLock::new(),
             saved_entries: AtomicU64::new(0),
         };
         let table = tokenizer.cache.table();
@@ -186,14 +186,18 @@ impl Tokenizer {
     pub fn decode_bytes<L: Lane>(&self, ids: &[L]) -> Result<Vec<u8>> {
         // Room for all of it at once, and for the last whole slots: nothing is copied on the way.
         let mut bytes = Vec::with_capacity(self.decoded_bytes(ids) as usize + ROOM_BYTES);
-        self.decoder.decode_into(ids, &mut bytes)?;
+        self.decoder().decode_into(ids, &mut bytes)?;
         Ok(bytes)
     }
 
     /// How many bytes [`Tokenizer::decode_bytes`] of ids gives; an unknown id counts as none.
     #[must_use]
     pub fn decoded_bytes<L: Lane>(&self, ids: &[L]) -> u64 {
-        self.decoder.n_bytes(ids)
+        self.decoder().n_bytes(ids)
+    }
+
+    fn decoder(&self) -> &Decoder {
+        self.decoder.get_or_init(|| Decoder::new(&self.vocab))
     }
 
     /// Adds what a file of [`Tokenizer::save_cache`] holds to the merge cache; returns whether there was a
