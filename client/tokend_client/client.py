@@ -198,6 +198,10 @@ class Client:
         seed: int = 0,
         shuffle: bool = False,
         sibling: tuple[str, str] | None = None,
+        tokenizer: str | os.PathLike[str] | None = None,
+        vocab_size: int | None = None,
+        dtype: str | None = None,
+        eot_at: str | None = None,
         force: bool = False,
         key: str | None = None,
         deadline: float | None = None,
@@ -226,6 +230,10 @@ class Client:
             seed=seed,
             shuffle=shuffle,
             sibling=sibling,
+            tokenizer=tokenizer,
+            vocab_size=vocab_size,
+            dtype=dtype,
+            eot_at=eot_at,
         )
         return Job(self, self._call(call, timeout).job_id)
 

@@ -118,14 +118,26 @@ def convert(
     force: bool = False,
     key: str | None = None,
     deadline: float | None = None,
+    tokenizer: str | os.PathLike[str] | None = None,
+    vocab_size: int | None = None,
+    dtype: str | None = None,
+    eot_at: str | None = None,
     **layout: Any,
 ) -> Call[protocol.JobInfo]:
+    told = protocol.Told(
+        tokenizer=None if tokenizer is None else named(tokenizer),
+        vocab_size=vocab_size,
+        dtype=dtype,
+        eot_id=layout.get("eot_id"),
+        eot_at=eot_at,
+    )
     spec = protocol.JobSpec(
         inputs=[os.path.abspath(path)],
         output=os.path.abspath(output),
         format=format,
         force=force,
         layout=protocol.Layout(**layout),
+        told=None if told == protocol.Told() else told,
     )
     return _submit(spec, key, deadline)
 

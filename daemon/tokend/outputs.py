@@ -57,7 +57,7 @@ def run_job(
     control: _core.JobControl,
     registry: Registry,
     config: ServerConfig,
-    say: conversions.Say = lambda phase: None,
+    say: conversions.Say = lambda phase, meter=None: None,
 ) -> Summary:
     """Runs a job, from where it was interrupted if it was; blocks until its output is published.
 
@@ -84,8 +84,8 @@ def _run(
 ) -> Summary:
     spec = record.spec
     if spec.layout is not None:
-        report, up_to_date = conversions.convert(spec, control, say, is_again=record.attempts > 1)
-        return _summary(msgspec.json.decode(report), up_to_date)
+        made = conversions.convert(spec, control, say, is_again=record.attempts > 1)
+        return _summary(made.note, made.up_to_date, note="; ".join(made.remarks) or None)
     tokenizer = registry.get(spec.tokenizer)
     if tokenizer.fingerprint != record.fingerprint:
         raise TokenizerInvalidError(

@@ -95,10 +95,11 @@ def _encode(arguments: argparse.Namespace, inputs: list[str]) -> int:
         return _native(arguments, inputs, arguments.output, native or "bin")
     if native is None and arguments.id_field is not None:
         _check_ids_pair(arguments)
+    from .. import conversions
     from . import convert
 
     is_same = made_of(arguments, inputs, _options(arguments))
-    places = convert.check(arguments, foreign, has_native=native is not None, is_same=is_same)
+    places = convert.check(arguments, foreign, has_native=native is not None, is_same=lambda note, _: is_same(note))
     if native is not None:
         _native(arguments, inputs, arguments.output, native)
         _convert(arguments, os.path.abspath(arguments.output), places, foreign)
@@ -110,7 +111,7 @@ def _encode(arguments: argparse.Namespace, inputs: list[str]) -> int:
         print(f"tokend: the same inputs are in {known.output}, which verified: made from it", file=sys.stderr)
         _convert(arguments, known.output, places, foreign)
         return 0
-    made = convert.hidden_set(arguments.output)
+    made = conversions.hidden_set(arguments.output)
     _native(arguments, inputs, made, "bin", is_hidden=True)
     try:
         _convert(arguments, made, places, foreign)
@@ -118,7 +119,7 @@ def _encode(arguments: argparse.Namespace, inputs: list[str]) -> int:
         print(f"tokend: the tokens are kept in {made}, for `tokend convert`", file=sys.stderr)
         raise
     convert.keep_account(made, arguments.output)
-    convert.remove_set(made)
+    conversions.remove_set(made)
     return 0
 
 
