@@ -52,8 +52,11 @@ def build_parser() -> argparse.ArgumentParser:
     _foreign(verify)
     _json(verify)
     explain = command("explain", "explain", "the source text around a token")
-    explain.add_argument("path", help="OUT.bin, a stream's directory, or the manifest of either")
+    explain.add_argument(
+        "path", help="OUT.bin, a stream, or what convert or encode made of them for a trainer, or one file of that"
+    )
     explain.add_argument("--token", type=_count, required=True, metavar="N", help="position of the token, from 0")
+    explain.add_argument("--set", metavar="SET", help="what a trainer's set was made of, where its name does not tell")
     explain.add_argument("--context", type=_count, default=200, metavar="BYTES", help="text to show (default: 200)")
     _json(explain)
     _json(command("tokenizers", "tokenizers", "the vocabularies that this machine has"))

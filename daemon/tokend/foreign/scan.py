@@ -121,7 +121,7 @@ def _check_eot(span: Span, eot_id: int, *, at_start: bool, is_first: bool) -> No
             side = "begins" if at_start else "ends"
             what = f"document {document} {side} with id {ids[place - at]}, not with the end-of-text id {eot_id}"
             hint = f"{len(wrong)} like it near by; documents that are not told apart run together in training. "
-            hint += "Pass --eot-at with start, end or none, if it stands elsewhere or nowhere"
+            hint += "If it stands elsewhere or nowhere, pass --eot-at start, --eot-at end or --eot-at none"
             raise fault(span.path, span.offset_bytes + place * span.dtype.itemsize, what, hint)
     if not at_start and len(lengths) and int(lengths.min()) == 0:
         document = int(lengths.argmin())
