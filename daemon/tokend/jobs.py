@@ -143,8 +143,8 @@ class JobTable:
         inputs, and the key of what it goes on with.
         """
         if spec.layout is not None:
-            manifest, n_bytes = conversions.check(spec, self._config)
-            return manifest["tokenizer"]["name"], manifest["tokenizer"]["fingerprint"], n_bytes, None
+            made_by, n_bytes = conversions.check(spec, self._config)
+            return made_by["name"], made_by["fingerprint"], n_bytes, None
         if spec.update and spec.format != "bin":
             raise BadRequestError("update goes with format bin")
         if spec.more and (spec.update or spec.known_texts is not None):

@@ -9,6 +9,7 @@ import shutil
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 from conftest import Daemon
 from tokend import Tokenizer, splice
@@ -187,6 +188,55 @@ def test_a_watched_directory(daemon: Daemon, tmp_path: Path, gpt2: Tokenizer, mo
         assert stream.state == "sealed"
     assert found == [json.loads(LINE.replace("123", str(number)))["text"] for number in range(5)]
     assert not hidden.exists()
+
+
+def test_another_tools_set_is_converted(daemon: Daemon, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """By the daemon: into a trainer's format, into a set of ours, and what is missing is refused at once."""
+    ids = np.arange(1_000_000) % 5000
+    ids[99::100] = 50256
+    ids.astype("<u2").tofile(tmp_path / "x.bin")
+    with Client(daemon.endpoint) as client:
+        for format in ("bin", "megatron"):
+            with pytest.raises(BadRequestError, match="do not say which tokenizer"):
+                client.convert(tmp_path / "x.bin", tmp_path / "none", format=format)
+        given = {"tokenizer": "gpt2", "dtype": "uint16"}
+        result = client.convert(tmp_path / "x.bin", tmp_path / "m", format="megatron", **given).wait(timeout=60)
+        assert (result.n_documents, result.n_tokens, result.up_to_date) == (10_000, 1_000_000, False)
+        result = client.convert(tmp_path / "x.bin", tmp_path / "o.bin", format="bin", **given).wait(timeout=60)
+        info = client.job(result.job_id).status()
+        assert result.n_documents == 10_000 and info.bytes_done == info.bytes_total == 2_000_000
+        assert client.convert(tmp_path / "x.bin", tmp_path / "o.bin", format="bin", **given).wait(timeout=60).up_to_date
+        with result.open() as stream:
+            assert stream[:].tolist() == ids.tolist()
+        with pytest.raises(OutputExistsError):
+            client.convert(tmp_path / "x.bin", tmp_path / "o.bin", format="bin", eot_id=7, **given)
+        # What was made of the same files is the same.
+        assert client.convert(tmp_path / "m", tmp_path / "o.bin", format="bin").wait(timeout=60).up_to_date
+        with pytest.raises(BadRequestError, match="bin and stream have all documents"):
+            client.convert(tmp_path / "m", tmp_path / "p.bin", format="bin", shuffle=True)
+    arguments = ["convert", str(tmp_path / "m"), "-o", str(tmp_path / "s"), "--format", "stream"]
+    assert main([*arguments, "--endpoint", daemon.endpoint]) == 0
+    assert "s (stream): 1,000,000 tokens, 10,000 documents" in capsys.readouterr().err
+    assert main(["verify", str(tmp_path / "s")]) == 0
+    assert not [name for name in os.listdir(tmp_path) if name.startswith(".")]
+
+
+def test_such_a_conversion_is_killed_and_runs_again(daemon: Daemon, tmp_path: Path) -> None:
+    ids = np.arange(12_000_000) % 5000
+    ids[99::100] = 50256
+    ids.astype("<u2").tofile(tmp_path / "x.bin")
+    with Client(daemon.endpoint) as client:
+        job = client.convert(tmp_path / "x.bin", tmp_path / "m", format="megatron", tokenizer="gpt2", dtype="uint16")
+        until(lambda: client.job(job.job_id).status().state != "queued")
+        daemon.kill()
+    daemon.start()
+    with Client(daemon.endpoint) as client:
+        assert client.job(job.job_id).wait(timeout=120).n_documents == 120_000
+        job = client.convert(tmp_path / "x.bin", tmp_path / "o.bin", format="bin", tokenizer="gpt2", dtype="uint16")
+        job.cancel()
+        until(lambda: job.status().state in TERMINAL_STATES)
+    assert not [name for name in os.listdir(tmp_path) if name.startswith(".")]
+    assert (tmp_path / "m.bin").read_bytes() == (tmp_path / "x.bin").read_bytes()
 
 
 def test_a_daemon_with_roots_reads_no_sets(run_folder: Path, tmp_path: Path) -> None:

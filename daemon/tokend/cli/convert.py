@@ -148,7 +148,8 @@ def check(
     for name, place in places.items():
         layout = _layout(arguments, formats, name)
         made = None if arguments.force else conversions.read_made(place, name)
-        if made is not None and is_same(made, name) and conversions.verifies(place, name):
+        is_laid_out = name in conversions.NATIVE or (made and conversions.is_laid_out(made, name, layout))
+        if made is not None and is_laid_out and is_same(made, name) and conversions.verifies(place, name):
             done[name] = made
             continue
         if name in conversions.NATIVE:
