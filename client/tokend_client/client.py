@@ -207,11 +207,12 @@ class Client:
         deadline: float | None = None,
         timeout: float | None = None,
     ) -> Job:
-        """Submits a conversion of a finished set (`OUT.bin` or a sealed stream) to a trainer's format.
+        """Submits a conversion of a finished set (`OUT.bin`, a sealed stream, or another tool's) to another format.
 
-        `format` is `nanogpt`, `llmc`, `megatron`, `datatrove`, `olmo`, `litdata` or `mds`, and the options are those
-        of `tokend convert`: see docs/guides/trainers.md. It is a job like others, with progress in bytes of ids;
-        its result's manifest is `tokend.json`. Refused by a daemon with `--root`.
+        `format` is `nanogpt`, `llmc`, `megatron`, `datatrove`, `olmo`, `litdata`, `mds`, `bin` or `stream`, and the
+        options are those of `tokend convert`: see docs/guides/trainers.md. `tokenizer` or `vocab_size`, `dtype`,
+        `eot_id` and `eot_at` say what another tool's files do not. It is a job like others, with progress in bytes of
+        ids; its result's manifest is `tokend.json`, or that of a set of ours. Refused by a daemon with `--root`.
         """
         call = requests.convert(
             path,

@@ -270,7 +270,7 @@ def check_width(told: Told, path: Path, vocab_size: int | None, dtype: str) -> N
     if dtype != needed:
         raise StreamError(
             f"{path}: its ids look like {dtype}, those of {vocab_size} are {needed}",
-            f"pass --dtype {dtype} if that is meant, or --tokenizer with the one that made it",
+            f"pass --dtype {needed} or --dtype {dtype}, whichever they are, or --tokenizer with the one that made them",
         )
 
 
