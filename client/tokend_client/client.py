@@ -126,6 +126,8 @@ class Client:
         update: bool = False,
         reuse: bool = False,
         known_texts: list[str] | None = None,
+        exports: Mapping[str, str | os.PathLike[str]] | None = None,
+        layout: Mapping[str, Any] | None = None,
         key: str | None = None,
         deadline: float | None = None,
         timeout: float | None = None,
@@ -151,6 +153,12 @@ class Client:
         inputs in the same way, from 8 MB on: its bytes are shared, as hard links where the file system has no
         reflinks, and the result's `reused` names it. With `known_texts` (files of hashes), `deduplicate` leaves
         out those texts too, and the job writes such a file of its own, `output.texts`.
+
+        `exports` names trainers' formats and a place for each, `{"megatron": "corpus", "mds": "corpus-mds"}`: made of
+        `output` as the second half of the same job, which is done when all of them are there. `layout` is how, with the
+        arguments of `convert`: `{"val_fraction": 0.01, "row_tokens": 2048}`. Progress is that of the step that its
+        `note` names; `wait()` has what was noted of each in `manifest["exports"]`, in this order. Cancelled, the job
+        keeps what is complete by then. Refused by a daemon with `--root`.
         """
         call = requests.submit(
             inputs,
@@ -179,6 +187,8 @@ class Client:
             update=update,
             reuse=reuse,
             known_texts=known_texts,
+            exports=exports,
+            layout=layout,
         )
         return Job(self, self._call(call, timeout).job_id)
 

@@ -148,6 +148,14 @@ class Layout(_Struct):
     sibling: tuple[str, str] | None = None
 
 
+class Export(_Struct):
+    """A set in a trainer's format, made of the set that a job makes, once that is there."""
+
+    format: str
+    output: str
+    layout: Layout
+
+
 class Told(_Struct):
     """What token files of another tool do not tell of themselves; None for what they do, or what is not known.
 
@@ -198,6 +206,8 @@ class JobSpec(_Struct):
     told: Told | None = None
     """Of a conversion of another tool's set."""
     more: dict[str, str] = {}
+    exports: list[Export] = []
+    """Made one after the other of `output`, as the second half of the job."""
 
 
 class Submit(_Struct):

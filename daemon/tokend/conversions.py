@@ -37,6 +37,8 @@ Say = Callable[..., None]
 """Told what a job is at, in words (in none where that is plain), and what measures that, if not the job's control."""
 
 NATIVE = ("bin", "stream")
+RAW = ("nanogpt", "megatron", "datatrove", "olmo")
+"""Formats whose ids lie as in a set of ours: what one has, the next one need not write again."""
 
 
 @dataclass
@@ -66,6 +68,40 @@ def check(spec: JobSpec, config: ServerConfig) -> tuple[dict[str, Any], int]:
         check_place(spec.output, spec.format, layout, force=spec.force)
         check_width(source.dtype.itemsize == 4, spec.format)
     return source.tokenizer, source.n_bytes
+
+
+def check_exports(spec: JobSpec, config: ServerConfig, *, is_wide: bool) -> None:
+    """Refuses trainers' formats that could not be made of what a job makes."""
+    if not spec.exports:
+        return
+    if config.roots:
+        raise BadRequestError(
+            "a daemon with --root makes no conversions", "use `tokend encode`, which makes the formats by itself"
+        )
+    if spec.more or spec.retire:
+        raise BadRequestError("exports are of one output, whose tokens stay", "leave out more and retire")
+    places = [spec.output, *(export.output for export in spec.exports)]
+    if len(set(places)) < len(places):
+        raise BadRequestError("two outputs have the same place")
+    for export in spec.exports:
+        if export.format in NATIVE:
+            raise BadRequestError(f"{export.format} is no format of trainers", "name it as the job's own format")
+        check_width(is_wide, export.format)
+        layout = asdict(export.layout)
+        note = read_note(export.output, export.format)
+        # Whether one that stands there was made of the same bytes is seen once they are encoded.
+        may_stand = note is not None and is_laid_out(note, export.format, layout)
+        if spec.force or not may_stand or not (spec.update or has_inputs(note, spec.inputs)):
+            check_place(export.output, export.format, layout, force=spec.force)
+
+
+def has_inputs(note: dict[str, Any] | None, inputs: list[str]) -> bool:
+    """Whether a note tells of files of these names and lengths."""
+    try:
+        sizes = [(path, os.stat(path).st_size) for path in inputs]
+        return note is not None and [(one["path"], one["size_bytes"]) for one in note["sources"]] == sizes
+    except (OSError, KeyError, TypeError):
+        return False
 
 
 def check_place(output: str, format: str, layout: dict[str, Any], *, force: bool) -> None:

@@ -151,6 +151,7 @@ class JobTable:
             raise BadRequestError("update and known_texts are of one output, not of several")
         tokenizer = self._registry.get(spec.tokenizer)
         eot_id(tokenizer, spec.eot, spec.eot_token)
+        conversions.check_exports(spec, self._config, is_wide=tokenizer.is_wide)
         failed = self._failed_at_document(spec)
         total = _core.check_paths(
             spec.inputs,

@@ -32,41 +32,39 @@ if TYPE_CHECKING:
 
 SHARD_LIMITS = ("shard_tokens", "shard_bytes", "shard_documents")
 _SINGLE = ("nanogpt", "megatron")
-_RAW = ("nanogpt", "megatron", "datatrove", "olmo")
-"""Formats whose ids lie as in a set of ours: what one has, the next one need not write again."""
 
 
 def convert(arguments: argparse.Namespace) -> int:
     """Makes sets in other formats from a finished one, verified first; in this process, or by the daemon."""
     native, formats = split(arguments.format)
     source = open_source(arguments.path, told(arguments))
-    places = check(
+    made_at = check(
         arguments,
         formats,
         native=native,
         is_same=lambda made, name: conversions.is_same(made, source, name, _layout(arguments, formats, name)),
     )
-    if not places:
+    if not made_at:
         return 0
-    for name in places:
+    for name in made_at:
         conversions.check_width(source.dtype.itemsize == 4, name)
     if arguments.no_wait or arguments.endpoint is not None:
-        if len(places) > 1 and arguments.no_wait:
+        if len(made_at) > 1 and arguments.no_wait:
             raise BadRequestError("--no-wait goes with one format", "name one, or several commands")
         with connected(arguments) as client:
-            make(arguments, str(source.path), places, formats, client)
+            make(arguments, str(source.path), made_at, formats, client)
         return 0
     control = _core.JobControl()
     watched(source.check, control, f"{source.path.name}: verifying", control.cancel)
     own = str(source.path)
-    if native is not None and native in places:
-        place = places.pop(native)
+    if native is not None and native in made_at:
+        place = made_at.pop(native)
         made, seconds = _write(arguments, source, place, native)
         _remark(source)
         _report(arguments, made, place, seconds)
         # The others are made of what was just written.
         own = own if source.is_own else place
-    if not places:
+    if not made_at:
         return 0
     is_hidden = not source.is_own and own == str(source.path)
     if is_hidden:
@@ -79,11 +77,11 @@ def convert(arguments: argparse.Namespace) -> int:
         )
         _remark(source)
     try:
-        make(arguments, own, places, formats)
+        make(arguments, own, made_at, formats)
     finally:
         if is_hidden:
             conversions.remove_set(own)
-    for place in places.values():
+    for place in made_at.values():
         conversions.keep_places(source.sidecars.get("docs", []), place)
     return 0
 
@@ -134,18 +132,13 @@ def check(
     A set that stands there is up to date, is said to be and left out, if `is_same` says of its note that it was made of
     what this one would be, and it verifies. `native` is to be made as well; with `has_native` somebody else sees to it.
     """
-    if not arguments.output:
-        raise BadRequestError("the output path is empty", "is a shell variable unset?")
-    output = os.path.abspath(arguments.output)
-    stem = output.removesuffix(".bin") if has_native or native is not None else output
-    single = len(formats) == 1 and not has_native and native is None
-    places = {name: output if single else f"{stem}.{name}" for name in formats}
+    made_at = places(arguments.output, formats, has_native=has_native or native is not None)
     if native is not None:
-        places = {native: output, **places}
+        made_at = {native: os.path.abspath(arguments.output), **made_at}
         if not formats:
             conversions.check_has_no_layout(_layout(arguments, formats, native))
     done = {}
-    for name, place in places.items():
+    for name, place in made_at.items():
         layout = _layout(arguments, formats, name)
         made = None if arguments.force else conversions.read_made(place, name)
         is_laid_out = name in conversions.NATIVE or (made and conversions.is_laid_out(made, name, layout))
@@ -157,9 +150,26 @@ def check(
             layout = asdict(Layout())
         conversions.check_place(place, name, layout, force=arguments.force)
     for name, made in done.items():
-        place = places.pop(name)
+        place = made_at.pop(name)
         _report(arguments, {**made, "up_to_date": True}, place, 0.0)
-    return places
+    return made_at
+
+
+def places(given: str, formats: list[str], *, has_native: bool) -> dict[str, str]:
+    """Where the sets of several formats are made, or of one that is alone."""
+    if not given:
+        raise BadRequestError("the output path is empty", "is a shell variable unset?")
+    output = os.path.abspath(given)
+    stem = output.removesuffix(".bin") if has_native else output
+    single = len(formats) == 1 and not has_native
+    return {name: output if single else f"{stem}.{name}" for name in formats}
+
+
+def given_layout(arguments: argparse.Namespace) -> dict[str, Any]:
+    """What was asked for of the formats' layout, of whichever."""
+    names = [name for name in Layout.__struct_fields__ if name != "sibling"]
+    usual = asdict(Layout())
+    return {name: getattr(arguments, name) for name in names if getattr(arguments, name) != usual[name]}
 
 
 def _layout(arguments: argparse.Namespace, formats: Iterable[str], name: str) -> dict[str, Any]:
@@ -209,7 +219,7 @@ def make(
             made = follow_own(client, job.job_id, place)
         else:
             made = _local(source, place, name, options)
-        if name in _RAW:
+        if name in conversions.RAW:
             raw = place, name
         _report(arguments, made, place, time.monotonic() - start)
 
