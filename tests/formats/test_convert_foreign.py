@@ -312,6 +312,9 @@ def test_what_is_refused(source: Path, tmp_path: Path, capsys: pytest.CaptureFix
     out = tmp_path / "o.bin"
     said = told(2, tmp_path / "n", "-o", out, "--format", "bin", "--tokenizer", "gpt2")
     assert "files of train and of val are no one set" in said and "train.bin" in said
+    assert convert(source, tmp_path / "l", "--format", "litdata", "--val-fraction", "0.5") == 0
+    capsys.readouterr()
+    assert f"instance {tmp_path}/l/train\n" in told(2, tmp_path / "l", "-o", out, "--format", "bin")
     assert "--eot is of the formats that trainers read" in told(
         2, source, "-o", out, "--format", "bin", "--eot", "none"
     )

@@ -257,12 +257,12 @@ def say(made: dict[str, Any], place: str, seconds: float) -> None:
 
 
 def keep_account(made: str, output: str) -> None:
-    """What a hidden set lists beside its tokens gets the output's name: what was left out, ids and places."""
+    """What a hidden set lists beside its tokens gets the output's name: what was left out, and ids."""
     from .encode import skipped
 
     with open(f"{made}.json", encoding="utf-8") as file:
         manifest: dict[str, Any] = json.load(file)
-    for suffix in (".skipped.jsonl", ".ids", ".docs"):
+    for suffix in (".skipped.jsonl", ".ids"):
         if os.path.exists(f"{made}{suffix}"):
             os.replace(f"{made}{suffix}", f"{output}{suffix}")
     if left_out := skipped(manifest):

@@ -147,14 +147,24 @@ def _check_ids_pair(arguments: argparse.Namespace) -> None:
 
 def _convert(arguments: argparse.Namespace, source: str, places: dict[str, str], formats: list[str]) -> None:
     """Makes the formats of trainers where the set was made: by the daemon, or in this process."""
+    from tokend_client.protocol import Told
+
+    from .. import conversions
+    from ..token_source import open_source
     from . import convert
 
-    if arguments.local or not places:
-        convert.make(arguments, source, places, formats)
+    if not places:
         return
-    with connected(arguments) as client:
-        # One that is confined to directories makes no conversions.
-        convert.make(arguments, source, places, formats, None if client.roots() else client)
+    if not arguments.local:
+        with connected(arguments) as client:
+            # One that is confined to directories makes no conversions.
+            if not client.roots():
+                convert.make(arguments, source, places, formats, client)
+                return
+    convert.make(arguments, source, places, formats)
+    docs = open_source(source, Told()).sidecars.get("docs", [])
+    for place in places.values():
+        conversions.keep_places(docs, place)
 
 
 def _formats(arguments: argparse.Namespace) -> tuple[str | None, list[str]]:

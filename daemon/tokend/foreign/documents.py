@@ -38,7 +38,8 @@ def check_one_split(found: ForeignSet, path: Path) -> None:
     for file in {span.path for span in found.spans}:
         is_below = file.parent not in (path, path.parent)
         for split in splits_of(file.stem) | (splits_of(file.parent.name) if is_below else set()):
-            splits[split] = min(str(file), splits.get(split, str(file)))
+            place = str(file.parent if is_below else file)
+            splits[split] = min(place, splits.get(split, place))
     if len(splits) > 1:
         example = splits.get("train", min(splits.values()))
         raise BadRequestError(
