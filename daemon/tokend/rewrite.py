@@ -294,9 +294,15 @@ def _publish_stream(source: TokenSource, written: _Written, folder: str, output:
     publish.sync_folder(stream)
     if "skipped" in made:
         os.replace(skipped, f"{output}.skipped.jsonl")
+    was = os.path.join(folder, "was")
     if os.path.lexists(output):
-        os.rename(output, os.path.join(folder, "was"))
-    os.rename(stream, output)
+        os.rename(output, was)
+    try:
+        os.rename(stream, output)
+    except OSError:
+        if os.path.lexists(was):
+            os.rename(was, output)
+        raise
     publish.sync_folder(os.path.dirname(output))
     return made
 
