@@ -240,9 +240,9 @@ def _native(
     seconds = time.monotonic() - start
     report(manifest, output, seconds, arguments.json)
     if not arguments.json:
-        from .convert import say
-
         for made in manifest.get("exports", ()):
+            from .convert import say
+
             say(made, made["path"], seconds)
         for place, other in zip(arguments.more.values(), manifest.get("more", ()), strict=True):
             report({"up_to_date": manifest["up_to_date"], **other}, place, seconds, as_json=False)
