@@ -82,7 +82,8 @@ def check_exports(spec: JobSpec, config: ServerConfig, *, is_wide: bool) -> None
         raise BadRequestError("exports are of one output, whose tokens stay", "leave out more and retire")
     places = [spec.output, *(export.output for export in spec.exports)]
     if len(set(places)) < len(places):
-        raise BadRequestError("two outputs have the same place")
+        twice = next(place for place in places if places.count(place) > 1)
+        raise BadRequestError(f"two outputs have the same place: {twice}", "give each export a place of its own")
     for export in spec.exports:
         if export.format in NATIVE:
             raise BadRequestError(f"{export.format} is no format of trainers", "name it as the job's own format")
@@ -338,7 +339,7 @@ def discard(output: str) -> None:
             shutil.rmtree(place, ignore_errors=True)
     for made in (output, hidden_set(output)):
         hidden = publish.hidden_folder(made, rewrite.PURPOSE)
-        if os.path.isdir(hidden) and not os.path.exists(os.path.join(hidden, "json")):
+        if os.path.isdir(hidden) and not publish.is_begun(made, hidden):
             with publish.claimed(made):
                 shutil.rmtree(hidden, ignore_errors=True)
 

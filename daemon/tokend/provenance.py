@@ -25,13 +25,12 @@ from tokend_client import TokenStream
 from tokend_client.errors import BadRequestError, NotFoundError, StreamError, TokendError
 from tokend_client.stream.foreign import splits_of
 
+from . import _core
 from .conversions import is_of, source_manifest
 from .foreign import ForeignSet, Span, document_ends, read_set, recognise
 from .foreign.documents import check_one_split
 from .notes import find_note, is_native, output_of
 from .token_source import n_places, places_of
-
-_MASK = (1 << 64) - 1
 
 
 @dataclass(frozen=True)
@@ -113,7 +112,7 @@ class ConvertedSet:
     def __init__(self, path: Path, made_of: Path | None = None) -> None:
         noted = find_note(path)
         if noted is None and not path.exists() and recognise(path) is None:
-            raise NotFoundError(f"{path}: no such file or set")
+            raise NotFoundError(f"{path}: no such file or set", "check the path")
         if noted is None:
             raise StreamError(
                 f"{path}: another tool's set, which does not say what text it was made of",
@@ -206,7 +205,10 @@ class ConvertedSet:
         at = token + self._first
         number = int(np.searchsorted(self._ends, at, "right"))
         if number == len(self._ends):
-            raise StreamError(f"{self.path}: token {token} is of no document")
+            raise StreamError(
+                f"{self.path}: token {token} is of no document",
+                "name one before it: the last row ends inside a document",
+            )
         start = int(self._ends[number - 1]) if number else 0
         bounds = (start - self._first, int(self._ends[number]) - self._first)
         return Place(number, self._original(number), *bounds)
@@ -228,31 +230,33 @@ class ConvertedSet:
 
     def _original(self, number: int) -> int:
         """The document of the inputs that stands at a place of this set."""
-        order = self._order()
         if self._side is None:
-            return next(itertools.islice(order, number, None))
+            return int(self._order(number + 1)[-1])
         if self._own is None:
             raise StreamError(
                 f"{self.path}: which documents are of training and which of validation is told by the set that it "
                 "was made of, and that is not there",
                 "name it with --set; `tokend encode --format bin --format ...` keeps it",
             )
-        return self._beside_own(self._own, order, number)
+        return self._beside_own(self._own, number)
 
-    def _order(self) -> Iterator[int]:
-        n_documents, seed = self._note["n_documents"], self._arrangement["shuffle_seed"]
-        return iter(range(n_documents)) if seed is None else map(Shuffle(n_documents, seed).at, range(n_documents))
+    def _order(self, n_positions: int) -> NDArray[np.uint64]:
+        """The documents of the inputs at the first places of both sides together."""
+        seed = self._arrangement["shuffle_seed"]
+        if seed is None:
+            return np.arange(n_positions, dtype=np.uint64)
+        return _core.shuffled(self._note["n_documents"], seed, n_positions)
 
-    def _beside_own(self, own: OwnSet, order: Iterator[int], number: int) -> int:
+    def _beside_own(self, own: OwnSet, number: int) -> int:
         """Goes through the set that it was made of until so many of its documents are on this side."""
         n_here = 0
-        for original in order:
+        for original in self._order(self._note["n_documents"]).tolist():
             start, end = own.bounds(original)
             here = self._without_eot(self._ids_of(n_here), self.options)
             there = self._without_eot(own.ids(start, end), own.options)
             if np.array_equal(here, there):
                 if n_here == number:
-                    return original
+                    return int(original)
                 n_here += 1
                 if n_here == self.n_documents:
                     break
@@ -269,42 +273,6 @@ class ConvertedSet:
         if len(ids) and eot in ("append", "both") and ids[-1] == eot_id:
             ids = ids[:-1]
         return ids[1:] if len(ids) and eot in ("prepend", "both") and ids[0] == eot_id else ids
-
-
-class Shuffle:
-    """The permutation of `export/arrange.rs`: a Feistel network of eight rounds of XXH3-64."""
-
-    def __init__(self, n: int, seed: int) -> None:
-        self.n, self.seed = n, seed
-        self._half_bits = max(1, (max(0, n - 1).bit_length() + 1) // 2)
-
-    def at(self, position: int) -> int:
-        """The document at a position below `n`."""
-        value = position
-        while True:
-            mask = (1 << self._half_bits) - 1
-            left, right = value >> self._half_bits, value & mask
-            for number in range(8):
-                left, right = right, left ^ (xxh3_of_pair(right, number, self.seed) & mask)
-            value = left << self._half_bits | right
-            if value < self.n:
-                return value
-
-
-def xxh3_of_pair(low: int, high: int, seed: int) -> int:
-    """XXH3-64 of two little-endian uint64, with a seed: the case of 9 to 16 bytes, for which no table is needed.
-
-    The constants are bytes 24 to 56 of XXH3's secret.
-    """
-    flip_low = ((0x1F67B3B7A4A44072 ^ 0x78E5C0CC4EE679CB) + seed) & _MASK
-    flip_high = ((0x2172FFCC7DD05A82 ^ 0x8E2443F7744608B8) - seed) & _MASK
-    low, high = low ^ flip_low, high ^ flip_high
-    product = low * high
-    total = 16 + int.from_bytes(low.to_bytes(8, "little"), "big") + high + ((product & _MASK) ^ (product >> 64))
-    total &= _MASK
-    total ^= total >> 37
-    total = total * 0x165667919E3779F9 & _MASK
-    return total ^ total >> 32
 
 
 @contextmanager

@@ -4,6 +4,11 @@
     FOLDER/json             the new manifest; there only once all of that is
         ─► the old manifest goes ─► parts renamed to OUT, OUT.ends ... ─► OUT.json, last
 
+A stream is one directory, so two renames do:
+
+    FOLDER/stream           the new one, synced
+        ─► OUT renamed to FOLDER/was ─► OUT.skipped.jsonl ─► FOLDER/stream renamed to OUT
+
 A reader sees the old set, no set, or the new one. What a killed process left is brought to its end by `finish`: no
 manifest under the set's name, one in the folder, so the parts that are still in the folder are the new ones.
 One process at a time does this to an output: `claimed`.
@@ -120,11 +125,42 @@ def replace(folder: str, output: str) -> None:
         raise
 
 
+def put_folder(folder: str, output: str) -> None:
+    """Publishes `FOLDER/stream`, synced, in the place of the stream that stands there, if one does."""
+    sync_folder(folder)
+    was = os.path.join(folder, "was")
+    if os.path.lexists(output):
+        os.rename(output, was)
+    try:
+        # Between the two: whoever goes on where this was killed does it again.
+        if os.path.exists(skipped := os.path.join(folder, "skipped.jsonl")):
+            os.replace(skipped, f"{output}.skipped.jsonl")
+        os.rename(os.path.join(folder, "stream"), output)
+    except OSError:
+        if os.path.lexists(was):
+            os.rename(was, output)
+        raise
+    sync_folder(os.path.dirname(output))
+
+
+def is_begun(output: str, folder: str) -> bool:
+    """Whether a hidden folder has what a killed process began to publish, and nothing may stand under its name."""
+    if os.path.exists(os.path.join(folder, "json")):
+        return True
+    return os.path.isdir(os.path.join(folder, "was")) and not os.path.lexists(output)
+
+
 def finish(output: str, folder: str) -> bool:
     """Brings to its end what a killed process began to publish; False if there is nothing of that kind.
 
     Under the lock of `claimed`. Only files that are the old set's, or already the new one's, are replaced.
     """
+    if not is_begun(output, folder):
+        return False
+    if not os.path.exists(os.path.join(folder, "json")):
+        put_folder(folder, output)
+        shutil.rmtree(folder, ignore_errors=True)
+        return True
     if os.path.lexists(f"{output}.json") or not os.path.exists(os.path.join(folder, "json")):
         return False
     for part, place in _places(folder, output):

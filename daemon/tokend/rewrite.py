@@ -47,9 +47,9 @@ class Meter:
         """Bytes done, bytes in all, tokens, documents."""
         return self.n_bytes, self.total_bytes, self.n_tokens, self.n_documents
 
-    def check(self, path: Path) -> None:
-        """Raises `CancelledError` where the control says so; `path` is a file that is there and not empty."""
-        _core.hash_prefixes(str(path), [1], self.control)
+    def check(self) -> None:
+        """Raises `CancelledError` where the control says so."""
+        self.control.check()
 
 
 @dataclass
@@ -84,13 +84,13 @@ def check_place(output: str, format: str, *, force: bool) -> None:
         if is_taken(output) and not force:
             raise OutputExistsError(f"{output}: output exists", "choose another, or replace it with --force")
         if force and not os.path.exists(f"{output}.json") and is_taken(output):
-            raise BadRequestError(f"{output} is no set that tokend made, and stays")
+            raise BadRequestError(f"{output} is no set that tokend made, and stays", "choose another output")
         return
     if os.path.lexists(output):
         if not force:
             raise OutputExistsError(f"{output}: output exists", "choose another, or replace it with --force")
         if not os.path.exists(os.path.join(output, "manifest.json")):
-            raise BadRequestError(f"{output} is no stream that tokend made, and stays")
+            raise BadRequestError(f"{output} is no stream that tokend made, and stays", "choose another output")
 
 
 def rewrite(
@@ -115,8 +115,8 @@ def rewrite(
             make = _publish_bin if format == "bin" else _publish_stream
             return make(source, written, folder, output)
         finally:
-            # A replaced set that could not be put back is in there.
-            if not os.path.exists(os.path.join(folder, "json")):
+            # What a set or stream was replaced by, or was, is in there while it has no other name.
+            if not publish.is_begun(output, folder):
                 shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -193,7 +193,7 @@ def _write_spans(
     for span, ends in zip(source.found.spans, source.document_ends(), strict=True):
         n_ends = 0
         for _, ids in blocks(span):
-            meter.check(span.path)
+            meter.check()
             if segment_bytes is not None and parts.n_bytes >= segment_bytes:
                 parts.next()
             low, high = int(ids.min()), int(ids.max())
@@ -292,18 +292,7 @@ def _publish_stream(source: TokenSource, written: _Written, folder: str, output:
         with open(os.path.join(stream, name), "rb") as opened:
             os.fsync(opened.fileno())
     publish.sync_folder(stream)
-    if "skipped" in made:
-        os.replace(skipped, f"{output}.skipped.jsonl")
-    was = os.path.join(folder, "was")
-    if os.path.lexists(output):
-        os.rename(output, was)
-    try:
-        os.rename(stream, output)
-    except OSError:
-        if os.path.lexists(was):
-            os.rename(was, output)
-        raise
-    publish.sync_folder(os.path.dirname(output))
+    publish.put_folder(folder, output)
     return made
 
 
@@ -347,6 +336,7 @@ def _file(path: str, name: str) -> dict[str, Any]:
 
 
 def join(paths: list[Path], target: str) -> None:
+    """Writes files one behind the other."""
     with open(target, "wb") as joined:
         for path in paths:
             with path.open("rb") as file:

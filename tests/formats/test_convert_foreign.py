@@ -13,7 +13,9 @@ import pytest
 from tokend import Tokenizer, rewrite
 from tokend.cli import main
 from tokend.cli.parser import FOREIGN_FORMATS
+from tokend.token_source import open_source
 from tokend_client import TokenStream
+from tokend_client.protocol import Told
 
 EOT = 50256
 TEXTS = ["Hello, world!", "", "naïve", "x " * 40, "", *map(str, range(50))]
@@ -349,3 +351,29 @@ def test_a_stream_is_replaced(source: Path, tmp_path: Path, gpt2: Tokenizer) -> 
         assert documents(out) == documents(tmp_path / "b.bin") and main(["verify", str(out)]) == 0
     assert not (tmp_path / "o.bin.docs").exists()
     assert not [name for name in os.listdir(tmp_path) if name.startswith(".")]
+
+
+def test_a_stream_that_was_being_replaced_is_brought_to_its_end(
+    source: Path, tmp_path: Path, gpt2: Tokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "b.txt").write_text("another text")
+    gpt2.encode_files([tmp_path / "b.txt"], tmp_path / "b.bin")
+    stream = tmp_path / "s"
+    to_stream = ["--format", "stream", "-o", str(stream)]
+    assert main(["convert", str(source), *to_stream]) == 0
+    rename = os.rename
+
+    def killed(old: str, new: str) -> None:
+        if new == str(stream):
+            raise KeyboardInterrupt
+        rename(old, new)
+
+    monkeypatch.setattr(os, "rename", killed)
+    with pytest.raises(KeyboardInterrupt):
+        rewrite.rewrite(open_source(tmp_path / "b.bin", Told()), str(stream), "stream", force=True)
+    monkeypatch.undo()
+    assert not stream.exists()
+    assert main(["gc", str(tmp_path)]) == 0
+    assert main(["verify", str(stream)]) == 0
+    assert documents(stream) == documents(tmp_path / "b.bin")
+    assert not (tmp_path / ".s.convert").exists()

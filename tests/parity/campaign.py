@@ -192,7 +192,7 @@ def main() -> int:
 
 def campaign(subject: Subject, arguments: argparse.Namespace) -> int:
     """Prints a subject's row; how many texts differed."""
-    start, n_bad, n_bytes = time.monotonic(), 0, 0
+    start, n_bad = time.monotonic(), 0
     policies = [("text", subject.as_text), ("token", subject.as_tokens)]
     for policy, reference in policies:
         if reference is None:
@@ -205,17 +205,14 @@ def campaign(subject: Subject, arguments: argparse.Namespace) -> int:
         strings = fuzz(7, arguments.strings, list(subject.ours.special_tokens))
         batches = iter(lambda strings=strings: list(itertools.islice(strings, 1000)), [])
         texts = ([piece] for piece in pieces(arguments.files, arguments.megabytes)) if policy == "text" else []
-        for batch in itertools.chain(batches, texts):
-            for text in remembered.differing(batch, ours, reference):
-                n_bad += 1
-                if n_bad <= 3:
-                    print(f"{subject.name}, special={policy}: {text[:200]!r}", file=sys.stderr)
-            n_bytes += len(batch[0].encode()) if len(batch) == 1 else 0
+        differing = (remembered.differing(batch, ours, reference) for batch in itertools.chain(batches, texts))
+        for text in itertools.chain.from_iterable(differing):
+            n_bad += 1
+            if n_bad <= 3:
+                print(f"{subject.name}, special={policy}: {text[:200]!r}", file=sys.stderr)
     seconds = time.monotonic() - start
-    print(
-        f"{subject.name:40} {arguments.strings:8,} strings {n_bytes / 1e6:6.0f} MB {n_bad:4} differ {seconds:6.0f} s",
-        flush=True,
-    )
+    amount = f"{arguments.strings:8,} strings {arguments.megabytes:6.0f} MB"
+    print(f"{subject.name:40} {amount} {n_bad:4} differ {seconds:6.0f} s", flush=True)
     return n_bad
 
 

@@ -1,7 +1,7 @@
 //! Room for the ids of a text that is encoded as a whole.
 //!
-//! Such ids are written once, from front to back, to memory that is fresh. In pages of 4 KiB a third of the
-//! time of a fast encoder goes into the kernel's work on them, and a vector that grows copies all it has. So
+//! Such ids are written once, from front to back, to memory that is fresh. In pages of 4 KiB up to a
+//! quarter of an encoder's time goes into the kernel's work on them (docs/log.md has the figures), and a vector that grows copies all it has. So
 //! the room is taken at once, for as many ids as can be expected at most, and in huge pages; what was not
 //! used is given back at the end.
 

@@ -3,10 +3,11 @@
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use numpy::{IntoPyArray, PyArray1};
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 use tokend_core::export::{
-    ExportSpec, Kind, PrefixHash as Running, check, export as export_set, hash_prefixes as prefixes,
+    ExportSpec, Kind, PrefixHash as Running, Shuffle, check, export as export_set, hash_prefixes as prefixes,
 };
 use tokend_core::input::one_record;
 use tokend_core::{Control, Eot, Error};
@@ -98,6 +99,16 @@ pub(crate) fn hash_prefixes(
 ) -> PyResult<Vec<String>> {
     let control = control.map(|control| Arc::clone(&control.inner)).unwrap_or_default();
     Ok(py.detach(|| prefixes(&path, &lengths, &control)).map_err(CoreError::from)?)
+}
+
+/// The documents at the first positions of a shuffled set.
+#[pyfunction]
+pub(crate) fn shuffled(py: Python<'_>, n_documents: u64, seed: u64, n_positions: u64) -> Py<PyArray1<u64>> {
+    let order = py.detach(|| {
+        let shuffle = Shuffle::new(n_documents, seed);
+        (0..n_positions.min(n_documents)).map(|position| shuffle.at(position)).collect::<Vec<_>>()
+    });
+    order.into_pyarray(py).unbind()
 }
 
 /// The running hash of the start of a file that grows.

@@ -35,6 +35,10 @@ impl JobControl {
         self.inner.suspend();
     }
 
+    fn check(&self) -> PyResult<()> {
+        Ok(self.inner.check().map_err(CoreError::from)?)
+    }
+
     fn set_deadline(&self, deadline_ms: u64) {
         self.inner.set_deadline(deadline_ms);
     }

@@ -10,7 +10,9 @@ mod tokenizer;
 #[pyo3::pymodule(gil_used = false)]
 mod _core {
     #[pymodule_export]
-    use super::export::{PrefixHash, check_export, export, export_formats, hash_prefixes, read_record};
+    use super::export::{
+        PrefixHash, check_export, export, export_formats, hash_prefixes, read_record, shuffled,
+    };
     #[pymodule_export]
     use super::job::{
         JobControl, check_paths, default_threads, discard_partials, encode_files, logged_bytes, retire,

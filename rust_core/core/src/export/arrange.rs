@@ -378,7 +378,7 @@ fn one(
 ///
 /// A balanced Feistel network over the smallest even number of bits that holds `n`, whose rounds are
 /// XXH3-64 of the half and the round's number; what falls outside `0..n` goes through again.
-struct Shuffle {
+pub struct Shuffle {
     n: u64,
     seed: u64,
     half_bits: u32,
@@ -387,13 +387,16 @@ struct Shuffle {
 impl Shuffle {
     const ROUNDS: u64 = 8;
 
-    fn new(n: u64, seed: u64) -> Self {
+    /// The order of `n` documents under a seed.
+    #[must_use]
+    pub fn new(n: u64, seed: u64) -> Self {
         let bits = 64 - n.saturating_sub(1).leading_zeros();
         Self { n, seed, half_bits: bits.div_ceil(2).max(1) }
     }
 
     /// The document at a position below `n`.
-    fn at(&self, position: u64) -> u64 {
+    #[must_use]
+    pub fn at(&self, position: u64) -> u64 {
         let mut value = position;
         loop {
             value = self.round_trip(value);

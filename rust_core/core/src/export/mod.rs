@@ -33,7 +33,7 @@ pub(crate) mod verify;
 
 use std::path::Path;
 
-pub use arrange::{ExportSpec, Exported, check, export};
+pub use arrange::{ExportSpec, Exported, Shuffle, check, export};
 
 use crate::documents::Eot;
 use crate::error::{Error, Result};

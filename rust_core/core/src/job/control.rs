@@ -74,7 +74,8 @@ impl Control {
         self.retire_before.load(Ordering::Relaxed)
     }
 
-    pub(crate) fn check(&self) -> Result<()> {
+    /// [`Error::Cancelled`] once the job is to stop.
+    pub fn check(&self) -> Result<()> {
         let is_over = self.cancelled.load(Ordering::Relaxed) || self.is_late();
         if is_over { Err(Error::Cancelled) } else { Ok(()) }
     }

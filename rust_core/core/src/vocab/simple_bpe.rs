@@ -15,9 +15,8 @@ use std::path::Path;
 
 use rustc_hash::FxHashMap;
 
-use super::{
-    Merges, Parts, Reference, SpecialOrder, SpecialToken, TOKEN_MAX_BYTES, Vocabulary, name_of, read_text,
-};
+use super::parts::TOKEN_MAX_BYTES;
+use super::{Merges, Parts, Reference, SpecialOrder, SpecialToken, Vocabulary, name_of, read_text};
 use crate::error::{Error, Result};
 
 pub(super) fn load(path: &Path) -> Result<Vocabulary> {

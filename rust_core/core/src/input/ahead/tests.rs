@@ -307,6 +307,19 @@ fn every_cut_and_many_changes_of_a_file_end_as_with_the_plain_decoder() {
 }
 
 #[test]
+fn a_frame_without_content_is_checked_too() {
+    let mut file = Vec::new();
+    zstd_frame(b"", How { option: 0, padding: 0 }, &mut file);
+    let checksum = file.len() - 1;
+    file[checksum] ^= 1;
+    let (_folder, source) = opened(&file);
+    let plain = serial(&source, Compression::Zstd, 1, 0);
+    let (found, _) = ahead(Ahead::with_limits(source, Compression::Zstd, 1, SMALL), 1, 0, 0);
+    assert!(plain.end.is_err());
+    assert_eq!(found.end, plain.end);
+}
+
+#[test]
 fn a_large_frame_is_streamed_and_those_behind_it_are_parts_again() {
     let all = text(400_000, 3);
     let how = How { option: 0, padding: 0 };
