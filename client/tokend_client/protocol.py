@@ -102,7 +102,11 @@ class Encode(_Struct):
 
 
 class EncodeReply(_Struct):
-    """Body: the ids; for a batch the cumulative ends as well."""
+    """Body: the ids; for a batch the cumulative ends as well, and the fingerprint of the tokenizer as text.
+
+    Of the fingerprint, version 1 of a daemon may know nothing: a client asks for more than one request to be of one
+    tokenizer, and then sends them as one.
+    """
 
     dtype: str
     n_tokens: int
