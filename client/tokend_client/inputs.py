@@ -11,33 +11,39 @@ whether there is such a file is told where it is opened.
 
 from __future__ import annotations
 
-import glob
 import os
-import re
 from collections.abc import Iterable, Iterator, Sequence
 
 from .errors import BadRequestError, IoError, NotFoundError
+
+
+class Files(list[str]):
+    """What `expand` gave: it is not looked at again."""
 
 
 def expand(
     inputs: Sequence[str | os.PathLike[str]],
     output: str | os.PathLike[str],
     others: Iterable[str | os.PathLike[str]] = (),
-) -> list[str]:
+) -> Files:
     """The absolute paths of the files that `inputs` stand for. `others` are outputs beside `output`.
 
     Raises `NotFoundError` for a directory without files and a pattern without matches. Blocks while it
     reads directories.
     """
+    if isinstance(inputs, Files):
+        return inputs
     if isinstance(inputs, (str, bytes, os.PathLike)):
         raise BadRequestError(f"inputs is one path, not a list of them; pass [{os.fspath(inputs)!r}]")
     out = tuple(os.path.abspath(path) for path in (output, *others))
-    files: list[str] = []
+    files = Files()
     for given in inputs:
         path = os.path.abspath(given)
         if os.path.isdir(path):
             files += _files(path, out)
         elif any(mark in path for mark in "*?[") and not os.path.lexists(path):
+            import glob
+
             matched = sorted(glob.glob(path, recursive=True))
             matched = [found for found in matched if not (os.path.basename(found) in _MARKS or _is_of(found, out))]
             if not matched:
@@ -106,7 +112,7 @@ def _goes_round(folder: str, known: dict[str, bool]) -> bool:
     return known[folder]
 
 
-_MADE = re.compile(
+_MADE = (
     r"(_train|_val)?\.(ends|docs|ids|skipped\.jsonl|tokend\.json|bin|idx"
     r"|(nanogpt|llmc|megatron|datatrove|olmo|litdata|mds)([._/].*)?)"
 )
@@ -115,10 +121,14 @@ _MADE = re.compile(
 
 def _is_of(path: str, outputs: tuple[str, ...]) -> bool:
     """Whether a path is an output or made beside one (`OUT.ends`, `OUT.llmc`)."""
+    if not path.startswith(outputs):
+        return False
+    import re
+
     return any(
         path == output
         or path.startswith(f"{output}/")
-        or (path.startswith(output) and _MADE.fullmatch(path[len(output) :]) is not None)
+        or (path.startswith(output) and re.fullmatch(_MADE, path[len(output) :]) is not None)
         or (path == f"{output}.json" and _is_manifest(path))
         for output in outputs
     )

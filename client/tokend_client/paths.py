@@ -10,9 +10,13 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 from .errors import BadRequestError
+
+if TYPE_CHECKING:
+    # Imported where it is needed: it takes as long as to encode a megabyte.
+    from pathlib import Path
 
 IPC_PATH_MAX_BYTES = 107
 """Longest path of a Unix socket on Linux, without its terminating NUL."""
@@ -20,6 +24,8 @@ IPC_PATH_MAX_BYTES = 107
 
 def runtime_dir() -> Path:
     """The directory of the default socket; not created here."""
+    from pathlib import Path
+
     base = os.environ.get("XDG_RUNTIME_DIR")
     if base and os.access(base, os.W_OK | os.X_OK):
         return Path(base) / "tokend"
@@ -35,11 +41,18 @@ def default_endpoint() -> str:
 
 def state_dir() -> Path:
     """`TOKEND_STATE_DIR`, or this user's state directory; not created here."""
+    from pathlib import Path
+
+    return Path(state_place())
+
+
+def state_place() -> str:
+    """`state_dir` as a string."""
     given = os.environ.get("TOKEND_STATE_DIR")
     if given:
-        return Path(given)
-    base = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
-    return Path(base) / "tokend"
+        return given
+    base = os.environ.get("XDG_STATE_HOME") or os.path.expanduser("~/.local/state")
+    return os.path.join(base, "tokend")
 
 
 def socket_path(endpoint: str) -> Path:
@@ -48,6 +61,8 @@ def socket_path(endpoint: str) -> Path:
     Raises `BadRequestError` for other transports (not supported yet), for relative paths and for
     paths longer than a Unix socket can have.
     """
+    from pathlib import Path
+
     scheme, _, rest = endpoint.partition("://")
     if scheme != "ipc" or not rest.startswith("/"):
         raise BadRequestError(f"endpoint {endpoint!r} is not ipc:// with an absolute path")

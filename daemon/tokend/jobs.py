@@ -28,11 +28,12 @@ from tokend_client.protocol import TERMINAL_STATES, JobSpec
 
 from . import _core, conversions
 from .config import ServerConfig
+from .eot import eot_id
 from .job import Job
 from .job_book import JobBook
 from .outputs import discard_partials, is_replacing, logged_bytes, partial_key, read_manifest, record_options
 from .record import Record
-from .registry import Registry, eot_id
+from .registry import Registry
 from .runner import Runner, late
 
 log = logging.getLogger("tokend.jobs")

@@ -30,8 +30,9 @@ from tokend_client.protocol import JobSpec
 from . import _core, conversions, publish, reuse
 from . import update as updates
 from .config import ServerConfig
+from .eot import eot_id
 from .record import Record
-from .registry import Registry, eot_id
+from .registry import Registry
 from .reuse import read_manifest as read_own_manifest
 from .update import NotPossible, update
 

@@ -16,7 +16,7 @@ from concurrent.futures import Future
 from pathlib import Path
 from typing import NamedTuple
 
-from tokend_client.errors import PathDeniedError, TokenizerInvalidError
+from tokend_client.errors import PathDeniedError
 
 from . import words
 from ._core import Tokenizer
@@ -114,23 +114,3 @@ def _stamp(path: Path) -> _Stamp:
     files = [folder / name for name in names] if is_pair else [path]
     stats = [os.stat(file) for file in files if file.exists()]
     return tuple((stat.st_ino, stat.st_size, stat.st_mtime_ns) for stat in stats)
-
-
-def eot_id(tokenizer: Tokenizer, eot: str, eot_token: str | None) -> int | None:
-    """The end-of-text id that a job uses; None with `eot="none"`.
-
-    Raises `TokenizerInvalidError` that lists the candidates where it is not obvious.
-    """
-    if eot == "none":
-        return None
-    specials = tokenizer.special_tokens
-    if eot_token is not None:
-        if eot_token in specials:
-            return specials[eot_token]
-        problem = f"{tokenizer.name}: no special token {eot_token!r}"
-    elif tokenizer.eot_id is not None:
-        return tokenizer.eot_id
-    else:
-        problem = f"{tokenizer.name}: no obvious end-of-text token"
-    candidates = ", ".join(sorted(specials)) or "none at all"
-    raise TokenizerInvalidError(problem, f"pass --eot-token, or --eot none; special tokens: {candidates}")

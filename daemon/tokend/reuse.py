@@ -20,24 +20,24 @@ Inputs of fewer than `MIN_BYTES` bytes are not looked up and not noted: they are
 from __future__ import annotations
 
 import contextlib
-import fcntl
-import hashlib
 import json
-import logging
 import os
-import shutil
-import sqlite3
 import time
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tokend_client import paths
 from tokend_client.errors import CancelledError, OutputExistsError, TokendError
 
-from . import _core, publish
+from . import _core
 
-log = logging.getLogger("tokend.reuse")
+if TYPE_CHECKING:
+    import logging
+    import sqlite3
+    from pathlib import Path
+
+# What else is needed is imported where it is: together it takes as long as to encode five megabytes, and most
+# commands find nothing.
 
 MIN_BYTES = 8_000_000
 """Inputs of fewer bytes in all are encoded as quickly as they are looked up."""
@@ -46,11 +46,34 @@ MAX_OUTPUTS = 10_000
 _FICLONE = 0x40049409
 
 
+def _log() -> logging.Logger:
+    import logging
+
+    return logging.getLogger("tokend.reuse")
+
+
+def prepare() -> None:
+    """Imports what `remember` needs, so that it can be done while a job runs."""
+    import hashlib  # noqa: F401
+    import sqlite3  # noqa: F401
+
+
+def _place(state_dir: Path | None) -> str:
+    return os.path.join(state_dir or paths.state_place(), "outputs.db")
+
+
+def is_begun(state_dir: Path | None = None) -> bool:
+    """Whether anything was ever noted."""
+    return os.path.exists(_place(state_dir))
+
+
 @contextlib.contextmanager
 def _table(state_dir: Path | None = None) -> Iterator[sqlite3.Connection]:
-    folder = state_dir or paths.state_dir()
-    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    connection = sqlite3.connect(folder / "outputs.db", timeout=30)
+    import sqlite3
+
+    place = _place(state_dir)
+    os.makedirs(os.path.dirname(place), exist_ok=True, mode=0o700)
+    connection = sqlite3.connect(place, timeout=30)
     try:
         with connection:
             # What a power failure takes from the table is encoded again.
@@ -63,8 +86,9 @@ def _table(state_dir: Path | None = None) -> Iterator[sqlite3.Connection]:
     except sqlite3.DatabaseError as error:
         if not isinstance(error, sqlite3.OperationalError):
             # What is known is only a help: a new table begins with nothing.
-            log.warning("%s is damaged (%s) and removed", folder / "outputs.db", error)
-            (folder / "outputs.db").unlink(missing_ok=True)
+            _log().warning("%s is damaged (%s) and removed", place, error)
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(place)
         raise
     finally:
         connection.close()
@@ -72,19 +96,23 @@ def _table(state_dir: Path | None = None) -> Iterator[sqlite3.Connection]:
 
 def key_of(options: dict[str, Any], sizes: Sequence[int]) -> str:
     """What a job's outputs are looked up by."""
+    import hashlib
+
     decides = sorted((name, value) for name, value in options.items() if name != "threads")
     return hashlib.sha256(json.dumps([decides, list(sizes)]).encode()).hexdigest()
 
 
 def remember(key: str, output: str, state_dir: Path | None = None) -> None:
     """Notes a set that was made. Never raises for what the disk does: the table is only a help."""
+    import sqlite3
+
     try:
         with _table(state_dir) as table:
             table.execute("INSERT OR REPLACE INTO outputs VALUES (?, ?, ?)", (output, key, time.time()))
             surplus = "SELECT output FROM outputs ORDER BY used_s DESC LIMIT -1 OFFSET ?"
             table.execute(f"DELETE FROM outputs WHERE output IN ({surplus})", (MAX_OUTPUTS,))
     except (OSError, sqlite3.Error) as error:
-        log.warning("the output was not noted: %s", error)
+        _log().warning("the output was not noted: %s", error)
 
 
 def find(
@@ -98,11 +126,15 @@ def find(
 
     `fingerprint` is that of the tokenizer; it is asked for only then. Raises `CancelledError` where `control` says so.
     """
+    if not is_begun(state_dir):
+        return None
+    import sqlite3
+
     try:
         with _table(state_dir) as table:
             rows = table.execute("SELECT output FROM outputs WHERE key = ? ORDER BY used_s DESC", (key,)).fetchall()
     except (OSError, sqlite3.Error) as error:
-        log.warning("known outputs could not be looked up: %s", error)
+        _log().warning("known outputs could not be looked up: %s", error)
         return None
     hashes: list[str] | None = None
     for (output,) in rows:
@@ -120,7 +152,7 @@ def find(
         except CancelledError:
             raise
         except (OSError, TokendError) as error:
-            log.info("%s is not taken for the same inputs: %s", output, error)
+            _log().info("%s is not taken for the same inputs: %s", output, error)
             continue
         return output, manifest
     return None
@@ -147,6 +179,10 @@ def link(found: str, manifest: dict[str, Any], output: str, files: Sequence[str]
     Raises `OutputExistsError` if something stands there, `ConflictError` if another job makes it; nothing is left then.
     What a killed process began of it is brought to its end.
     """
+    import shutil
+
+    from . import publish
+
     made: dict[str, Any] = json.loads(json.dumps(manifest))
     base, own = os.path.basename(output), os.path.dirname(found)
     for source, path in zip(made["sources"], files, strict=True):
@@ -168,7 +204,7 @@ def link(found: str, manifest: dict[str, Any], output: str, files: Sequence[str]
         except BaseException:
             shutil.rmtree(folder, ignore_errors=True)
             raise
-    log.info("%s: shared with %s", output, found)
+    _log().info("%s: shared with %s", output, found)
     return made
 
 
@@ -178,11 +214,16 @@ PURPOSE = "reuse"
 
 def is_taken(output: str) -> bool:
     """Whether something stands where a set would be."""
+    from . import publish
+
     return any(os.path.lexists(f"{output}{suffix}") for suffix in ("", ".json", *publish.SUFFIXES.values()))
 
 
 def _share(source: str, target: str) -> None:
     """A reflink, else a hard link, else a copy; never replaces."""
+    import fcntl
+    import shutil
+
     with open(source, "rb") as old, open(target, "xb") as new:
         try:
             fcntl.ioctl(new, _FICLONE, old.fileno())

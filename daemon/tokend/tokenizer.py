@@ -11,7 +11,7 @@ from tokend_client.errors import BadRequestError, UnknownIdError
 from tokend_client.inputs import expand
 
 from . import GPT2_PATTERN, _core
-from .registry import eot_id
+from .eot import eot_id
 from .vocabularies import resolve
 
 if TYPE_CHECKING:

@@ -7,9 +7,10 @@ them. A published rank file is checked against its SHA-256 when it is loaded.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from importlib.util import find_spec
-from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 # Package, place of the file in it, name of the encoding if the file does not say it itself.
 _PLACES = (
@@ -47,6 +48,9 @@ class Carried(NamedTuple):
 
 def carried() -> Iterator[Carried]:
     """The vocabularies that installed packages carry, in a fixed order."""
+    from importlib.util import find_spec
+    from pathlib import Path
+
     for package, place, encoding in _PLACES:
         spec = find_spec(package)
         for folder in (spec and spec.submodule_search_locations) or ():

@@ -7,11 +7,14 @@ logged and forgotten.
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Protocol
+import os
+from typing import TYPE_CHECKING, Protocol
 
 from tokend_client import paths
 from tokend_client.errors import TokendError
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 class Tokenizer(Protocol):
@@ -25,7 +28,7 @@ class Tokenizer(Protocol):
 
 def recall(tokenizer: Tokenizer, state_dir: Path | None = None) -> bool:
     """Fills a tokenizer's merge cache with what was kept; whether there was anything."""
-    return tokenizer.load_cache(str(_path(tokenizer, state_dir)))
+    return tokenizer.load_cache(_path(tokenizer, state_dir))
 
 
 def keep(tokenizer: Tokenizer, state_dir: Path | None = None) -> bool:
@@ -35,8 +38,8 @@ def keep(tokenizer: Tokenizer, state_dir: Path | None = None) -> bool:
     """
     path = _path(tokenizer, state_dir)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        return tokenizer.save_cache(str(path))
+        os.makedirs(os.path.dirname(path), exist_ok=True, mode=0o700)
+        return tokenizer.save_cache(path)
     except (OSError, TokendError) as error:
         # Here, and not above: it takes as long to import as a small job takes.
         import logging
@@ -45,5 +48,5 @@ def keep(tokenizer: Tokenizer, state_dir: Path | None = None) -> bool:
         return False
 
 
-def _path(tokenizer: Tokenizer, state_dir: Path | None) -> Path:
-    return (state_dir or paths.state_dir()) / "words" / f"{tokenizer.fingerprint[:32]}.words"
+def _path(tokenizer: Tokenizer, state_dir: Path | None) -> str:
+    return os.path.join(state_dir or paths.state_place(), "words", f"{tokenizer.fingerprint[:32]}.words")

@@ -19,6 +19,7 @@ between its markers and a chart; the raw data goes to docs/benchmarks/encode.jso
 from __future__ import annotations
 
 import argparse
+import compileall
 import contextlib
 import datetime
 import filecmp
@@ -113,6 +114,14 @@ def head(path: Path, n_bytes: int) -> Path:
     short = path.with_suffix(".head")
     short.write_bytes(path.read_bytes()[:n_bytes].decode(errors="ignore").encode())
     return short
+
+
+def compile_own() -> None:
+    """Makes the bytecode of tokend's own modules, as an installation does: here they are run from where they are
+    written, and with `PYTHONDONTWRITEBYTECODE` each process would compile them again.
+    """
+    for package in ("daemon/tokend", "client/tokend_client"):
+        compileall.compile_dir(ROOT / package, quiet=1)
 
 
 def whole_process(name: str, source: Path, output: Path, vocabulary: Path) -> float:
@@ -246,6 +255,7 @@ def main() -> None:
     options = parser.parse_args()
     names = [name for name in options.peers.split(",") if importlib.util.find_spec(peers.PACKAGES[name])]
     texts = {path.stem: path for path in options.files} or corpora.corpora(Path(options.corpora))
+    compile_own()
     runs: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as folder:
         vocabulary = Path(folder, "tokenizer.json")

@@ -177,6 +177,7 @@ def test_refusals_name_what_is_not_supported(what: str, tmp_path: Path) -> None:
         Tokenizer.load(path)
     message = str(raised.value)
     assert what in message
+    assert tmp_path.name in message
     assert len(message.splitlines()) <= 2
 
 

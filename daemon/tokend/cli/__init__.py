@@ -12,8 +12,8 @@ import os
 import sys
 from typing import NoReturn
 
+from . import early
 from .output import check_utf8
-from .parser import build_parser
 
 
 def run() -> NoReturn:
@@ -22,6 +22,7 @@ def run() -> NoReturn:
     At once, without taking the interpreter apart: that is a tenth of the time of a small job, and all that is
     to last has been written and closed by then.
     """
+    early.begin(sys.argv[1:])
     code = main()
     try:
         sys.stdout.flush()
@@ -38,15 +39,18 @@ def run() -> NoReturn:
 
 def main(argv: list[str] | None = None) -> int:
     """Runs a command and returns its exit code; a user's mistake is a message, never a traceback."""
-    arguments = build_parser().parse_args(argv)
+    from .parser import build_parser
+
+    given = sys.argv[1:] if argv is None else argv
+    arguments = build_parser(given[0] if given else None).parse_args(given)
     from tokend_client.errors import BadRequestError, NotConnectedError, TokendError
 
     if isinstance(sys.stdout, io.TextIOWrapper):
         # A terminal that cannot show a character of the text gets its escape.
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
-        for given in sys.argv[1:] if argv is None else argv:
-            check_utf8(given)
+        for word in given:
+            check_utf8(word)
         return int(arguments.run(arguments))
     except KeyboardInterrupt:
         print("tokend: interrupted", file=sys.stderr)

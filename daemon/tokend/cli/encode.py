@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from tokend_client.errors import BadDocumentError, BadRequestError, NoSpaceError, NotConnectedError, TokendError
 
+from . import early
 from .known import look, made_of
 from .output import check_utf8, duration, plural, progress_bar, size, watched
 
@@ -187,9 +188,10 @@ def _native(
         known = look(arguments, inputs, _options(arguments)) if is_looked_up else None
         manifest = known.link(output) if known else None
         if manifest is None:
-            manifest = _local(arguments, inputs, output, options | {"resume": arguments.resume})
+            files = known.files if known else inputs
+            manifest = _local(arguments, files, output, options | {"resume": arguments.resume})
             if known:
-                known.remember(output)
+                known.remember(output, manifest)
     else:
         if arguments.resume:
             raise BadRequestError("--resume goes with --local", "a daemon resumes its jobs by itself")
@@ -316,7 +318,8 @@ def _local(arguments: argparse.Namespace, inputs: list[str], output: str, option
     from .. import words
     from ..tokenizer import Tokenizer
 
-    tokenizer = Tokenizer.load(arguments.tokenizer)
+    begun = early.take(arguments.tokenizer)
+    tokenizer = Tokenizer(begun) if begun else Tokenizer.load(arguments.tokenizer)
     # Beside the job: a small one has ended before all the words are there.
     recall = threading.Thread(target=words.recall, args=(tokenizer,), daemon=True)
     recall.start()

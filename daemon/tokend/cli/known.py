@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
@@ -13,21 +12,31 @@ from tokend_client.errors import OutputExistsError, TokendError
 from tokend_client.inputs import expand
 
 
-@dataclass
 class Known:
-    """A job, as other jobs like it are looked up."""
+    """A job, as other jobs like it are looked up: by the sizes of `files` and the options.
 
-    key: str
-    files: list[str]
-    output: str | None = None
-    """A verified set of the same inputs."""
-    manifest: dict[str, Any] | None = None
+    `output` is a verified set of the same inputs, if there is one, and `manifest` is that set's.
+    """
 
-    def remember(self, output: str) -> None:
-        """Notes that it was done."""
-        from ..reuse import remember
+    def __init__(
+        self,
+        options: dict[str, Any],
+        files: list[str],
+        output: str | None = None,
+        manifest: dict[str, Any] | None = None,
+    ) -> None:
+        self.options = options
+        self.files = files
+        self.output = output
+        self.manifest = manifest
 
-        remember(self.key, os.path.abspath(output))
+    def remember(self, output: str, manifest: dict[str, Any]) -> None:
+        """Notes that it was done, if it was not too small."""
+        from .. import reuse
+
+        sizes = [source["size_bytes"] for source in manifest["sources"]]
+        if sum(sizes) >= reuse.MIN_BYTES:
+            reuse.remember(reuse.key_of(self.options, sizes), os.path.abspath(output))
 
     def link(self, output: str) -> dict[str, Any] | None:
         """Gives the set that was found another name; None if none was, or if something stands there."""
@@ -42,7 +51,7 @@ class Known:
         except OutputExistsError:
             # Whether what stands there is this very set, the core finds out.
             return None
-        self.remember(output)
+        self.remember(output, made)
         return {**made, "up_to_date": False, "reused": self.output}
 
 
@@ -50,14 +59,16 @@ def look(arguments: argparse.Namespace, inputs: list[str], options: dict[str, An
     """Looks a job up; None for one that is too small or that asks not to be."""
     if arguments.no_reuse or arguments.resume or arguments.no_wait or arguments.key is not None:
         return None
+    from .. import reuse
+
     try:
         files = expand(inputs, arguments.output)
+        if not reuse.is_begun():
+            return Known(options, files)
         sizes = [os.stat(path).st_size for path in files]
     except (OSError, TokendError):
         # The job itself says what is wrong with them.
         return None
-    from .. import reuse
-
     if sum(sizes) < reuse.MIN_BYTES:
         return None
 
@@ -67,9 +78,8 @@ def look(arguments: argparse.Namespace, inputs: list[str], options: dict[str, An
 
         return Tokenizer.load(arguments.tokenizer).fingerprint
 
-    key = reuse.key_of(options, sizes)
-    found = reuse.find(key, files, fingerprint)
-    return Known(key, files, *found) if found else Known(key, files)
+    found = reuse.find(reuse.key_of(options, sizes), files, fingerprint)
+    return Known(options, files, *found) if found else Known(options, files)
 
 
 def made_of(

@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import os
+import sys
 from collections.abc import Callable
+from functools import cache
 from importlib import import_module
+from typing import Any
 
 from .. import __version__
 
@@ -12,64 +17,38 @@ FOREIGN_FORMATS = ["nanogpt", "llmc", "megatron", "datatrove", "olmo", "litdata"
 """What `_core.export_formats()` gives; a copy, for the help needs no core."""
 
 
-def build_parser() -> argparse.ArgumentParser:
-    """The whole command line."""
+class _Formatter(argparse.HelpFormatter):
+    """As wide as argparse's own, which imports archives and compressors to ask how wide a terminal is."""
+
+    def __init__(self, prog: str, **options: Any) -> None:
+        super().__init__(prog, **{"width": _width(), **options})
+
+
+@cache
+def _width() -> int:
+    columns = 0
+    with contextlib.suppress(ValueError):
+        columns = int(os.environ.get("COLUMNS", "0"))
+    if columns <= 0 and sys.__stdout__ is not None:
+        with contextlib.suppress(ValueError, OSError):
+            columns = os.get_terminal_size(sys.__stdout__.fileno()).columns
+    return (columns if columns > 0 else 80) - 2
+
+
+def build_parser(first: str | None = None) -> argparse.ArgumentParser:
+    """The command line: all of it, or if `first` is a command no more than that, which takes a fifth of the time."""
     parser = argparse.ArgumentParser(
-        prog="tokend", description="Exact BPE tokens for training, from one daemon per machine."
+        prog="tokend",
+        description="Exact BPE tokens for training, from one daemon per machine.",
+        formatter_class=_Formatter,
     )
     parser.add_argument("--version", action="version", version=f"tokend {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-
-    def command(name: str, module: str, help: str) -> argparse.ArgumentParser:
-        added = commands.add_parser(name, help=help, description=help)
+    for name in [first] if first in _COMMANDS else _COMMANDS:
+        module, help, options = _COMMANDS[name]
+        added = commands.add_parser(name, help=help, description=help, formatter_class=_Formatter)
         added.set_defaults(run=_late(module, name))
-        return added
-
-    _serve(command("serve", "daemon", "run a daemon in the foreground"))
-    _encode(command("encode", "encode", "files -> one token set on disk"))
-    _convert(command("convert", "convert", "a token set -> the files that trainers read"))
-    _decode(command("decode", "decode", "tokens -> text on stdout"))
-    text = command("text", "text", "text -> ids on one line")
-    text.add_argument("text", help="the text, or - for stdin")
-    text.add_argument(
-        "--special",
-        choices=["raise", "text", "token"],
-        default="raise",
-        help="what a special token's text means (default: raise)",
-    )
-    _tokenizer(text)
-    _json(text)
-    inspect = command("inspect", "inspect", "what a token set holds")
-    inspect.add_argument(
-        "path", help="a set of tokend's, or of Megatron, llm.c, datatrove, OLMo-core, litData, MDS; raw ids"
-    )
-    _foreign(inspect)
-    _json(inspect)
-    verify = command("verify", "verify", "read a token set again: checksums, lengths, ids, document ends")
-    verify.add_argument(
-        "path", help="OUT.bin, a stream's directory, the manifest of either, what convert made, or another tool's set"
-    )
-    _foreign(verify)
-    _json(verify)
-    explain = command("explain", "explain", "the source text around a token")
-    explain.add_argument("path", help="OUT.bin, a stream's directory, or the manifest of either")
-    explain.add_argument("--token", type=_count, required=True, metavar="N", help="position of the token, from 0")
-    explain.add_argument("--context", type=_count, default=200, metavar="BYTES", help="text to show (default: 200)")
-    _json(explain)
-    _json(command("tokenizers", "tokenizers", "the vocabularies that this machine has"))
-    gc = command("gc", "gc", "forget outputs that are gone; remove what dead runs left in directories")
-    gc.add_argument("folders", nargs="*", metavar="DIR", help="where half made files of dead runs are removed too")
-    gc.add_argument("--dry-run", action="store_true", help="say what would be removed")
-    _json(gc)
-    for name, help in (("jobs", "the daemon's jobs"), ("status", "how the daemon is")):
-        _client(command(name, "daemon", help))
-    stop = command("stop", "daemon", "stop the daemon after its running jobs")
-    stop.add_argument("--now", action="store_true", help="cancel running jobs")
-    _client(stop)
-    for name, help in (("wait", "wait for a job, with progress"), ("cancel", "cancel a job")):
-        one = command(name, "daemon", help)
-        one.add_argument("job", metavar="JOB")
-        _client(one)
+        options(added)
     return parser
 
 
@@ -338,6 +317,57 @@ def _decode(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _text(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("text", help="the text, or - for stdin")
+    parser.add_argument(
+        "--special",
+        choices=["raise", "text", "token"],
+        default="raise",
+        help="what a special token's text means (default: raise)",
+    )
+    _tokenizer(parser)
+    _json(parser)
+
+
+def _inspect(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "path", help="a set of tokend's, or of Megatron, llm.c, datatrove, OLMo-core, litData, MDS; raw ids"
+    )
+    _foreign(parser)
+    _json(parser)
+
+
+def _verify(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "path", help="OUT.bin, a stream's directory, the manifest of either, what convert made, or another tool's set"
+    )
+    _foreign(parser)
+    _json(parser)
+
+
+def _explain(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("path", help="OUT.bin, a stream's directory, or the manifest of either")
+    parser.add_argument("--token", type=_count, required=True, metavar="N", help="position of the token, from 0")
+    parser.add_argument("--context", type=_count, default=200, metavar="BYTES", help="text to show (default: 200)")
+    _json(parser)
+
+
+def _gc(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("folders", nargs="*", metavar="DIR", help="where half made files of dead runs are removed too")
+    parser.add_argument("--dry-run", action="store_true", help="say what would be removed")
+    _json(parser)
+
+
+def _stop(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--now", action="store_true", help="cancel running jobs")
+    _client(parser)
+
+
+def _job(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("job", metavar="JOB")
+    _client(parser)
+
+
 def _size(text: str) -> int:
     """Bytes, with an optional unit of 1,024."""
     units = {"K": 10, "M": 20, "G": 30, "T": 40}
@@ -350,3 +380,23 @@ def _count(text: str) -> int:
     if number < 0:
         raise argparse.ArgumentTypeError(f"{text} is below 0")
     return number
+
+
+_COMMANDS: dict[str, tuple[str, str, Callable[[argparse.ArgumentParser], None]]] = {
+    "serve": ("daemon", "run a daemon in the foreground", _serve),
+    "encode": ("encode", "files -> one token set on disk", _encode),
+    "convert": ("convert", "a token set -> the files that trainers read", _convert),
+    "decode": ("decode", "tokens -> text on stdout", _decode),
+    "text": ("text", "text -> ids on one line", _text),
+    "inspect": ("inspect", "what a token set holds", _inspect),
+    "verify": ("verify", "read a token set again: checksums, lengths, ids, document ends", _verify),
+    "explain": ("explain", "the source text around a token", _explain),
+    "tokenizers": ("tokenizers", "the vocabularies that this machine has", _json),
+    "gc": ("gc", "forget outputs that are gone; remove what dead runs left in directories", _gc),
+    "jobs": ("daemon", "the daemon's jobs", _client),
+    "status": ("daemon", "how the daemon is", _client),
+    "stop": ("daemon", "stop the daemon after its running jobs", _stop),
+    "wait": ("daemon", "wait for a job, with progress", _job),
+    "cancel": ("daemon", "cancel a job", _job),
+}
+"""Module, help and options of each command."""

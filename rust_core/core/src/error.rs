@@ -95,8 +95,9 @@ pub enum Error {
     BadTokenizer { name: String, what: String },
 
     /// A construct of a split pattern that is not supported, by name.
-    #[error("pattern {pattern:?}: {what} at character {at}")]
-    BadPattern { pattern: String, at: usize, what: String },
+    /// `tokenizer` is empty until a tokenizer is made of it.
+    #[error("{tokenizer}{}pattern {pattern:?}: {what} at character {at}", if tokenizer.is_empty() { "" } else { ": " })]
+    BadPattern { tokenizer: String, pattern: String, at: usize, what: String },
 
     /// A text on which a pattern needs more backtracking than the engine allows.
     #[error("the split pattern needs too much backtracking at byte {offset}")]

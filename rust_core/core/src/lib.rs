@@ -21,6 +21,7 @@ pub mod normalize;
 pub mod pretokenize;
 #[doc(hidden)]
 pub mod profile;
+mod room;
 pub mod special;
 mod staged;
 pub mod stream;

@@ -3,7 +3,7 @@
 use std::ops::Range;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use crate::cache::{CACHE_BYTES, CacheStats, Table, WordCache, image};
 use crate::decode::{Decoder, ROOM_BYTES};
@@ -12,6 +12,7 @@ use crate::encode::{Encoder, Model, Scratch};
 use crate::error::{Error, Result};
 use crate::input::border::Cuts;
 use crate::lane::Lane;
+use crate::room::{give_back, room};
 use crate::special::{SpecialFinder, SpecialPolicy};
 use crate::tier::{self, Kernels};
 use crate::vocab::Vocabulary;
@@ -35,7 +36,8 @@ pub struct Tokenizer {
     finder: Option<SpecialFinder>,
     cache: WordCache,
     idle: Mutex<Vec<Scratch>>,
-    decoder: Decoder,
+    /// Made when something is decoded first: files become token files without it.
+    decoder: OnceLock<Decoder>,
     /// Entries of the cache when it was last written or read.
     saved_entries: AtomicU64,
 }
@@ -73,16 +75,21 @@ impl Tokenizer {
         let model = std::thread::scope(|scope| {
             scope.spawn(|| cache.table().populate());
             Model::new(&vocab, kernels)
+        });
+        let model = model.map_err(|error| match error {
+            Error::BadPattern { pattern, at, what, .. } => {
+                Error::BadPattern { tokenizer: vocab.name().to_owned(), pattern, at, what }
+            }
+            other => other,
         })?;
         let finder = (!vocab.specials().is_empty()).then(|| SpecialFinder::new(&vocab));
-        let decoder = Decoder::new(&vocab);
         let tokenizer = Self {
             vocab,
             model,
             finder,
             cache,
             idle: Mutex::default(),
-            decoder,
+            decoder: OnceLock::new(),
             saved_entries: AtomicU64::new(0),
         };
         let table = tokenizer.cache.table();
@@ -100,8 +107,9 @@ impl Tokenizer {
     /// The ids of a text. `L` is the vocabulary's lane: `u16` unless [`Vocabulary::is_wide`], then
     /// `u32`; any other is an error, because the cache holds values of one width.
     pub fn encode<L: Lane>(&self, text: &str, special: SpecialPolicy) -> Result<Vec<L>> {
-        let mut ids = Vec::with_capacity(text.len() / 3 + 16);
+        let mut ids = room(text.len());
         self.encode_into(text, special, &mut ids)?;
+        give_back(&mut ids);
         Ok(ids)
     }
 
@@ -115,18 +123,20 @@ impl Tokenizer {
     }
 
     /// The ids of many texts, flat, with the cumulative count after each.
-    pub fn encode_batch<'t, L: Lane>(
+    pub fn encode_batch<L: Lane>(
         &self,
-        texts: impl IntoIterator<Item = &'t str>,
+        texts: &[&str],
         special: SpecialPolicy,
     ) -> Result<(Vec<L>, Vec<u64>)> {
         self.check_lane::<L>()?;
+        let n_bytes = texts.iter().map(|text| text.len()).sum();
         let rules =
             Rules { separator: None, eot: Eot::None, eot_id: 0, special, finder: self.finder.as_ref() };
         self.with_encoder(|encoder| {
             let mut documents = DocumentEncoder::new(encoder.reborrow(), &rules);
+            documents.ids = room(n_bytes);
             let (mut together, mut places) = (String::new(), Vec::new());
-            let mut texts = texts.into_iter().peekable();
+            let mut texts = texts.iter().peekable();
             while let Some(text) = texts.next() {
                 if text.len() <= TOGETHER_BYTES {
                     let start = together.len();
@@ -146,6 +156,7 @@ impl Tokenizer {
                         .map_err(|(_, error)| error)?;
                 }
             }
+            give_back(&mut documents.ids);
             Ok((documents.ids, documents.ends))
         })
     }
@@ -175,14 +186,18 @@ impl Tokenizer {
     pub fn decode_bytes<L: Lane>(&self, ids: &[L]) -> Result<Vec<u8>> {
         // Room for all of it at once, and for the last whole slots: nothing is copied on the way.
         let mut bytes = Vec::with_capacity(self.decoded_bytes(ids) as usize + ROOM_BYTES);
-        self.decoder.decode_into(ids, &mut bytes)?;
+        self.decoder().decode_into(ids, &mut bytes)?;
         Ok(bytes)
     }
 
     /// How many bytes [`Tokenizer::decode_bytes`] of ids gives; an unknown id counts as none.
     #[must_use]
     pub fn decoded_bytes<L: Lane>(&self, ids: &[L]) -> u64 {
-        self.decoder.n_bytes(ids)
+        self.decoder().n_bytes(ids)
+    }
+
+    fn decoder(&self) -> &Decoder {
+        self.decoder.get_or_init(|| Decoder::new(&self.vocab))
     }
 
     /// Adds what a file of [`Tokenizer::save_cache`] holds to the merge cache; returns whether there was a

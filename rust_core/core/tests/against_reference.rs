@@ -109,7 +109,7 @@ fn check(vocab: Vocabulary, text: &str) -> Result<(), TestCaseError> {
         }
         // Any texts together are what they are alone.
         let texts: Vec<&str> = text.split('b').chain([text, "", text]).collect();
-        let (together, ends) = tokenizer.encode_batch::<u16>(texts.iter().copied(), policy).unwrap();
+        let (together, ends) = tokenizer.encode_batch::<u16>(&texts, policy).unwrap();
         let mut alone: Vec<u16> = Vec::new();
         for (text, end) in texts.iter().zip(ends) {
             tokenizer.encode_into(text, policy, &mut alone).unwrap();

@@ -17,7 +17,7 @@ fuzz_target!(|input: (Vec<u8>, &str)| {
         at = end;
     }
     texts.push(&text[at..]);
-    let (ids, ends) = TOKENIZER.encode_batch::<u16>(texts.iter().copied(), SpecialPolicy::Token).unwrap();
+    let (ids, ends) = TOKENIZER.encode_batch::<u16>(&texts, SpecialPolicy::Token).unwrap();
     let mut alone: Vec<u16> = Vec::new();
     for (text, end) in texts.into_iter().zip(ends) {
         TOKENIZER.encode_into(text, SpecialPolicy::Token, &mut alone).unwrap();

@@ -110,9 +110,8 @@ impl Tokenizer {
         texts: &[&str],
         special: SpecialPolicy,
     ) -> PyResult<IdsAndEnds> {
-        let (ids, ends) = py
-            .detach(|| self.inner.encode_batch::<L>(texts.iter().copied(), special))
-            .map_err(CoreError::from)?;
+        let (ids, ends) =
+            py.detach(|| self.inner.encode_batch::<L>(texts, special)).map_err(CoreError::from)?;
         Ok((ids.into_pyarray(py).into_any().unbind(), ends.into_pyarray(py).into_any().unbind()))
     }
 

@@ -144,6 +144,16 @@ impl Model {
         let tokens = vocab.ordinary().map(|(_, token)| token);
         let tokens: Vec<&[u8]> =
             tokens.filter(|token| token.len() <= KEY_MAX && !token.contains(&0xFF)).collect();
+        if vocab.reaches_all() {
+            // Nothing is to be merged: each is one id.
+            let mut learned = Learned::default();
+            let entry = |(id, token): (u32, &[u8])| L::pack(&[id]).map(|value| (Key::new(token), value));
+            let is_short = |(_, token): &(u32, &[u8])| token.len() <= KEY_MAX && !token.contains(&0xFF);
+            let entries: Vec<_> = vocab.ordinary().filter(is_short).filter_map(entry).collect();
+            image::insert_all(table, &entries, &mut learned);
+            table.count_seeded(learned);
+            return;
+        }
         // Two threads, if there may be another: most of it is waiting for memory.
         let (first, second) = tokens.split_at(tokens.len() / 2);
         std::thread::scope(|scope| {

@@ -248,17 +248,7 @@ mod tests {
     use std::io::Write;
 
     use super::*;
-    use crate::input::Source;
-    use crate::input::access::Roots;
-
-    fn opened(bytes: &[u8]) -> (tempfile::TempDir, Arc<Opened>) {
-        let folder = tempfile::tempdir().expect("a directory");
-        let path = folder.path().join("file");
-        std::fs::write(&path, bytes).expect("written");
-        let roots = Roots::default();
-        let source = Source::find(&path, &roots).and_then(|source| source.open(&roots)).expect("opened");
-        (folder, Arc::new(source))
-    }
+    use crate::input::tests::opened;
 
     fn compress(compression: Compression, text: &[u8]) -> Vec<u8> {
         let failed = "compressed";

@@ -31,6 +31,7 @@ pub(crate) mod columnar;
 pub(crate) mod compressed;
 pub mod detect;
 mod filesystem;
+mod json_strings;
 pub mod jsonl;
 pub(crate) mod lease;
 pub(crate) mod nearby;
@@ -448,8 +449,20 @@ fn inspect(file: &File, path: &Path, devices: &Devices) -> Result<Identity> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
+    use std::sync::Arc;
+
     use super::*;
+
+    /// An open file of these bytes, and the directory it is in.
+    pub(crate) fn opened(bytes: &[u8]) -> (tempfile::TempDir, Arc<Opened>) {
+        let folder = tempfile::tempdir().expect("a directory");
+        let path = folder.path().join("file");
+        std::fs::write(&path, bytes).expect("written");
+        let roots = access::Roots::default();
+        let source = Source::find(&path, &roots).and_then(|source| source.open(&roots)).expect("opened");
+        (folder, Arc::new(source))
+    }
 
     #[test]
     fn a_cut_file_is_noticed_by_the_signal_handler_and_fails_the_read() {

@@ -30,7 +30,7 @@ use super::records::{self, Counts, Skip};
 use crate::error::{Error, Result};
 use crate::input::Source;
 use crate::stream::manifest::{Options, TokenizerInfo};
-use crate::stream::parts::{Mark, Order, Part};
+use crate::stream::parts::{Mark, Named, Order, Part};
 
 const FORMAT: &str = "tokend-checkpoint";
 const VERSION: u32 = 1;
@@ -347,12 +347,13 @@ struct Publishing {
     publishing: Vec<u64>,
 }
 
-/// Notes, durably, that the files with these inodes are about to get their final names.
-pub(crate) fn note_publishing(file: &File, path: &Path, inodes: Vec<u64>) -> Result<()> {
-    let log =
-        Log { file: file.try_clone().map_err(|error| Error::io(path, "opening", error))?, path: path.into() };
+/// Notes that the files with these inodes are about to get their final names; returns what is to be synced
+/// before they do.
+pub(crate) fn note_publishing(file: &File, path: PathBuf, inodes: Vec<u64>) -> Result<Named> {
+    let file = file.try_clone().map_err(|error| Error::io(&path, "opening", error))?;
+    let log = Log { file, path };
     log.line(&Publishing { publishing: inodes })?;
-    log.sync()
+    Ok(Named { file: log.file, path: log.path })
 }
 
 /// The inodes of [`note_publishing`], if that is how the log ends.
@@ -512,7 +513,7 @@ impl PartReader {
 }
 
 /// Adds the bytes `from..to` of a file to a hash; false if it ends before.
-fn hash_on(file: &crate::stream::parts::Named, hash: &mut Xxh3, mut from: u64, to: u64) -> Result<bool> {
+fn hash_on(file: &Named, hash: &mut Xxh3, mut from: u64, to: u64) -> Result<bool> {
     let mut buffer = vec![0; READ_BYTES.min((to - from) as usize)];
     while from < to {
         let len = buffer.len().min((to - from) as usize);

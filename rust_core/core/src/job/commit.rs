@@ -21,6 +21,7 @@ use super::buffers::{Buffers, Pool};
 use super::checkpoint::{Log, Position, Progress, Record, Share};
 use super::records::Made;
 use super::sink::Sink;
+use super::work::STREAM_BYTES;
 use super::{Control, setting};
 use crate::documents::DocumentEncoder;
 use crate::error::Result;
@@ -34,8 +35,8 @@ const PARKED_MAX: usize = 32;
 const COMMIT_BYTES: u64 = 64 << 20;
 /// Time between two commits of a job that makes progress.
 const COMMIT_MS: u64 = 2000;
-/// Input after whose blocks the disk is asked to begin writing, so that the last fsync finds little to do.
-const WRITE_BACK_BYTES: u64 = 4 << 20;
+/// Chunks after which the disk is asked to begin writing, so that the last fsync finds little to do.
+const WRITE_BACK_CHUNKS: u64 = 4;
 
 /// The result of one piece of work.
 pub(super) struct Block<L> {
@@ -79,6 +80,8 @@ pub(super) struct Committer<'a, L> {
     wake: Condvar,
     /// Input that an earlier run had read.
     began_bytes: u64,
+    /// Input after which writing back is asked for.
+    write_back_bytes: u64,
     /// Whether this is the output whose progress is the job's.
     is_counted: bool,
 }
@@ -164,15 +167,17 @@ impl<'a, L: Lane> Committer<'a, L> {
             texts,
             parked: BTreeMap::new(),
         };
-        let write_back_at = progress.n_bytes + WRITE_BACK_BYTES;
+        let write_back_bytes = chunk_bytes * WRITE_BACK_CHUNKS;
+        let write_back_at = progress.n_bytes + write_back_bytes;
         Self {
             sink,
             control,
-            pool: Pool::new(chunk_bytes),
+            pool: Pool::new(chunk_bytes.max(STREAM_BYTES)),
             state: Mutex::new(state),
             turn: Condvar::new(),
             stopped: AtomicBool::new(false),
             began_bytes: progress.n_bytes,
+            write_back_bytes,
             is_counted,
             written: Mutex::new(Written {
                 log,
@@ -335,7 +340,7 @@ impl<'a, L: Lane> Committer<'a, L> {
             if !due || Some(written.n_logged) == last.1 || !written.is_resumable {
                 if let (Some(&mark), true) = (written.progress.parts.last(), written.n_logged > n_asked) {
                     n_asked = written.n_logged;
-                    written.write_back_at = written.progress.n_bytes + WRITE_BACK_BYTES;
+                    written.write_back_at = written.progress.n_bytes + self.write_back_bytes;
                     drop(written);
                     self.sink.start_write_back(&mark);
                     written = self.lock_written();

@@ -163,18 +163,8 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::input::Source;
-    use crate::input::access::Roots;
     use crate::input::detect::Compression;
-
-    fn opened(bytes: &[u8]) -> (tempfile::TempDir, Arc<Opened>) {
-        let folder = tempfile::tempdir().expect("a directory");
-        let path = folder.path().join("file");
-        std::fs::write(&path, bytes).expect("written");
-        let roots = Roots::default();
-        let source = Source::find(&path, &roots).and_then(|source| source.open(&roots)).expect("opened");
-        (folder, Arc::new(source))
-    }
+    use crate::input::tests::opened;
 
     fn ranges(source: &Opened, ends: Ends<'_>, chunk_bytes: u64) -> Vec<u64> {
         let mut at = vec![0];

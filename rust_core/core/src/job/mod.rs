@@ -57,6 +57,10 @@ use sink::{Begun, Target};
 
 /// Nominal size of a chunk: its text and its ids fit a core's L2 cache together.
 const CHUNK_BYTES: u64 = 1 << 20;
+/// Of a small job, so that there is work for everybody from the start, and nobody waits long for who is last.
+const CHUNK_MIN_BYTES: u64 = 1 << 17;
+/// Chunks of a job whose chunks are smaller than they could be.
+const CHUNKS: u64 = 32;
 /// Output bytes per input byte that must be free before a job starts: about what European text
 /// needs as uint16. Denser text may still run out of space; that is then an error that a resumed run
 /// can overcome.
@@ -120,7 +124,7 @@ fn prepare(spec: &JobSpec, supposes: bool) -> Result<(Vec<Source>, u64)> {
     known_texts::check(spec)?;
     let (format, field) = (spec.records.input_format, spec.records.text_field());
     let (devices, mut nearby) = (Devices::default(), Nearby::new(&spec.roots));
-    let max_bytes = if supposes { chunk_bytes() } else { 0 };
+    let max_bytes = if supposes { chunk_bytes(0) } else { 0 };
     let mut suppose = |path: &Path| Source::suppose(path, &mut nearby, format, max_bytes, &devices);
     let sources: Vec<_> = spec
         .inputs
@@ -388,7 +392,7 @@ fn make<L: Lane>(
     control.n_documents.store(counted.n_documents, Ordering::Relaxed);
     control.n_skipped.store(counted.n_skipped(), Ordering::Relaxed);
     let leases = Leases::default();
-    let chunk_bytes = chunk_bytes();
+    let chunk_bytes = chunk_bytes(sources.iter().map(|source| source.identity.size_bytes).sum());
     let threads = if spec.threads == 0 { default_threads() } else { spec.threads };
     let cuts = tokenizer.cuts();
     let fields = making.iter().map(|making| making.target.spec.records.text_field()).collect();
@@ -487,8 +491,9 @@ fn from_panic(panic: &(dyn std::any::Any + Send)) -> Error {
     Error::Internal { what }
 }
 
-fn chunk_bytes() -> u64 {
-    setting("TOKEND_CHUNK_BYTES", CHUNK_BYTES)
+/// Depends on the inputs alone, not on threads: a resumed job cuts where the interrupted one did.
+fn chunk_bytes(total_bytes: u64) -> u64 {
+    setting("TOKEND_CHUNK_BYTES", (total_bytes / CHUNKS).clamp(CHUNK_MIN_BYTES, CHUNK_BYTES))
 }
 
 /// A size or time of the job's machinery, which an environment variable changes for tests.
@@ -507,5 +512,16 @@ fn in_source(error: Error, path: &Path) -> Error {
         Error::SpecialToken { path: None, token, offset } => Error::SpecialToken { path, token, offset },
         Error::NoToken { path: None, byte, offset } => Error::NoToken { path, byte, offset },
         other => other,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn chunks_of_small_jobs_are_smaller() {
+        let sizes = [0, 1 << 20, 8 << 20, 32 << 20, u64::MAX].map(chunk_bytes);
+        assert_eq!(sizes, [1 << 17, 1 << 17, 1 << 18, 1 << 20, 1 << 20]);
     }
 }

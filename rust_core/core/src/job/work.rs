@@ -21,7 +21,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Bytes that a streamed source is read at a time.
-const STREAM_BYTES: u64 = 1 << 20;
+pub(super) const STREAM_BYTES: u64 = 1 << 20;
 /// Text between two steps of a streamed source that is still put into the checkpoint.
 const CARRY_MAX_BYTES: usize = 64 << 10;
 

@@ -162,7 +162,8 @@ impl Parser<'_> {
     fn refuse<T>(&mut self, what: &str) -> Result<T> {
         let at = self.chars.peek().map_or(self.pattern.len(), |&(at, _)| at);
         let at = self.pattern[..at].chars().count();
-        Err(Error::BadPattern { pattern: self.pattern.to_owned(), at, what: what.to_owned() })
+        let (tokenizer, pattern) = (String::new(), self.pattern.to_owned());
+        Err(Error::BadPattern { tokenizer, pattern, at, what: what.to_owned() })
     }
 
     /// Alternatives up to a `)` or the end. `fold` is the state of `(?i)` in this group.

@@ -3,7 +3,7 @@
 //! ```text
 //! create .OUT.bin.KEY.partial, .OUT.bin.ends.KEY.partial, .OUT.bin.checkpoint.KEY.partial; of records
 //!        also .OUT.bin.docs.KEY.partial, .OUT.bin.ids.KEY.partial, .OUT.bin.skipped.jsonl.KEY.partial
-//! write ─► fsync data, ends, manifest ─► note in the checkpoint that publishing begins
+//! write ─► note in the checkpoint that publishing begins ─► fsync data, ends, manifest, note (side by side)
 //!       ─► rename data, ends ─► fsync directory ─► rename manifest ─► fsync directory ─► remove checkpoint
 //! ```
 //!
@@ -20,12 +20,12 @@
 
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
-use std::os::unix::fs::{FileExt, MetadataExt};
+use std::os::unix::fs::MetadataExt;
 use std::sync::Arc;
 
 use super::folder::{Claim, Folder, partial, suffixed};
 use super::manifest::{Manifest, Report, with_suffix};
-use super::parts::{Mark, Named, Part, Parts, Piece, Place, Sidecar};
+use super::parts::{Mark, Named, Part, Parts, Piece, Place, Sidecar, sync_all};
 use super::skipped;
 use crate::error::{Error, Result};
 use crate::input::Source;
@@ -143,7 +143,7 @@ struct BinSink<'a> {
     folder: Arc<Folder>,
     names: Names,
     /// Data, ends and sidecars, with their places among the files of a set.
-    files: Vec<(usize, File)>,
+    files: Vec<(usize, Named)>,
     parts: Parts,
     /// Keeps whoever would discard it out.
     checkpoint: File,
@@ -232,7 +232,7 @@ impl<'a> BinSink<'a> {
             named
                 .file
                 .try_clone()
-                .map(|file| (at, file))
+                .map(|file| (at, Named { file, path: named.path.clone() }))
                 .map_err(|error| Error::io(&named.path, "opening", error))
         };
         let mut files = vec![handle(DATA, &part.tokens)?, handle(ENDS, &part.ends)?];
@@ -307,7 +307,8 @@ impl Sink for BinSink<'_> {
             file.metadata().map(|metadata| metadata.ino()).map_err(failed)
         };
         let mut there: Vec<_> = self.files.iter().map(|(at, _)| *at).collect();
-        let mut inodes = self.files.iter().map(|(_, file)| inode(file)).collect::<Result<Vec<_>>>()?;
+        let mut inodes =
+            self.files.iter().map(|(_, named)| inode(&named.file)).collect::<Result<Vec<_>>>()?;
         let mut skipped = None;
         if progress.n_skipped() > 0 {
             let file = create(SKIPPED)?;
@@ -319,15 +320,15 @@ impl Sink for BinSink<'_> {
         let manifest =
             Manifest::new(self.target, progress, &self.names.finals[DATA].to_string_lossy(), skipped);
         let path = self.folder.path(&self.names.finals[MANIFEST]);
-        let json = create(MANIFEST)?;
-        json.write_all_at((manifest.to_json()? + "\n").as_bytes(), 0)
-            .map_err(|error| Error::io(&path, "writing", error))?;
-        for file in self.files.iter().map(|(_, file)| file).chain([&json]) {
-            file.sync_all().map_err(|error| Error::io(&self.target.spec.output, "fsync", error))?;
-        }
+        let json = Named { file: create(MANIFEST)?, path };
+        json.write((manifest.to_json()? + "\n").as_bytes(), 0)?;
         self.target.control.check()?;
-        let checkpoint = self.folder.path(&self.names.checkpoint);
-        checkpoint::note_publishing(&self.checkpoint, &checkpoint, inodes)?;
+        // A note of what then does not come to pass is no harm: no final name has one of these inodes.
+        let checkpoint =
+            checkpoint::note_publishing(&self.checkpoint, self.folder.path(&self.names.checkpoint), inodes)?;
+        let files = self.files.iter().map(|(_, named)| named).chain([&json, &checkpoint]);
+        sync_all(&files.collect::<Vec<_>>(), File::sync_all)?;
+        self.target.control.check()?;
         self.rename_all(&there)?;
         // The set is there; a checkpoint that stays is removed by the next run.
         let _ = self.folder.remove(&self.names.checkpoint);

@@ -20,7 +20,7 @@ use xxhash_rust::xxh3::{Xxh3, xxh3_64};
 use crate::error::{Error, Result};
 
 /// Ids that are worth a request to write them, in bytes; a multiple of any page.
-const WRITE_BACK_BYTES: u64 = 1 << 20;
+const WRITE_BACK_BYTES: u64 = 1 << 18;
 
 /// What stands beside ids and ends for the documents of records (see `job::records`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,7 +59,7 @@ pub(crate) struct Named {
 }
 
 impl Named {
-    fn write(&self, bytes: &[u8], offset_bytes: u64) -> Result<()> {
+    pub(crate) fn write(&self, bytes: &[u8], offset_bytes: u64) -> Result<()> {
         self.file.write_all_at(bytes, offset_bytes).map_err(|error| Error::io(&self.path, "writing", error))
     }
 
@@ -72,16 +72,45 @@ impl Named {
     }
 
     /// Makes what was written durable; after a failure the descriptor must not be used again.
-    fn sync(&self) -> Result<()> {
-        self.file.sync_data().map_err(|error| Error::io(&self.path, "fsync", error))
+    fn sync(&self, sync: Fsync) -> Result<()> {
+        sync(&self.file).map_err(|error| Error::io(&self.path, "fsync", error))
     }
+}
+
+/// `File::sync_all`, or `File::sync_data`.
+type Fsync = fn(&File) -> std::io::Result<()>;
+
+/// Makes several files durable, side by side: a journaling file system then needs one commit for all of them
+/// where it would need one for each, and small files do not wait until the big one is on disk.
+///
+/// Fails with the error of the first that failed; none is tried again.
+pub(crate) fn sync_all(files: &[&Named], sync: Fsync) -> Result<()> {
+    let [first, others @ ..] = files else { return Ok(()) };
+    std::thread::scope(|scope| {
+        let begun: Vec<_> = others
+            .iter()
+            .map(|file| (file, std::thread::Builder::new().spawn_scoped(scope, move || file.sync(sync))))
+            .collect();
+        let mut results = vec![first.sync(sync)];
+        for (file, thread) in begun {
+            let result = match thread {
+                Ok(thread) => thread.join().unwrap_or_else(|_| {
+                    Err(Error::Internal { what: format!("syncing {} panicked", file.path.display()) })
+                }),
+                // No thread to be had.
+                Err(_) => file.sync(sync),
+            };
+            results.push(result);
+        }
+        results.into_iter().collect()
+    })
 }
 
 impl Part {
     pub(crate) fn sync(&self) -> Result<()> {
-        self.tokens.sync()?;
-        self.ends.sync()?;
-        self.sidecars.iter().flatten().try_for_each(Named::sync)
+        let mut files = vec![&self.tokens, &self.ends];
+        files.extend(self.sidecars.iter().flatten());
+        sync_all(&files, File::sync_data)
     }
 }
 
@@ -280,8 +309,8 @@ mod tests {
         let first = Arc::new(part().expect("a part"));
         let parts = Parts::new(2, 3 << 20, Box::new(move |_| part()), Order::default(), first);
         let asked = || *parts.asked.lock().expect("the place");
-        let ids = vec![7; 3 << 19];
-        let mut expected = [(0, 1 << 20), (0, 3 << 20), (1, 1 << 20)].into_iter();
+        let ids = vec![7; (3 << 19) + 6];
+        let mut expected = [(0, 3 << 19), (0, 3 << 20), (1, 3 << 19)].into_iter();
         let piece = Piece { ids: &ids, ends: &[5, 6], sidecars: [b"abc", b""] };
         for _ in 0..3 {
             let (place, mark) = parts.place(piece).expect("a place");
@@ -298,6 +327,23 @@ mod tests {
             [Some(Tail { n_bytes: 3, xxh3: xxhash_rust::xxh3::xxh3_64(b"abc") }), None]
         );
         parts.sync(1).expect("synced");
+    }
+
+    #[test]
+    fn files_are_synced_together_and_the_first_that_fails_is_named() {
+        let file = |path: &str| Named { file: tempfile::tempfile().expect("a file"), path: path.into() };
+        // A pipe has nothing that could be synced.
+        let pipe = |path: &str| {
+            let (read, _) = std::io::pipe().expect("a pipe");
+            Named { file: std::os::fd::OwnedFd::from(read).into(), path: path.into() }
+        };
+        let (a, b, c, d) = (file("a"), pipe("b"), file("c"), pipe("d"));
+        assert!(sync_all(&[], File::sync_all).is_ok());
+        assert!(sync_all(&[&a, &c], File::sync_all).is_ok());
+        for files in [&[&a, &b, &c, &d][..], &[&b, &a]] {
+            let failed = sync_all(files, File::sync_data).expect_err("a pipe");
+            assert!(matches!(&failed, Error::Io { path, .. } if path.as_os_str() == "b"), "{failed:?}");
+        }
     }
 
     #[test]

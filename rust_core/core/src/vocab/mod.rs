@@ -98,6 +98,8 @@ pub struct Vocabulary {
     n_tokens: usize,
     len_ids: u32,
     fingerprint: String,
+    /// Merging the bytes of any token is known to give that token.
+    reaches_all: bool,
     pipeline: Option<Box<Pipeline>>,
     /// Ids that no text gives, but that decode: entries of a `tokenizer.json` that are not spelled in
     /// bytes.
@@ -122,6 +124,13 @@ const ID_MAX: u32 = 1 << 24;
 /// Longer tokens only come from models made to exhaust memory: forty merges can double that often.
 const TOKEN_MAX_BYTES: usize = 65_535;
 
+/// What is known of a vocabulary that never changes, and takes milliseconds to find out.
+#[derive(Clone, Copy)]
+struct KnownParts {
+    fingerprint: &'static str,
+    reaches_all: bool,
+}
+
 impl Parts {
     fn build(self) -> Result<Vocabulary> {
         self.build_with(None, BTreeMap::new())
@@ -129,6 +138,15 @@ impl Parts {
 
     fn build_with(
         self,
+        pipeline: Option<Pipeline>,
+        unreachable: BTreeMap<u32, Vec<u8>>,
+    ) -> Result<Vocabulary> {
+        self.build_knowing(None, pipeline, unreachable)
+    }
+
+    fn build_knowing(
+        self,
+        known: Option<KnownParts>,
         pipeline: Option<Pipeline>,
         unreachable: BTreeMap<u32, Vec<u8>>,
     ) -> Result<Vocabulary> {
@@ -205,11 +223,14 @@ impl Parts {
             reference: self.reference,
             n_tokens,
             len_ids: largest + 1,
-            fingerprint: String::new(),
+            fingerprint: known.map_or_else(String::new, |known| known.fingerprint.to_owned()),
+            reaches_all: known.is_some_and(|known| known.reaches_all),
             pipeline: pipeline.map(Box::new),
             unreachable,
         };
-        vocab.fingerprint = vocab.compute_fingerprint();
+        if known.is_none() {
+            vocab.fingerprint = vocab.compute_fingerprint();
+        }
         Ok(vocab)
     }
 }
@@ -370,6 +391,11 @@ impl Vocabulary {
     /// The tokens that merging can give, by id.
     pub fn ordinary(&self) -> impl Iterator<Item = (u32, &[u8])> {
         (0_u32..).zip(&self.tokens).filter_map(|(id, token)| token.as_deref().map(|token| (id, token)))
+    }
+
+    /// Whether merging the bytes of any ordinary token is known to give that token alone.
+    pub(crate) fn reaches_all(&self) -> bool {
+        self.reaches_all
     }
 
     /// The id of a single byte.

@@ -10,7 +10,7 @@
 
 use std::sync::Arc;
 
-use super::walk::{Group, Limits, Part, Size, number, peek};
+use super::walk::{Found, Limits, Part, Size, gather, number, peek};
 use crate::error::Result;
 use crate::input::Opened;
 
@@ -34,32 +34,23 @@ impl Walker {
     }
 
     pub(super) fn next(&mut self) -> Result<Part> {
-        let mut group = Group::at(self.at, self.limits);
-        loop {
-            if self.at == self.source.size_bytes() {
-                return Ok(if group.is_empty() { Part::End } else { group.into_part() });
-            }
-            match self.member()? {
-                Some((end, size)) if !group.is_full(size, end) => {
-                    group.add(size, end, false);
-                    self.at = end;
-                }
-                _ if !group.is_empty() => return Ok(group.into_part()),
-                _ => return Ok(Part::Rest { restart: self.at }),
-            }
-        }
+        let (mut at, end, limits) = (self.at, self.source.size_bytes(), self.limits);
+        let part = gather(&mut at, end, limits, |at| self.member(at));
+        self.at = at;
+        part
     }
 
-    fn member(&mut self) -> Result<Option<(u64, Size)>> {
-        peek::<HEAD_BYTES>(&self.source, self.at, &mut self.buffer)?;
-        let Some(len) = member_len(&self.buffer) else { return Ok(None) };
-        let end = self.at + len;
+    fn member(&mut self, start: u64) -> Result<Found> {
+        peek::<HEAD_BYTES>(&self.source, start, &mut self.buffer)?;
+        let Some(len) = member_len(&self.buffer) else { return Ok(Found::Unknown) };
+        let end = start + len;
         if end > self.source.size_bytes() {
-            return Ok(None);
+            return Ok(Found::Unknown);
         }
         peek::<4>(&self.source, end - 4, &mut self.buffer)?;
         let n_bytes = number(&self.buffer);
-        Ok((n_bytes <= MEMBER_MAX_BYTES).then_some((end, Size { n_bytes, is_exact: true })))
+        let found = Found::Whole { end, size: Size { n_bytes, is_exact: true }, is_checked: false };
+        Ok(if n_bytes <= MEMBER_MAX_BYTES { found } else { Found::Unknown })
     }
 }
 

@@ -346,7 +346,8 @@ impl Ahead {
         self.walked_content = self.walked_content.filter(|_| stretch.size.is_exact);
         if let Some(content) = &mut self.walked_content {
             *content += stretch.size.n_bytes;
-            if *content <= self.skip_to {
+            // What states no content may still be damaged, and no run before need have come to it.
+            if stretch.size.n_bytes > 0 && *content <= self.skip_to {
                 self.queue.push_back(Slot::Passed(stretch));
                 return Ok(Claim::Again);
             }

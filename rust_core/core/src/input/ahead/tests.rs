@@ -6,22 +6,12 @@ use std::sync::{Condvar, Mutex};
 use proptest::prelude::*;
 
 use super::*;
-use crate::input::Source;
-use crate::input::access::Roots;
+use crate::input::tests::opened;
 
 /// Every frame a part of its own.
 const SMALL: Limits = Limits { min_bytes: 1, max_bytes: 1 << 20 };
 /// Small ones together, and those of which too much is to be expected streamed.
 const TIGHT: Limits = Limits { min_bytes: 20_000, max_bytes: 150_000 };
-
-fn opened(bytes: &[u8]) -> (tempfile::TempDir, Arc<Opened>) {
-    let folder = tempfile::tempdir().expect("a directory");
-    let path = folder.path().join("file");
-    std::fs::write(&path, bytes).expect("written");
-    let roots = Roots::default();
-    let source = Source::find(&path, &roots).and_then(|source| source.open(&roots)).expect("opened");
-    (folder, Arc::new(source))
-}
 
 /// How a piece is compressed: what else stands before it, and which of its format's options are used.
 #[derive(Clone, Copy, Debug)]

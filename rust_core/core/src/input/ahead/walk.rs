@@ -119,8 +119,43 @@ impl Walker {
     }
 }
 
+/// What stands at a place of a zstd or gzip file.
+pub(super) enum Found {
+    /// A frame or member that can be decoded on its own.
+    Whole { end: u64, size: Size, is_checked: bool },
+    /// A zstd frame to be streamed.
+    Large,
+    /// Not as it should be, or nothing that says where it ends.
+    Unknown,
+}
+
+/// The part that begins at `at`, which is moved behind what was put together: frames or members that
+/// follow each other, as `found` sees them.
+pub(super) fn gather(
+    at: &mut u64,
+    file_end: u64,
+    limits: Limits,
+    mut found: impl FnMut(u64) -> Result<Found>,
+) -> Result<Part> {
+    let mut group = Group::at(*at, limits);
+    loop {
+        if *at == file_end {
+            return Ok(if group.is_empty() { Part::End } else { group.into_part() });
+        }
+        match found(*at)? {
+            Found::Whole { end, size, is_checked } if !group.is_full(size, end) => {
+                group.add(size, end, is_checked);
+                *at = end;
+            }
+            _ if !group.is_empty() => return Ok(group.into_part()),
+            Found::Whole { .. } | Found::Unknown => return Ok(Part::Rest { restart: *at }),
+            Found::Large => return Ok(Part::Frame { start: *at }),
+        }
+    }
+}
+
 /// Puts frames or members that follow each other together.
-pub(super) struct Group {
+struct Group {
     range: Range<u64>,
     size: Size,
     is_checked: bool,
@@ -128,29 +163,29 @@ pub(super) struct Group {
 }
 
 impl Group {
-    pub(super) fn at(start: u64, limits: Limits) -> Self {
+    fn at(start: u64, limits: Limits) -> Self {
         Self { range: start..start, size: Size::NOTHING, is_checked: true, limits }
     }
 
-    pub(super) fn is_empty(&self) -> bool {
+    fn is_empty(&self) -> bool {
         self.range.is_empty()
     }
 
     /// Whether a part of this size would make it too large.
-    pub(super) fn is_full(&self, size: Size, end: u64) -> bool {
+    fn is_full(&self, size: Size, end: u64) -> bool {
         let large = |n_bytes: u64| n_bytes > self.limits.max_bytes;
         let enough = self.size.n_bytes.max(self.range.end - self.range.start) >= self.limits.min_bytes;
         !self.is_empty()
             && (enough || large(self.size.n_bytes + size.n_bytes) || large(end - self.range.start))
     }
 
-    pub(super) fn add(&mut self, size: Size, end: u64, is_checked: bool) {
+    fn add(&mut self, size: Size, end: u64, is_checked: bool) {
         self.range.end = end;
         self.is_checked &= is_checked;
         self.size = self.size.and(size);
     }
 
-    pub(super) fn into_part(self) -> Part {
+    fn into_part(self) -> Part {
         let Self { range, size, is_checked, .. } = self;
         let (restart, form) = (range.start, if is_checked { Form::Checked } else { Form::Whole });
         Part::Stretch(Stretch { range, size, restart, form })

@@ -18,7 +18,7 @@
 
 use std::sync::Arc;
 
-use super::walk::{Group, Limits, Part, Size, number, peek};
+use super::walk::{Found, Limits, Part, Size, gather, number, peek};
 use crate::error::Result;
 use crate::input::Opened;
 use crate::input::compressed::ZSTD_WINDOW_LOG_MAX;
@@ -37,50 +37,27 @@ pub(super) struct Walker {
     buffer: Vec<u8>,
 }
 
-/// What stands at a place.
-enum Found {
-    Frame {
-        end: u64,
-        size: Size,
-        is_checked: bool,
-    },
-    Large,
-    /// Not a frame as it should be.
-    Unknown,
-}
-
 impl Walker {
     pub(super) fn new(source: Arc<Opened>, limits: Limits) -> Self {
         Self { source, limits, at: 0, buffer: Vec::new() }
     }
 
     pub(super) fn next(&mut self) -> Result<Part> {
-        let mut group = Group::at(self.at, self.limits);
-        loop {
-            if self.at == self.source.size_bytes() {
-                return Ok(if group.is_empty() { Part::End } else { group.into_part() });
-            }
-            match self.frame()? {
-                Found::Frame { end, size, is_checked } if !group.is_full(size, end) => {
-                    group.add(size, end, is_checked);
-                    self.at = end;
-                }
-                _ if !group.is_empty() => return Ok(group.into_part()),
-                Found::Frame { .. } | Found::Unknown => return Ok(Part::Rest { restart: self.at }),
-                Found::Large => return Ok(Part::Frame { start: self.at }),
-            }
-        }
+        let (mut at, end, limits) = (self.at, self.source.size_bytes(), self.limits);
+        let part = gather(&mut at, end, limits, |at| self.frame(at));
+        self.at = at;
+        part
     }
 
-    fn frame(&mut self) -> Result<Found> {
+    fn frame(&mut self, start: u64) -> Result<Found> {
         let file_end = self.source.size_bytes();
-        peek::<HEADER_BYTES>(&self.source, self.at, &mut self.buffer)?;
+        peek::<HEADER_BYTES>(&self.source, start, &mut self.buffer)?;
         let Some(magic) = self.buffer.get(..4).map(number) else { return Ok(Found::Unknown) };
         if magic & !0xF == SKIPPABLE {
             let Some(len) = self.buffer.get(4..8).map(number) else { return Ok(Found::Unknown) };
-            let end = self.at + 8 + len;
+            let end = start + 8 + len;
             let is_small = len <= self.limits.max_bytes && end <= file_end;
-            let found = Found::Frame { end, size: Size::NOTHING, is_checked: true };
+            let found = Found::Whole { end, size: Size::NOTHING, is_checked: true };
             return Ok(if is_small { found } else { Found::Unknown });
         }
         let Some(header) = Header::read(&self.buffer).filter(|_| magic == MAGIC) else {
@@ -93,7 +70,7 @@ impl Walker {
             return Ok(Found::Large);
         }
         let block_max = header.window.min(BLOCK_MAX_BYTES);
-        let (mut at, mut at_most) = (self.at + header.len as u64, 0);
+        let (mut at, mut at_most) = (start + header.len as u64, 0);
         loop {
             peek::<3>(&self.source, at, &mut self.buffer)?;
             if self.buffer.len() < 3 {
@@ -112,7 +89,7 @@ impl Walker {
             };
             at += 3 + len;
             at_most += content;
-            if at_most.min(header.content.unwrap_or(u64::MAX)).max(at - self.at) > self.limits.max_bytes {
+            if at_most.min(header.content.unwrap_or(u64::MAX)).max(at - start) > self.limits.max_bytes {
                 return Ok(Found::Large);
             }
             if is_last {
@@ -123,7 +100,7 @@ impl Walker {
         let size = Size { n_bytes: header.content.unwrap_or(at_most), is_exact: header.content.is_some() };
         let is_checked =
             header.checksum > 0 || header.content.is_some_and(|content| content <= header.window);
-        Ok(if end <= file_end { Found::Frame { end, size, is_checked } } else { Found::Unknown })
+        Ok(if end <= file_end { Found::Whole { end, size, is_checked } } else { Found::Unknown })
     }
 }
 
