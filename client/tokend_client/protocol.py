@@ -102,10 +102,9 @@ class Encode(_Struct):
 
 
 class EncodeReply(_Struct):
-    """Body: the ids; for a batch the cumulative ends as well, and the fingerprint of the tokenizer as text.
+    """Body: the ids; for a batch also the cumulative ends, and the tokenizer's fingerprint as text.
 
-    Of the fingerprint, version 1 of a daemon may know nothing: a client asks for more than one request to be of one
-    tokenizer, and then sends them as one.
+    The fingerprint was not always there: daemons may leave it out, and clients do without it.
     """
 
     dtype: str

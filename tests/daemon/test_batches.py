@@ -16,7 +16,7 @@ import pytest
 import zmq
 from conftest import Daemon
 from tokend import Tokenizer
-from tokend_client import AsyncClient, Client, parts, protocol
+from tokend_client import AsyncClient, Client, parts, protocol, requests
 from tokend_client.connection import Connection
 from tokend_client.errors import BadRequestError, DeadlineExceededError, SpecialTokenError
 from tokend_client.protocol import Op
@@ -73,6 +73,12 @@ def test_a_batch_larger_than_any_message(client: Client, gpt2: Tokenizer) -> Non
     one = gpt2.encode(texts[0])
     assert ends.tolist() == [len(one) * (n + 1) for n in range(70)]
     assert (ids.reshape(70, -1) == one).all()
+
+
+def test_a_reply_to_a_batch_names_its_tokenizer(client: Client, gpt2: Tokenizer) -> None:
+    part = client._call(requests.encode_batch([b"a", b"b c"], "gpt2", "raise", PATIENCE_S))
+    assert (part.ids.tolist(), part.ends.tolist()) == ([64, 65, 269], [1, 3])
+    assert part.fingerprint == gpt2.fingerprint.encode()
 
 
 @pytest.mark.usefixtures("small_parts")
