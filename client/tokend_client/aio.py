@@ -10,8 +10,8 @@ import asyncio
 import contextlib
 import os
 import time
+from collections import deque
 from collections.abc import AsyncIterator, Sequence
-from functools import partial
 from typing import Any, TypeVar
 
 import numpy as np
@@ -22,8 +22,9 @@ from .client import _WAIT_SLICE_S
 from .connection import Connection
 from .errors import DeadlineExceededError
 from .jobs import JobProgress, JobResult
+from .parts import WINDOW, Batch
 from .paths import default_endpoint
-from .requests import Call, Ids
+from .requests import BatchIds, Call, Ids
 
 T = TypeVar("T")
 _LARGE_BYTES = 1 << 20
@@ -67,12 +68,14 @@ class AsyncClient:
             with contextlib.suppress(RuntimeError):  # the loop has been closed meanwhile
                 loop.call_soon_threadsafe(done.set)
 
-        begin = partial(self._connection.begin, call.op, call.header, call.body, limit, on_done)
-        n_bytes = sum(len(part) for part in call.body)
-        # Sending a large text takes a while, in which the loop has other things to do.
-        slot = begin() if n_bytes < _LARGE_BYTES else await asyncio.to_thread(begin)
+        slot = self._connection.slot(call.op, call.header, call.body, limit, on_done)
         try:
             async with asyncio.timeout(limit):
+                # Sending a large text takes a while, in which the loop has other things to do.
+                if sum(len(part) for part in call.body) < _LARGE_BYTES:
+                    self._connection.begin(slot)
+                else:
+                    await asyncio.to_thread(self._connection.begin, slot)
                 await done.wait()
         except TimeoutError:
             raise slot.too_late(self.endpoint) from None
@@ -94,9 +97,28 @@ class AsyncClient:
         special: str = "raise",
         timeout: float | None = None,
     ) -> tuple[Ids, NDArray[np.uint64]]:
-        """Flat ids of many texts, and the cumulative end of each."""
-        call = requests.encode_batch(texts, tokenizer, special, timeout or self.timeout)
-        return await self._call(call, timeout)
+        """Flat ids of many texts, and the cumulative end of each; a large batch goes in parts, as with `Client`."""
+        batch = Batch(texts, tokenizer, special, requests.seconds(self.timeout if timeout is None else timeout))
+        if not batch.is_small:
+            await self._in_parts(batch)
+            if batch.is_of_one_tokenizer:
+                return batch.result()
+        part = await self._call(batch.whole(), batch.left_s())
+        return part.ids, part.ends
+
+    async def _in_parts(self, batch: Batch) -> None:
+        under_way: deque[asyncio.Task[BatchIds]] = deque()
+        try:
+            for call in batch.calls():
+                under_way.append(asyncio.create_task(self._call(call, batch.left_s())))
+                if len(under_way) == WINDOW:
+                    batch.add(await under_way.popleft())
+            while under_way:
+                batch.add(await under_way.popleft())
+        finally:
+            for task in under_way:
+                task.cancel()
+            await asyncio.gather(*under_way, return_exceptions=True)
 
     async def decode_bytes(self, ids: Any, *, tokenizer: str = "gpt2", timeout: float | None = None) -> bytes:
         """The exact bytes of ids."""

@@ -14,6 +14,7 @@ from . import protocol, requests
 from .connection import Connection
 from .errors import DeadlineExceededError
 from .jobs import JobProgress, JobResult
+from .parts import WINDOW, Batch
 from .paths import default_endpoint
 from .requests import Call, Ids
 
@@ -84,8 +85,18 @@ class Client:
         special: str = "raise",
         timeout: float | None = None,
     ) -> tuple[Ids, NDArray[np.uint64]]:
-        """Flat ids of many texts, and the uint64 cumulative end of each."""
-        return self._call(requests.encode_batch(texts, tokenizer, special, timeout or self.timeout), timeout)
+        """Flat ids of many texts, and the uint64 cumulative end of each.
+
+        A large batch goes to the daemon in parts (see `parts`), and may be of any size; one text is at most 64 MiB.
+        """
+        limit = requests.seconds(self.timeout if timeout is None else timeout)
+        batch = Batch(texts, tokenizer, special, limit)
+        if not batch.is_small:
+            self._connection.call_each(batch.calls(), WINDOW, batch.deadline_s, batch.add)
+            if batch.is_of_one_tokenizer:
+                return batch.result()
+        part = self._call(batch.whole(), batch.left_s())
+        return part.ids, part.ends
 
     def decode_bytes(self, ids: Any, *, tokenizer: str = "gpt2", timeout: float | None = None) -> bytes:
         """The exact bytes of ids; an unknown id raises `UnknownIdError`."""

@@ -27,8 +27,9 @@ import threading
 import time
 import uuid
 import weakref
-from collections.abc import Callable
-from typing import Any
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -43,8 +44,11 @@ from .errors import (
 )
 from .paths import socket_path
 from .protocol import Message, Op
+from .requests import Call
 from .slot import Slot, Wheel
 from .zmtp import Channel
+
+T = TypeVar("T")
 
 CLIENT_NAME = "tokend-client/0.1.0"
 _RECONNECT_S = 0.02
@@ -104,24 +108,65 @@ class Connection:
         slot = self._slot(op, header, body, timeout_s)
         try:
             self._open(slot)
-            while not slot.is_done:
-                if self._wheel.take(slot):
-                    self._drive(slot)
-                else:
-                    slot.wake.acquire(timeout=max(0.0, min(slot.deadline_s - time.monotonic(), _LOOK_S)))
-                if not slot.is_done and time.monotonic() >= slot.deadline_s:
-                    slot.finish(slot.too_late(self.endpoint))
+            self._wait(slot)
         except BaseException:
             self._interrupt()
             raise
         finally:
-            try:
-                self._leave(slot)
-            except BaseException:
-                # Interrupted even here: all of it once more.
-                self._leave(slot)
-                raise
+            self._leave_all((slot,))
         return slot.result()
+
+    def call_each(self, calls: Iterator[Call[T]], window: int, deadline_s: float, take: Callable[[T], None]) -> None:
+        """Sends requests, at most `window` of them under way, and has `take` called with each reply in their order.
+
+        Ends with the first typed error, in the same order, or at the deadline (of the monotonic clock).
+        """
+        under_way: deque[tuple[Slot, Call[T]]] = deque()
+        try:
+            for call in calls:
+                slot = self._slot(call.op, call.header, call.body, deadline_s - time.monotonic())
+                under_way.append((slot, call))
+                self._open(slot)
+                while under_way and (len(under_way) >= window or under_way[0][0].is_done):
+                    self._take(under_way, take)
+            while under_way:
+                self._take(under_way, take)
+        except (TokendError, UnicodeError):
+            # Of a reply, or of what was to be sent: the channel is as it should be.
+            raise
+        except BaseException:
+            self._interrupt()
+            raise
+        finally:
+            self._leave_all([slot for slot, _ in under_way])
+
+    def _take(self, under_way: deque[tuple[Slot, Call[T]]], take: Callable[[T], None]) -> None:
+        slot, call = under_way[0]
+        self._wait(slot)
+        self._leave(slot)
+        take(call.read(slot.result()))
+        under_way.popleft()
+
+    def _wait(self, slot: Slot) -> None:
+        """Waits until a slot has its outcome, its deadline at the latest."""
+        slot.is_waited_for = True
+        while not slot.is_done:
+            if self._wheel.take(slot):
+                self._drive(slot)
+            else:
+                slot.wake.acquire(timeout=max(0.0, min(slot.deadline_s - time.monotonic(), _LOOK_S)))
+            if not slot.is_done and time.monotonic() >= slot.deadline_s:
+                slot.finish(slot.too_late(self.endpoint))
+
+    def _leave_all(self, slots: Sequence[Slot]) -> None:
+        try:
+            for slot in slots:
+                self._leave(slot)
+        except BaseException:
+            # Interrupted even here: all of it once more.
+            for slot in slots:
+                self._leave(slot)
+            raise
 
     def _leave(self, slot: Slot) -> None:
         """A slot is done with; somebody else has to drive on. May be called again."""
@@ -129,7 +174,7 @@ class Connection:
         with self._lock:
             self._slots.pop(slot.request_id, None)
             for other in self._slots.values():
-                if other.on_done is None and not other.is_done:
+                if other.is_waited_for and not other.is_done:
                     other.nudge()
                     break
 
@@ -139,15 +184,19 @@ class Connection:
         if channel is not None:
             channel.shutdown()
 
-    def begin(
+    def slot(
         self, op: Op, header: msgspec.Struct, body: list[Any], timeout_s: float, on_done: Callable[[], None]
     ) -> Slot:
-        """Sends a request; `on_done` is called, on any thread, when the slot has its outcome.
+        """A request that `begin` sends; `on_done` is called, on any thread, when it has its outcome.
 
-        The caller gives up by itself at the deadline, and then calls `drop`.
+        The caller gives up by itself at the deadline, and calls `drop` in any case.
         """
         slot = self._slot(op, header, body, timeout_s)
         slot.on_done = on_done
+        return slot
+
+    def begin(self, slot: Slot) -> None:
+        """Sends a request; blocks while its text goes out. Does nothing after a `drop`."""
         try:
             self._open(slot)
         except BaseException:
@@ -159,11 +208,11 @@ class Connection:
                 self._helper = threading.Thread(target=self._help, name="tokend-client", daemon=True)
                 self._helper.start()
         self._helper_wake.set()
-        return slot
 
     def drop(self, slot: Slot) -> None:
         """Nobody waits for the slot any more."""
         with self._lock:
+            slot.is_done = True
             self._slots.pop(slot.request_id, None)
 
     def close(self) -> None:
@@ -192,6 +241,8 @@ class Connection:
 
     def _open(self, slot: Slot) -> None:
         with self._lock:
+            if slot.is_done:
+                return
             if not self._slots and not self._is_ready:
                 self._lost_at_s = time.monotonic()
             self._slots[slot.request_id] = slot

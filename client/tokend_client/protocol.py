@@ -102,7 +102,10 @@ class Encode(_Struct):
 
 
 class EncodeReply(_Struct):
-    """Body: the ids; for a batch the cumulative ends as well."""
+    """Body: the ids; for a batch also the cumulative ends, and the tokenizer's fingerprint as text.
+
+    The fingerprint was not always there: daemons may leave it out, and clients do without it.
+    """
 
     dtype: str
     n_tokens: int

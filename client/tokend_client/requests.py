@@ -10,7 +10,7 @@ import os
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import msgspec
 import numpy as np
@@ -43,15 +43,24 @@ def _array(message: Message, index: int, dtype: str) -> NDArray[Any]:
     frame = message.body[index]
     array = np.frombuffer(frame, dtype=np.dtype(dtype).newbyteorder("<"))
     # Small frames are read-only `bytes`, and arrays that a caller cannot write to surprise.
-    return array.astype(dtype, copy=not isinstance(frame, bytearray))
+    return array.astype(dtype, copy=isinstance(frame, bytes))
 
 
 def _read_ids(message: Message) -> Ids:
     return _array(message, 0, protocol.decode_header(message.header, protocol.EncodeReply).dtype)
 
 
-def _read_batch(message: Message) -> tuple[Ids, NDArray[np.uint64]]:
-    return _read_ids(message), _array(message, 1, "uint64")
+class BatchIds(NamedTuple):
+    """Ids of many texts, the cumulative end of each, and the tokenizer's fingerprint if the daemon says it."""
+
+    ids: Ids
+    ends: NDArray[np.uint64]
+    fingerprint: bytes | None
+
+
+def _read_batch(message: Message) -> BatchIds:
+    fingerprint = bytes(message.body[2]) if len(message.body) > 2 else None
+    return BatchIds(_read_ids(message), _array(message, 1, "uint64"), fingerprint)
 
 
 def _nothing(message: Message) -> None:
@@ -63,15 +72,12 @@ def encode(text: str, tokenizer: str, special: str, timeout_s: float) -> Call[Id
     return Call(Op.ENCODE, header, _read_ids, [text.encode()])
 
 
-def encode_batch(
-    texts: Sequence[str], tokenizer: str, special: str, timeout_s: float
-) -> Call[tuple[Ids, NDArray[np.uint64]]]:
-    data = [text.encode() for text in texts]
-    ends = np.cumsum([len(text) for text in data], dtype="<u8")
+def encode_batch(texts: list[bytes], tokenizer: str, special: str, timeout_s: float) -> Call[BatchIds]:
+    ends = np.cumsum([len(text) for text in texts], dtype="<u8")
     header = protocol.EncodeBatch(
-        tokenizer=named(tokenizer), n_texts=len(data), special=special, deadline_ms=_ms(timeout_s)
+        tokenizer=named(tokenizer), n_texts=len(texts), special=special, deadline_ms=_ms(timeout_s)
     )
-    return Call(Op.ENCODE_BATCH, header, _read_batch, [b"".join(data), ends.tobytes()])
+    return Call(Op.ENCODE_BATCH, header, _read_batch, [b"".join(texts), ends.tobytes()])
 
 
 def decode(ids: Any, tokenizer: str) -> Call[bytes]:

@@ -26,6 +26,7 @@ class Slot:
         "frames",
         "is_done",
         "is_sent",
+        "is_waited_for",
         "not_before_s",
         "on_done",
         "op",
@@ -42,6 +43,8 @@ class Slot:
         self.deadline_s = deadline_s
         self.request_id = request_id
         self.is_sent = self.is_done = False
+        # By a thread that drives, or sleeps until it is woken.
+        self.is_waited_for = False
         self.not_before_s = self.refused_at_s = 0.0
         self.refusal: TokendError | None = None
         self.outcome: Message | TokendError | None = None

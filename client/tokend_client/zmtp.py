@@ -20,6 +20,8 @@ import struct
 import time
 from typing import Any
 
+import numpy as np
+
 _GREETING = b"\xff" + bytes(8) + b"\x7f\x03\x00" + b"NULL".ljust(20, b"\0") + bytes(32)
 _READY = b"\x05READY\x0bSocket-Type" + struct.pack(">I", 6) + b"DEALER\x08Identity" + struct.pack(">I", 0)
 _HANDSHAKE = _GREETING + bytes([4, len(_READY)]) + _READY
@@ -29,6 +31,8 @@ _FRAMES_MAX = 32
 _SPIN_S = 100e-6
 _POLL_MAX_S = 3600.0
 _BUFFER_BYTES = 64 * 1024
+_SEND_BYTES = 1 << 20
+"""What the kernel takes before the daemon reads, if the system allows so much: to be full costs two wake-ups."""
 _JOINED_BYTES = 64 * 1024
 """Smaller messages are copied into one piece: a system call costs more than that."""
 
@@ -55,7 +59,7 @@ class Channel:
         self._buffer = bytearray(_BUFFER_BYTES)
         self._view = memoryview(self._buffer)
         self._start = self._end = 0
-        self._large: tuple[int, bytearray, int] | None = None
+        self._large: tuple[int, memoryview, int] | None = None
         self._frames: list[Any] = []
         self._readable = select.poll()
         self._writable = select.poll()
@@ -64,6 +68,7 @@ class Channel:
         """Connects and greets."""
         socket.SocketType.__init__(self._socket, socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
         self._socket.setblocking(False)
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BYTES)
         try:
             self._socket.connect(self._path)
             self._socket.sendall(_HANDSHAKE)
@@ -125,14 +130,14 @@ class Channel:
                 views[0] = views[0][sent:]
 
     def receive(self) -> list[list[Any]]:
-        """The messages that have arrived, as lists of frames: `bytes`, large ones `bytearray`."""
+        """The messages that have arrived, as lists of frames: `bytes`, large ones `memoryview`."""
         messages: list[list[Any]] = []
         if self._is_ended:
             raise ConnectionAbortedError("the connection was given up")
         while True:
             if self._large is not None:
                 flags, body, have = self._large
-                room = memoryview(body)[have:]
+                room = body[have:]
             else:
                 room = self._view[self._end :]
             try:
@@ -181,7 +186,8 @@ class Channel:
                 self._start += head + size
                 self._frame(flags, bytes(view[start + head : start + head + size]), messages)
             elif head + size > _BUFFER_BYTES // 2:
-                body = bytearray(size)
+                # Not filled with zeros, as a bytearray would be.
+                body = np.empty(size, np.uint8).data
                 body[: n - head] = view[start + head : self._end]
                 self._large = (flags, body, n - head)
                 self._start = self._end
@@ -194,10 +200,11 @@ class Channel:
             self._buffer[:left] = self._buffer[self._start : self._end]
             self._start, self._end = 0, left
 
-    def _frame(self, flags: int, body: bytes | bytearray, messages: list[list[Any]]) -> None:
+    def _frame(self, flags: int, body: bytes | memoryview, messages: list[list[Any]]) -> None:
         if flags & _COMMAND:
+            body = bytes(body)
             if body.startswith(b"\x05ERROR"):
-                raise ConnectionAbortedError(f"the daemon refuses the connection: {bytes(body[7:])!r}")
+                raise ConnectionAbortedError(f"the daemon refuses the connection: {body[7:]!r}")
             self.is_open = self.is_open or body.startswith(b"\x05READY")
             return
         self._frames.append(body)

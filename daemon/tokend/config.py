@@ -34,6 +34,8 @@ class ServerConfig:
     """How long an ended job is remembered."""
     inline_bytes: int = 16 * 1024
     """Texts up to this size are encoded on the I/O thread: a thread hop costs more than that."""
+    large_bytes: int = 256 * 1024
+    """Texts over this size have workers of their own, so that those below wait for a millisecond or two at most."""
     max_request_bytes: int = 256 * 1024 * 1024
     """Bytes of requests that wait for a worker or are worked on, of all clients; more get BUSY."""
     outbox_max_bytes: int = 256 * 1024 * 1024

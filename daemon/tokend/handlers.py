@@ -95,7 +95,7 @@ class Handlers:
             case Op.COUNT:
                 header = protocol.decode_header(message.header, protocol.Encode)
                 tokenizer = found or self.registry.get(header.tokenizer)
-                n_tokens = tokenizer.count_utf8(_body(message, 1)[0], header.special)
+                n_tokens = tokenizer.count_utf8(_text(_body(message, 1)[0]), header.special)
                 return protocol.CountReply(n_tokens=n_tokens), []
             case Op.SUBMIT:
                 return self._submit(message)
@@ -139,7 +139,7 @@ class Handlers:
     def _encode(self, message: Message, found: Tokenizer | None) -> Reply:
         header = protocol.decode_header(message.header, protocol.Encode)
         tokenizer = found or self.registry.get(header.tokenizer)
-        ids = tokenizer.encode_utf8(_body(message, 1)[0], header.special)
+        ids = tokenizer.encode_utf8(_text(_body(message, 1)[0]), header.special)
         return protocol.EncodeReply(dtype=_dtype(ids), n_tokens=len(ids)), [ids.data]
 
     def _encode_batch(self, message: Message, found: Tokenizer | None) -> Reply:
@@ -148,8 +148,9 @@ class Handlers:
         if len(ends) != 8 * header.n_texts:
             raise BadRequestError(f"{header.n_texts} texts need {8 * header.n_texts} bytes of ends, not {len(ends)}")
         tokenizer = found or self.registry.get(header.tokenizer)
-        ids, token_ends = tokenizer.encode_batch_utf8(data, np.frombuffer(ends, "<u8"), header.special)
-        return protocol.EncodeReply(dtype=_dtype(ids), n_tokens=len(ids)), [ids.data, token_ends.data]
+        ids, token_ends = tokenizer.encode_batch_utf8(_text(data), np.frombuffer(ends, "<u8"), header.special)
+        body = [ids.data, token_ends.data, tokenizer.fingerprint.encode()]
+        return protocol.EncodeReply(dtype=_dtype(ids), n_tokens=len(ids)), body
 
     def _decode(self, message: Message, found: Tokenizer | None) -> Reply:
         tokenizer, ids, _ = self._ids(message, found)
@@ -264,7 +265,12 @@ def _job_id(message: Message) -> str:
     return protocol.decode_header(message.header, protocol.JobRequest).job_id
 
 
-def _body(message: Message, n_frames: int) -> list[bytes]:
+def _text(frame: bytes | memoryview) -> bytes | NDArray[np.uint8]:
+    """A frame as the encoder takes it, without a copy."""
+    return frame if isinstance(frame, bytes) else np.frombuffer(frame, np.uint8)
+
+
+def _body(message: Message, n_frames: int) -> list[Any]:
     if len(message.body) != n_frames:
         raise BadRequestError(f"the body has {len(message.body)} frames instead of {n_frames}")
     return message.body

@@ -23,6 +23,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import zmq
 import zmq.backend
@@ -62,7 +63,10 @@ _recv, _get = zmq.backend.Socket.recv, zmq.backend.Socket.get
 _NOBLOCK = int(zmq.NOBLOCK)
 _EVENTS, _RCVMORE, _POLLIN = int(zmq.EVENTS), int(zmq.RCVMORE), int(zmq.POLLIN)
 _SRCFD = int(zmq.SRCFD)
-_FRAMES_MAX = protocol.BODY_MAX_FRAMES + 4
+_HEADER_FRAMES = 3
+_FRAMES_MAX = protocol.BODY_MAX_FRAMES + _HEADER_FRAMES + 1
+_COPIED_BYTES = 64 * 1024
+"""Larger frames stay where libzmq put them: nothing else is done while one is copied."""
 
 _TICK_MS = 100
 _SPIN_S = 100e-6
@@ -96,10 +100,14 @@ class Server:
         self._stop_at: float | None = None
         self._finish_queued = True
         self._budget = Budget(config.max_request_bytes)
+        # Texts of some length; those that take long have workers of their own, and are not waited for by others.
         self._workers = ThreadPoolExecutor(max_workers=4, thread_name_prefix="tokend-worker")
+        self._large_workers = ThreadPoolExecutor(max_workers=4, thread_name_prefix="tokend-large")
         # Submits wait for the disk: they have threads of their own, so that no long text holds them up, and
         # many, so that a disk that does not answer holds up few of them.
         self._submitters = ThreadPoolExecutor(max_workers=32, thread_name_prefix="tokend-submit")
+        self._n_working = 0
+        """Requests that are with a worker."""
         self._lanes = Lanes()
         self._last_activity = time.monotonic()
         self._watchdog_s = lifecycle.watchdog_s()
@@ -163,7 +171,7 @@ class Server:
     def _close(self, router: zmq.Socket[bytes], context: zmq.Context[zmq.Socket[bytes]], path: Path) -> None:
         """Ends everything within a limit, also where a thread hangs in a disk."""
         self._lanes.close()
-        for pool in (self._workers, self._submitters):
+        for pool in (self._workers, self._large_workers, self._submitters):
             pool.shutdown(wait=False, cancel_futures=True)
         self.handlers.jobs.suspend()
         closing = threading.Thread(target=self._close_files, name="tokend-close", daemon=True)
@@ -209,6 +217,7 @@ class Server:
         while self._finished:
             peer, op, request_id, n_bytes, reply = self._finished.popleft()
             self._budget.give(n_bytes)
+            self._n_working -= 1
             if peer in self._peers:
                 self._peers[peer].inflight -= 1
             self._peers.reply(peer, op, request_id, reply)
@@ -219,6 +228,9 @@ class Server:
         after a reply would wait for it to wake up, which takes longer than its answer. Yields to whoever
         else wants the core.
         """
+        if self._n_working:
+            # A worker needs the core, and the interpreter.
+            return False
         until = self._last_activity + _SPIN_S
         while not self._finished and time.monotonic() < until:
             if _events(router) & _POLLIN:
@@ -269,9 +281,9 @@ class Server:
             identity = _recv(router, _NOBLOCK)
             is_known = identity in self._peers
             fd = -1
-            frames: list[bytes] = []
+            frames: list[Any] = []
             while _get(router, _RCVMORE):
-                if is_known and len(frames) < _FRAMES_MAX:
+                if is_known and len(frames) < _HEADER_FRAMES:
                     frames.append(_recv(router, _NOBLOCK))
                     continue
                 frame = _recv(router, _NOBLOCK, False)
@@ -279,7 +291,7 @@ class Server:
                     fd = _fd_of(frame)
                 # One more than there may be is kept, for `unpack` to see.
                 if len(frames) < _FRAMES_MAX:
-                    frames.append(frame.bytes)
+                    frames.append(frame.bytes if len(frame) <= _COPIED_BYTES else frame.buffer)
             self._last_activity = time.monotonic()
             self.handlers.n_requests += 1
             try:
@@ -327,6 +339,7 @@ class Server:
                 self._peers.reply(identity, message.op, message.request_id, job_reply(job))
             else:
                 peer.inflight += 1
+                self._n_working += 1
                 written.add_done_callback(lambda written: self._cancelled(identity, message, job))
             return
         if message.op == Op.SUBMIT and self._stop_at is not None:
@@ -340,11 +353,15 @@ class Server:
         name = self.handlers.unsettled(message)
         self._budget.take(n_bytes)
         peer.inflight += 1
+        self._n_working += 1
         if name is not None:
             self._lanes.submit(name, partial(self._look, name, n_bytes, identity, message, deadline))
             return
-        pool = self._workers if message.op in TEXT_OPS else self._submitters
+        pool = self._workers_for(n_bytes) if message.op in TEXT_OPS else self._submitters
         pool.submit(self._work, identity, message, deadline)
+
+    def _workers_for(self, n_bytes: int) -> ThreadPoolExecutor:
+        return self._large_workers if n_bytes > self.config.large_bytes else self._workers
 
     def _cancelled(self, identity: bytes, message: Message, job: Job) -> None:
         self._finished.append((identity, message.op, message.request_id, 0, job_reply(job)))
@@ -360,7 +377,7 @@ class Server:
         if n_bytes <= self.config.inline_bytes:
             self._work(identity, message, deadline, found)
         else:
-            self._workers.submit(self._work, identity, message, deadline, found)
+            self._workers_for(n_bytes).submit(self._work, identity, message, deadline, found)
 
     def _work(self, identity: bytes, message: Message, deadline: float, found: Tokenizer | None = None) -> None:
         n_bytes = sum(len(frame) for frame in message.body)
@@ -418,6 +435,7 @@ class Server:
         if job.state == "done" and job.manifest is None:
             # It is read from the disk.
             peer.inflight += 1
+            self._n_working += 1
             self._submitters.submit(self._work, waiter.peer, waiter.message, now + 3600.0)
         elif job.state in TERMINAL_STATES or now >= waiter.deadline:
             reply = self.handlers.result_reply(job)

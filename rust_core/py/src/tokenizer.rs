@@ -60,6 +60,22 @@ fn cut<'a>(data: &'a [u8], ends: &[u64]) -> Result<Vec<&'a str>, CoreError> {
     Ok(texts)
 }
 
+/// Text as it comes: `bytes`, or an array over a message that libzmq holds.
+#[derive(FromPyObject)]
+pub(crate) enum Text<'py> {
+    Bytes(Bound<'py, PyBytes>),
+    Array(PyReadonlyArray1<'py, u8>),
+}
+
+impl Text<'_> {
+    fn as_slice(&self) -> PyResult<&[u8]> {
+        Ok(match self {
+            Self::Bytes(bytes) => bytes.as_bytes(),
+            Self::Array(array) => array.as_slice()?,
+        })
+    }
+}
+
 /// Ids as they come, so that none are copied.
 #[derive(FromPyObject)]
 pub(crate) enum Ids<'py> {
@@ -204,8 +220,8 @@ impl Tokenizer {
         self.text(py, text, special)
     }
 
-    fn encode_utf8(&self, py: Python<'_>, data: &[u8], special: &str) -> PyResult<Py<PyAny>> {
-        self.text(py, utf8(data, 0)?, special)
+    fn encode_utf8(&self, py: Python<'_>, data: Text<'_>, special: &str) -> PyResult<Py<PyAny>> {
+        self.text(py, utf8(data.as_slice()?, 0)?, special)
     }
 
     fn encode_batch(&self, py: Python<'_>, texts: Vec<PyBackedStr>, special: &str) -> PyResult<IdsAndEnds> {
@@ -216,17 +232,17 @@ impl Tokenizer {
     fn encode_batch_utf8(
         &self,
         py: Python<'_>,
-        data: &[u8],
+        data: Text<'_>,
         ends: PyReadonlyArray1<'_, u64>,
         special: &str,
     ) -> PyResult<IdsAndEnds> {
-        let ends = ends.as_slice()?;
+        let (data, ends) = (data.as_slice()?, ends.as_slice()?);
         let texts = py.detach(|| cut(data, ends))?;
         self.batch(py, &texts, special)
     }
 
-    fn count_utf8(&self, py: Python<'_>, data: &[u8], special: &str) -> PyResult<usize> {
-        let (text, special) = (utf8(data, 0)?, special_policy(special)?);
+    fn count_utf8(&self, py: Python<'_>, data: Text<'_>, special: &str) -> PyResult<usize> {
+        let (text, special) = (utf8(data.as_slice()?, 0)?, special_policy(special)?);
         Ok(py.detach(|| self.inner.count(text, special)).map_err(CoreError::from)?)
     }
 
