@@ -126,6 +126,8 @@ class Client:
         update: bool = False,
         reuse: bool = False,
         known_texts: list[str] | None = None,
+        exports: Mapping[str, str | os.PathLike[str]] | None = None,
+        layout: Mapping[str, Any] | None = None,
         key: str | None = None,
         deadline: float | None = None,
         timeout: float | None = None,
@@ -151,6 +153,12 @@ class Client:
         inputs in the same way, from 8 MB on: its bytes are shared, as hard links where the file system has no
         reflinks, and the result's `reused` names it. With `known_texts` (files of hashes), `deduplicate` leaves
         out those texts too, and the job writes such a file of its own, `output.texts`.
+
+        `exports` names trainers' formats and a place for each, `{"megatron": "corpus", "mds": "corpus-mds"}`: made of
+        `output` as the second half of the same job, which is done when all of them are there. `layout` is how, with the
+        arguments of `convert`: `{"val_fraction": 0.01, "row_tokens": 2048}`. Progress is that of the step that its
+        `note` names; `wait()` has what was noted of each in `manifest["exports"]`, in this order. Cancelled, the job
+        keeps what is complete by then. Refused by a daemon with `--root`.
         """
         call = requests.submit(
             inputs,
@@ -179,6 +187,8 @@ class Client:
             update=update,
             reuse=reuse,
             known_texts=known_texts,
+            exports=exports,
+            layout=layout,
         )
         return Job(self, self._call(call, timeout).job_id)
 
@@ -198,16 +208,21 @@ class Client:
         seed: int = 0,
         shuffle: bool = False,
         sibling: tuple[str, str] | None = None,
+        tokenizer: str | os.PathLike[str] | None = None,
+        vocab_size: int | None = None,
+        dtype: str | None = None,
+        eot_at: str | None = None,
         force: bool = False,
         key: str | None = None,
         deadline: float | None = None,
         timeout: float | None = None,
     ) -> Job:
-        """Submits a conversion of a finished set (`OUT.bin` or a sealed stream) to a trainer's format.
+        """Submits a conversion of a finished set (`OUT.bin`, a sealed stream, or another tool's) to another format.
 
-        `format` is `nanogpt`, `llmc`, `megatron`, `datatrove`, `olmo`, `litdata` or `mds`, and the options are those
-        of `tokend convert`: see docs/guides/trainers.md. It is a job like others, with progress in bytes of ids;
-        its result's manifest is `tokend.json`. Refused by a daemon with `--root`.
+        `format` is `nanogpt`, `llmc`, `megatron`, `datatrove`, `olmo`, `litdata`, `mds`, `bin` or `stream`, and the
+        options are those of `tokend convert`: see docs/guides/trainers.md. `tokenizer` or `vocab_size`, `dtype`,
+        `eot_id` and `eot_at` say what another tool's files do not. It is a job like others, with progress in bytes of
+        ids; its result's manifest is `tokend.json`, or that of a set of ours. Refused by a daemon with `--root`.
         """
         call = requests.convert(
             path,
@@ -226,6 +241,10 @@ class Client:
             seed=seed,
             shuffle=shuffle,
             sibling=sibling,
+            tokenizer=tokenizer,
+            vocab_size=vocab_size,
+            dtype=dtype,
+            eot_at=eot_at,
         )
         return Job(self, self._call(call, timeout).job_id)
 

@@ -148,6 +148,27 @@ class Layout(_Struct):
     sibling: tuple[str, str] | None = None
 
 
+class Export(_Struct):
+    """A set in a trainer's format, made of the set that a job makes, once that is there."""
+
+    format: str
+    output: str
+    layout: Layout
+
+
+class Told(_Struct):
+    """What token files of another tool do not tell of themselves; None for what they do, or what is not known.
+
+    `eot_at` is where their end-of-text ids stand: `end`, `start`, `both` or `none`.
+    """
+
+    tokenizer: str | None = None
+    vocab_size: int | None = None
+    dtype: str | None = None
+    eot_id: int | None = None
+    eot_at: str | None = None
+
+
 class JobSpec(_Struct):
     """What a job does; paths are absolute. `special` None: `"raise"` for text, `"text"` for JSON lines and columns.
 
@@ -181,8 +202,12 @@ class JobSpec(_Struct):
     known_texts: list[str] | None = None
     """Files of hashes of texts that are duplicates too; `output.texts` is written for this job's own."""
     layout: Layout | None = None
-    """Of a conversion: the one input is a finished set, and `format` that of a trainer."""
+    """Of a conversion: the one input is a finished set, and `format` what is made of it."""
+    told: Told | None = None
+    """Of a conversion of another tool's set."""
     more: dict[str, str] = {}
+    exports: list[Export] = []
+    """Made one after the other of `output`, as the second half of the job."""
 
 
 class Submit(_Struct):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
@@ -106,8 +106,27 @@ def submit(
     files = expand(inputs, output, more.values())
     if options.get("known_texts") is not None:
         options["known_texts"] = [os.path.abspath(path) for path in options["known_texts"]]
-    spec = protocol.JobSpec(inputs=files, output=os.path.abspath(output), more=more, **options)
+    exports = _exports(options.pop("exports", None) or {}, options.pop("layout", None) or {})
+    spec = protocol.JobSpec(inputs=files, output=os.path.abspath(output), more=more, exports=exports, **options)
     return _submit(spec, key, deadline)
+
+
+def _exports(places: Mapping[str, str | os.PathLike[str]], layout: Mapping[str, Any]) -> list[protocol.Export]:
+    """Each format with what of the layout is its own: rows are of mds, and some formats have one file."""
+    unknown = set(layout) - set(protocol.Layout.__struct_fields__) | {"sibling"} & set(layout)
+    if unknown:
+        raise BadRequestError(f"a layout has no {', '.join(sorted(unknown))}")
+    if layout and not places:
+        raise BadRequestError("a layout is of formats that trainers read", "name one in exports")
+    made = []
+    for name, place in places.items():
+        own = dict(layout)
+        if name != "mds" and "mds" in places:
+            own.pop("row_tokens", None)
+        if name in ("nanogpt", "megatron") and set(places) - {"nanogpt", "megatron"}:
+            own = {option: value for option, value in own.items() if not option.startswith("shard_")}
+        made.append(protocol.Export(format=name, output=os.path.abspath(place), layout=protocol.Layout(**own)))
+    return made
 
 
 def convert(
@@ -118,14 +137,26 @@ def convert(
     force: bool = False,
     key: str | None = None,
     deadline: float | None = None,
+    tokenizer: str | os.PathLike[str] | None = None,
+    vocab_size: int | None = None,
+    dtype: str | None = None,
+    eot_at: str | None = None,
     **layout: Any,
 ) -> Call[protocol.JobInfo]:
+    told = protocol.Told(
+        tokenizer=None if tokenizer is None else named(tokenizer),
+        vocab_size=vocab_size,
+        dtype=dtype,
+        eot_id=layout.get("eot_id"),
+        eot_at=eot_at,
+    )
     spec = protocol.JobSpec(
         inputs=[os.path.abspath(path)],
         output=os.path.abspath(output),
         format=format,
         force=force,
         layout=protocol.Layout(**layout),
+        told=None if told == protocol.Told() else told,
     )
     return _submit(spec, key, deadline)
 

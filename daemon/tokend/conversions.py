@@ -1,7 +1,14 @@
-"""Conversions as jobs: a finished set in, a trainer's format out.
+"""Conversions: a finished set in, ours or another tool's; a trainer's format, or one of ours, out.
+
+    a set of ours ──────────────────────────────────────────► a trainer's format   (`_core.export`)
+    another tool's set ─► a set of ours (`rewrite`), hidden ─► a trainer's format
+    either ─────────────► bin or stream                                            (`rewrite`)
 
 They are not resumed in the middle: what a killed one left in its hidden directory is removed by the next run. A set
-that stands there is up to date, if its note tells of the same input and arrangement, and it verifies.
+that stands there is up to date, if its note or manifest tells of the same input and arrangement, and it verifies.
+
+A trainer's files do not say where in their source a document begins: `OUT.docs`, the places of the set that it was made
+of, stands beside them for `tokend explain`.
 """
 
 from __future__ import annotations
@@ -13,22 +20,40 @@ import os
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from msgspec.structs import asdict
-from tokend_client.errors import BadRequestError, NotFoundError, StreamError, TokendError
-from tokend_client.protocol import JobSpec
+from tokend_client.errors import BadRequestError, NotFoundError, OutputExistsError, StreamError, TokendError
+from tokend_client.protocol import JobSpec, Layout, Told
 
-from . import _core
+from . import _core, publish, reuse, rewrite
 from .config import ServerConfig
+from .rewrite import Meter
+from .token_source import TokenSource, open_source
 
-Say = Callable[[str], None]
-"""Told what a job is at, in words; in none where that is plain."""
+Say = Callable[..., None]
+"""Told what a job is at, in words (in none where that is plain), and what measures that, if not the job's control."""
+
+NATIVE = ("bin", "stream")
+RAW = ("nanogpt", "megatron", "datatrove", "olmo")
+"""Formats whose ids lie as in a set of ours: what one has, the next one need not write again."""
+
+
+@dataclass
+class Made:
+    """What a conversion made."""
+
+    note: dict[str, Any]
+    """`tokend.json`, or the manifest of a set of ours."""
+    up_to_date: bool
+    remarks: list[str]
+    """What was told from the ids, or added to them."""
 
 
 def check(spec: JobSpec, config: ServerConfig) -> tuple[dict[str, Any], int]:
-    """Refuses what could not be made; returns the manifest of the input and the bytes of its ids."""
+    """Refuses what could not be made; returns what the input's manifest says of the tokenizer, and the bytes of ids."""
     assert spec.layout is not None
     if config.roots:
         raise BadRequestError(
@@ -36,15 +61,47 @@ def check(spec: JobSpec, config: ServerConfig) -> tuple[dict[str, Any], int]:
         )
     if len(spec.inputs) != 1:
         raise BadRequestError(f"a conversion is of one set, not of {len(spec.inputs)}")
-    manifest = source_manifest(spec.inputs[0])
-    layout = spec.layout
-    note = read_note(spec.output, spec.format)
-    if spec.force or note is None or not (is_of(note, manifest) and is_laid_out(note, spec.format, asdict(layout))):
-        check_place(spec.output, spec.format, asdict(layout), force=spec.force)
+    source = open_source(spec.inputs[0], spec.told or Told())
+    there = read_made(spec.output, spec.format)
+    layout = asdict(spec.layout)
+    if spec.force or there is None or not is_same(there, source, spec.format, layout):
+        check_place(spec.output, spec.format, layout, force=spec.force)
+        check_width(source.dtype.itemsize == 4, spec.format)
+    return source.tokenizer, source.n_bytes
+
+
+def check_exports(spec: JobSpec, config: ServerConfig, *, is_wide: bool) -> None:
+    """Refuses trainers' formats that could not be made of what a job makes."""
+    if not spec.exports:
+        return
+    if config.roots:
+        raise BadRequestError(
+            "a daemon with --root makes no conversions", "use `tokend encode`, which makes the formats by itself"
+        )
+    if spec.more or spec.retire:
+        raise BadRequestError("exports are of one output, whose tokens stay", "leave out more and retire")
+    places = [spec.output, *(export.output for export in spec.exports)]
+    if len(set(places)) < len(places):
+        raise BadRequestError("two outputs have the same place")
+    for export in spec.exports:
+        if export.format in NATIVE:
+            raise BadRequestError(f"{export.format} is no format of trainers", "name it as the job's own format")
+        check_width(is_wide, export.format)
+        layout = asdict(export.layout)
+        note = read_note(export.output, export.format)
+        # Whether one that stands there was made of the same bytes is seen once they are encoded.
+        may_stand = note is not None and is_laid_out(note, export.format, layout)
+        if spec.force or not may_stand or not (spec.update or has_inputs(note, spec.inputs)):
+            check_place(export.output, export.format, layout, force=spec.force)
+
+
+def has_inputs(note: dict[str, Any] | None, inputs: list[str]) -> bool:
+    """Whether a note tells of files of these names and lengths."""
     try:
-        return manifest, manifest["n_tokens"] * (2 if manifest["dtype"] == "uint16" else 4)
-    except (KeyError, TypeError):
-        raise StreamError(f"{spec.inputs[0]}: its manifest is damaged") from None
+        sizes = [(path, os.stat(path).st_size) for path in inputs]
+        return note is not None and [(one["path"], one["size_bytes"]) for one in note["sources"]] == sizes
+    except (OSError, KeyError, TypeError):
+        return False
 
 
 def check_place(output: str, format: str, layout: dict[str, Any], *, force: bool) -> None:
@@ -52,6 +109,10 @@ def check_place(output: str, format: str, layout: dict[str, Any], *, force: bool
     folder = os.path.dirname(os.path.abspath(output))
     if not os.path.isdir(folder):
         raise NotFoundError(f"{folder}: no such directory", "make it first, or check the path of the output")
+    if format in NATIVE:
+        check_has_no_layout(layout)
+        rewrite.check_place(output, format, force=force)
+        return
     _core.check_export(
         output,
         format,
@@ -59,6 +120,28 @@ def check_place(output: str, format: str, layout: dict[str, Any], *, force: bool
         val_fraction=layout["val_fraction"],
         force=force,
     )
+    if not force and read_note(output, format) is None and os.path.lexists(f"{output}.docs"):
+        raise OutputExistsError(f"{output}.docs: output exists", "choose another, or replace it with --force")
+
+
+def check_has_no_layout(layout: dict[str, Any]) -> None:
+    """Refuses what bin and stream do not have."""
+    names = ("eot", "shard_tokens", "shard_bytes", "shard_documents", "row_tokens", "val_fraction", "shuffle")
+    for name in names:
+        if layout[name]:
+            raise BadRequestError(
+                f"--{name.replace('_', '-')} is of the formats that trainers read",
+                "bin and stream have all documents of the set, in its order, with its end-of-text ids",
+            )
+
+
+def check_width(is_wide: bool, format: str) -> None:
+    """Refuses ids that the format cannot hold, before anything is encoded."""
+    if is_wide and format == "nanogpt":
+        raise BadRequestError(
+            "nanogpt holds uint16 ids only, and this vocabulary has more than 65,536",
+            "use another format, or a smaller vocabulary",
+        )
 
 
 def source_manifest(path: str) -> dict[str, Any]:
@@ -79,28 +162,112 @@ def source_manifest(path: str) -> dict[str, Any]:
     return manifest
 
 
-def convert(spec: JobSpec, control: _core.JobControl, say: Say, *, is_again: bool) -> tuple[bytes, bool]:
-    """Runs a conversion; returns its note and whether it was there. `is_again`: an interrupted run may have made it."""
-    layout = spec.layout
-    assert layout is not None
-    note = read_note(spec.output, spec.format)
-    if note is not None and (is_again or not spec.force):
-        is_same = is_of(note, source_manifest(spec.inputs[0])) and is_laid_out(note, spec.format, asdict(layout))
-        if is_same and verifies(spec.output, spec.format):
-            return json.dumps(note).encode(), True
+def convert(spec: JobSpec, control: _core.JobControl, say: Say, *, is_again: bool) -> Made:
+    """Runs a conversion. `is_again`: an interrupted run may have made it."""
+    assert spec.layout is not None
+    source = open_source(spec.inputs[0], spec.told or Told())
+    there = read_made(spec.output, spec.format)
+    if there is not None and (is_again or not spec.force):
+        is_there = is_same(there, source, spec.format, asdict(spec.layout)) and verifies(spec.output, spec.format)
+        if is_there:
+            return Made(there, True, source.found.remarks)
     say("verifies the set")
-    _core.verify(spec.inputs[0])
-    say(f"writes {spec.format}")
-    report = _core.export(
-        spec.inputs[0],
-        spec.output,
-        spec.format,
-        # A pair of files of which an interrupted run put one there bears its note.
-        force=spec.force or (is_again and note is not None),
-        control=control,
-        **asdict(layout),
-    )
-    return report.encode(), False
+    source.check()
+    # A pair of files of which an interrupted run put one there bears its note.
+    force = spec.force or (is_again and there is not None)
+    made = write(source, spec.output, spec.format, spec.layout, control, say, force=force)
+    return Made(made, False, source.found.remarks)
+
+
+def write(
+    source: TokenSource,
+    output: str,
+    format: str,
+    layout: Layout,
+    control: _core.JobControl,
+    say: Say,
+    *,
+    force: bool,
+) -> dict[str, Any]:
+    """Makes a set in one format of one that was checked; returns its note or manifest."""
+    if format in NATIVE:
+        meter = Meter(control)
+        say(f"writes {format}", meter)
+        return rewrite.rewrite(source, output, format, force=force, meter=meter)
+    place = str(source.path)
+    if not source.is_own:
+        meter = Meter(control)
+        say(f"reads {source.found.kind}", meter)
+        place = copy_as_own(source, output, meter)
+    try:
+        say(f"writes {format}")
+        made: dict[str, Any] = json.loads(
+            _core.export(place, output, format, force=force, control=control, **asdict(layout))
+        )
+    finally:
+        if not source.is_own:
+            remove_set(place)
+    keep_places(source.sidecars.get("docs", []), output)
+    return made
+
+
+def copy_as_own(source: TokenSource, output: str, meter: Meter) -> str:
+    """Writes another tool's set as one of ours, hidden beside `output`; returns its path. It is the caller's to remove.
+
+    Trainers' formats are made of sets of ours.
+    """
+    place = hidden_set(output)
+    # What a killed run left of one.
+    remove_set(place)
+    rewrite.rewrite(source, place, meter=meter)
+    return place
+
+
+def hidden_set(output: str) -> str:
+    """Where the set lies that only the other formats are made of."""
+    folder, name = os.path.split(os.path.abspath(output))
+    return os.path.join(folder, f".{name}.tokend-set.bin")
+
+
+def remove_set(path: str) -> None:
+    """Removes a set; the manifest goes first, so that what is left of it is none."""
+    for suffix in (".json", ".ends", ".docs", ".ids", ".skipped.jsonl", ""):
+        if os.path.lexists(f"{path}{suffix}"):
+            os.unlink(f"{path}{suffix}")
+
+
+def keep_places(docs: list[Path], output: str) -> None:
+    """Puts the places of the documents beside a set that was made: as a link where there is one file of them."""
+    if not docs:
+        return
+    partial = publish.hidden_folder(output, "docs.partial")
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(partial)
+    if len(docs) == 1:
+        reuse.share(str(docs[0]), partial)
+    else:
+        rewrite.join(docs, partial)
+    os.replace(partial, f"{output}.docs")
+
+
+def is_same(there: dict[str, Any], source: TokenSource, format: str, layout: dict[str, Any]) -> bool:
+    """Whether a note or a manifest tells of a conversion of this set into this format and layout."""
+    if format not in NATIVE and not is_laid_out(there, format, layout):
+        return False
+    if source.sources is not None:
+        return is_of(there, {"tokenizer": source.tokenizer, "options": source.options, "sources": source.sources})
+    try:
+        names = ("path", "size_bytes", "xxh3")
+        if there["tokenizer"] != source.tokenizer or there["options"] != source.options:
+            return False
+        # Sizes first: they cost nothing.
+        sizes = [(one["path"], one["size_bytes"]) for one in there["sources"]]
+        if sizes != [(str(path), path.stat().st_size) for path in source.paths]:
+            return False
+        own = [[one[name] for name in names] for one in source.own_sources()]
+        return [[one[name] for name in names] for one in there["sources"]] == own
+    except (KeyError, TypeError, OSError):
+        return False
 
 
 def is_of(note: dict[str, Any], manifest: dict[str, Any]) -> bool:
@@ -124,26 +291,42 @@ def is_laid_out(note: dict[str, Any], format: str, layout: dict[str, Any]) -> bo
 
 
 def verifies(output: str, format: str) -> bool:
-    """Whether the files of a conversion are those that its note tells of (reads them)."""
+    """Whether the files of a conversion are those that its note or manifest tells of (reads them)."""
     try:
-        _core.verify(str(note_path(output, format)))
+        _core.verify(output if format in NATIVE else str(note_path(output, format)))
     except TokendError:
         return False
     return True
 
 
 def note_path(output: str, format: str) -> Path:
-    """Where `tokend.json` of a conversion is."""
+    """Where the note or manifest of a conversion is."""
+    if format in NATIVE:
+        return Path(output, "manifest.json") if format == "stream" else Path(f"{output}.json")
     return Path(f"{output}.tokend.json") if format == "megatron" else Path(output, "tokend.json")
 
 
 def read_note(output: str, format: str) -> dict[str, Any] | None:
     """What a conversion made, if it is there."""
+    note = _read(note_path(output, format))
+    return note if note is not None and note.get("format") == "tokend-export" else None
+
+
+def read_made(output: str, format: str) -> dict[str, Any] | None:
+    """The note of what stands there in this format, or its manifest."""
+    if format not in NATIVE:
+        return read_note(output, format)
+    manifest = _read(note_path(output, format))
+    is_whole = manifest is not None and manifest.get("format") == f"tokend-{format}"
+    return manifest if manifest is not None and is_whole and manifest.get("state", "sealed") == "sealed" else None
+
+
+def _read(path: Path) -> dict[str, Any] | None:
     try:
-        note = json.loads(note_path(output, format).read_bytes())
+        found = json.loads(path.read_bytes())
     except (OSError, ValueError):
         return None
-    return note if isinstance(note, dict) and note.get("format") == "tokend-export" else None
+    return found if isinstance(found, dict) else None
 
 
 def discard(output: str) -> None:
@@ -153,6 +336,11 @@ def discard(output: str) -> None:
     with contextlib.suppress(FileNotFoundError, NotADirectoryError), unlocked(place) as is_free:
         if is_free:
             shutil.rmtree(place, ignore_errors=True)
+    for made in (output, hidden_set(output)):
+        hidden = publish.hidden_folder(made, rewrite.PURPOSE)
+        if os.path.isdir(hidden) and not os.path.exists(os.path.join(hidden, "json")):
+            with publish.claimed(made):
+                shutil.rmtree(hidden, ignore_errors=True)
 
 
 @contextmanager

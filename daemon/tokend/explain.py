@@ -1,8 +1,9 @@
 """Where a token came from: its document, its source, and the bytes of the source that it stands for.
 
-The source is found by the manifest, the document's place in it by `OUT.docs` (records: `job/records.rs`) or, in plain
-text, by counting separators; compressed content and columns are read by the core. From there the tokens before this
-one, decoded, say how many bytes to go. That the source has the token's bytes at that place is checked, not assumed.
+The document is found by the set (`provenance`), its source by the manifest, its place in that by `OUT.docs` (records:
+`job/records.rs`) or, in plain text, by counting separators; compressed content and columns are read by the core. From
+there the tokens before this one, decoded, say how many bytes to go. That the source has the token's bytes at that place
+is checked, not assumed.
 """
 
 from __future__ import annotations
@@ -14,10 +15,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tokend_client import TokenStream
 from tokend_client.errors import BadRequestError, StreamError, TokendError
 
 from . import _core
+from .foreign import TOKEN_FORMATS
+from .provenance import Explainable, open_explainable
 from .tokenizer import Tokenizer
 
 _BLOCK_TOKENS = 1 << 20
@@ -53,22 +55,35 @@ class Explained:
 
 
 def explain(
-    path: str | os.PathLike[str], token: int, *, context_bytes: int = 200, tokenizer: Tokenizer | None = None
+    path: str | os.PathLike[str],
+    token: int,
+    *,
+    context_bytes: int = 200,
+    tokenizer: Tokenizer | None = None,
+    made_of: str | os.PathLike[str] | None = None,
 ) -> Explained:
-    """Explains the token at position `token` of a set or stream of tokend's own.
+    """Explains the token at position `token` of a set or stream of tokend's own, or of what was made of one for a
+    trainer (a folder, a Megatron prefix, one side of a split, or one file; the position counts in what is named).
 
-    `tokenizer` is the one that made it, loaded by its name if it is not given. Reads the document up to the token.
-    Raises `BadRequestError` for a position that is not there, and what loading the tokenizer raises.
+    `tokenizer` is the one that made it, loaded by its name if it is not given. `made_of` is the set of ours that a
+    trainer's was made of, where it is not found by its name. Reads the document up to the token.
+    Raises `BadRequestError` for a position that is not there, `StreamError` for a set that does not say what it was
+    made of, and what loading the tokenizer raises.
     """
-    with TokenStream(path) as stream:
-        if not stream.has_documents or "sources" not in stream.manifest:
-            raise StreamError(f"{path}: another tool's set, which does not name its sources")
-        if not 0 <= token < stream.n_tokens:
-            raise BadRequestError(f"token {token} is not within the {stream.n_tokens} of {path}")
-        tokenizer = tokenizer or Tokenizer.load(stream.tokenizer or "gpt2")
-        if tokenizer.fingerprint != stream.fingerprint:
+    opened = open_explainable(Path(os.path.abspath(path)), None if made_of is None else Path(os.path.abspath(made_of)))
+    with opened as found:
+        kinds = " and ".join(sorted({str(source.get("format")) for source in found.sources} & set(TOKEN_FORMATS)))
+        if kinds:
+            raise StreamError(
+                f"{path} was converted from {kinds} files, which do not say of what text they are",
+                "`tokend decode` shows the text of its tokens",
+            )
+        if not 0 <= token < found.n_tokens:
+            raise BadRequestError(f"token {token} is not within the {found.n_tokens} of {path}")
+        tokenizer = tokenizer or Tokenizer.load(found.tokenizer)
+        if tokenizer.fingerprint != found.fingerprint:
             raise StreamError(f"{path}: made by another tokenizer than {tokenizer.name} is now")
-        return _Search(stream, tokenizer, Path(path), context_bytes).explain(token)
+        return _Search(found, tokenizer, context_bytes).explain(token)
 
 
 @dataclass
@@ -83,36 +98,35 @@ class _Text:
 
 
 class _Search:
-    def __init__(self, stream: TokenStream, tokenizer: Tokenizer, path: Path, context_bytes: int) -> None:
-        self.stream, self.tokenizer, self.path = stream, tokenizer, path
+    def __init__(self, found: Explainable, tokenizer: Tokenizer, context_bytes: int) -> None:
+        self.found, self.tokenizer, self.path = found, tokenizer, found.path
         self.context_bytes = context_bytes
-        self.options: dict[str, Any] = stream.manifest["options"]
+        self.options = found.options
 
     def explain(self, token: int) -> Explained:
-        origin = self.stream.explain(token)
-        if origin.document is None or origin.source is None or origin.document_in_source is None:
-            raise StreamError(f"{self.path}: token {token} is of a document that is not complete yet")
-        start, end = self.stream.document_bounds(origin.document)
-        id = int(self.stream[token])
-        own_start = start + self._leading(start, origin.document)
+        place = self.found.place(token)
+        start, end = place.start, place.end
+        id = int(self.found.ids(token, token + 1)[0])
+        own_start = start + self._leading(start, place.document)
+        self._source, document_in_source, self._at = self._find_source(place.original)
         is_eot = id == self.options["eot_id"] and (token < own_start or token == end - 1)
         n_before = sum(
-            len(self.tokenizer.decode_bytes(self.stream[at : min(token, at + _BLOCK_TOKENS)]))
+            len(self.tokenizer.decode_bytes(self.found.ids(at, min(token, at + _BLOCK_TOKENS))))
             for at in range(own_start, token, _BLOCK_TOKENS)
         )
         own = b"" if is_eot else self.tokenizer.decode_bytes([id])
-        nearest = self.stream[max(own_start, token - self.context_bytes) : max(own_start, token)]
-        following = self.stream[token + 1 : min(end, token + 1 + self.context_bytes)]
+        nearest = self.found.ids(max(own_start, token - self.context_bytes), max(own_start, token))
+        following = self.found.ids(token + 1, min(end, token + 1 + self.context_bytes))
         result = Explained(
             token=token,
             id=id,
             bytes=self.tokenizer.decode([id]),
-            document=origin.document,
-            n_documents=self.stream.n_documents,
+            document=place.document,
+            n_documents=self.found.n_documents,
             token_in_document=token - start,
             n_tokens_of_document=end - start,
-            source=origin.source,
-            document_in_source=origin.document_in_source,
+            source=self._source["path"],
+            document_in_source=document_in_source,
             document_offset_bytes=None,
             row=None,
             offset_bytes=None,
@@ -133,10 +147,10 @@ class _Search:
         """End-of-text ids before a document's own."""
         eot = self.options["eot"]
         has = eot == "prepend" or (eot == "both" and document == 0)
-        return 1 if has and int(self.stream[start]) == self.options["eot_id"] else 0
+        return 1 if has and int(self.found.ids(start, start + 1)[0]) == self.options["eot_id"] else 0
 
     def _in_source(self, result: Explained, n_before: int, own: bytes) -> None:
-        of_records, source = self._source(result.document)
+        source = self._source
         path, kind = Path(source["path"]), source.get("format") or "text"
         # A piece of a file that is watched: more may have been written behind it.
         size, piece = path.stat().st_size, source.get("offset_bytes")
@@ -158,7 +172,7 @@ class _Search:
             self._place(result, _Text(text, begin, skip), n_before, own, separator)
             result.document_offset_bytes = begin
             return
-        place, n_bytes = self._record(of_records + result.document_in_source)
+        place, n_bytes = self._record(self._at)
         field = self.options["records"]["field"]
         if content not in ("text", "jsonl"):
             result.row = place
@@ -180,31 +194,30 @@ class _Search:
         """Says what a place counts from, unless there is something graver to say."""
         result.remark = result.remark or remark
 
-    def _source(self, document: int) -> tuple[int, dict[str, Any]]:
-        """The source of a document, and how many documents of record sources stand before its own."""
+    def _find_source(self, document: int) -> tuple[dict[str, Any], int, int]:
+        """The source of a document of the inputs, its number in that, and its number among all documents of records."""
         first = of_records = 0
-        for source in self.stream.manifest["sources"]:
+        for source in self.found.sources:
             n_documents = source["n_documents"]
             if n_documents is None or document < first + n_documents:
-                return of_records, source
+                return source, document - first, of_records + document - first
             first += n_documents
             of_records += n_documents if source.get("records") is not None else 0
         raise StreamError(f"the sources of {self.path} have fewer documents than it has")
 
     def _record(self, at: int) -> tuple[int, int]:
         """Offset and length of the record number `at`, from the files of places."""
-        manifest = self.stream.manifest
-        files = [manifest.get("docs")] if "segments" not in manifest else [s.get("docs") for s in manifest["segments"]]
-        folder = self.stream.path if "segments" in manifest else self.stream.path.parent
-        for entry in filter(None, files):
-            n_records = entry["size_bytes"] // 16
+        for path, n_records in self.found.places:
             if at < n_records:
-                place = np.fromfile(folder / entry["file"], "<u8", 2, offset=16 * at)
+                place = np.fromfile(path, "<u8", 2, offset=16 * at)
                 if len(place) == 2:
                     return int(place[0]), int(place[1])
                 break
             at -= n_records
-        raise StreamError(f"{self.path}: the places of its documents are missing")
+        raise StreamError(
+            f"{self.path}: the places of its documents are missing (OUT.docs)",
+            "name the set that it was made of: --set OUT.bin",
+        )
 
     def _place(self, result: Explained, text: _Text, n_before: int, own: bytes, separator: str | None = None) -> None:
         """Finds the token's bytes in its document's text, which a separator may end."""

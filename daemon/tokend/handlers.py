@@ -177,7 +177,13 @@ class Handlers:
     def _submit(self, message: Message) -> Reply:
         header = protocol.decode_header(message.header, protocol.Submit)
         spec = protocol.decode_header(_body(message, 1)[0], protocol.JobSpec)
-        for path in (*spec.inputs, spec.output, *spec.more.values(), *(spec.known_texts or ())):
+        for path in (
+            *spec.inputs,
+            spec.output,
+            *spec.more.values(),
+            *(spec.known_texts or ()),
+            *(one.output for one in spec.exports),
+        ):
             if not os.path.isabs(path) or "\0" in path:
                 raise BadRequestError(f"{path!r} is not an absolute path")
         for name in ("threads", "min_tokens", "max_tokens", "truncate_tokens"):

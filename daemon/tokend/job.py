@@ -10,6 +10,7 @@ from tokend_client.protocol import TERMINAL_STATES, JobInfo
 
 from . import _core
 from .record import Record
+from .rewrite import Meter
 
 
 @dataclass
@@ -28,6 +29,8 @@ class Job:
     phase: str | None = None
     """What the job is at, in words."""
     phase_began_s: float = 0.0
+    meter: Meter | None = None
+    """How far that is, where the control does not know."""
     pace: str | None = None
     """How far it is ahead of its readers, in words; None without readers."""
     is_suspended: bool = False
@@ -45,7 +48,7 @@ class Job:
     def info(self) -> JobInfo:
         """What clients see."""
         record = self.record
-        done, total, tokens, documents = self.control.progress()
+        done, total, tokens, documents = (self.meter or self.control).progress()
         # The rate is that of what the job is at: before it, nothing may have been counted.
         began = self.phase_began_s if self.state == "running" else 0.0
         seconds = (record.finished_s or time.time()) - (began or record.started_s or time.time())
@@ -76,9 +79,9 @@ class Job:
             eta_s=eta_s,
         )
 
-    def at(self, phase: str) -> None:
-        """Notes what the job is at, if that is not plain, and that counting begins."""
-        self.phase, self.phase_began_s = phase, time.time()
+    def at(self, phase: str, meter: Meter | None = None) -> None:
+        """Notes what the job is at, if that is not plain, and that counting begins: the control's, or a meter's."""
+        self.phase, self.phase_began_s, self.meter = phase, time.time(), meter
 
     def _note(self) -> str | None:
         if self.needed_bytes > 0 and self.state == "queued":

@@ -144,14 +144,15 @@ class JobTable:
         inputs, and the key of what it goes on with.
         """
         if spec.layout is not None:
-            manifest, n_bytes = conversions.check(spec, self._config)
-            return manifest["tokenizer"]["name"], manifest["tokenizer"]["fingerprint"], n_bytes, None
+            made_by, n_bytes = conversions.check(spec, self._config)
+            return made_by["name"], made_by["fingerprint"], n_bytes, None
         if spec.update and spec.format != "bin":
             raise BadRequestError("update goes with format bin")
         if spec.more and (spec.update or spec.known_texts is not None):
             raise BadRequestError("update and known_texts are of one output, not of several")
         tokenizer = self._registry.get(spec.tokenizer)
         eot_id(tokenizer, spec.eot, spec.eot_token)
+        conversions.check_exports(spec, self._config, is_wide=tokenizer.is_wide)
         failed = self._failed_at_document(spec)
         total = _core.check_paths(
             spec.inputs,

@@ -6,6 +6,7 @@ interrupted run left is taken up by the next one; what a job that has ended left
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import logging
 import os
@@ -25,7 +26,7 @@ from tokend_client.errors import (
     TokendError,
     TokenizerInvalidError,
 )
-from tokend_client.protocol import JobSpec
+from tokend_client.protocol import Export, JobSpec
 
 from . import _core, conversions, publish, reuse
 from . import update as updates
@@ -58,7 +59,7 @@ def run_job(
     control: _core.JobControl,
     registry: Registry,
     config: ServerConfig,
-    say: conversions.Say = lambda phase: None,
+    say: conversions.Say = lambda phase, meter=None: None,
 ) -> Summary:
     """Runs a job, from where it was interrupted if it was; blocks until its output is published.
 
@@ -83,10 +84,39 @@ def _named(error: OSError, output: str) -> TokendError:
 def _run(
     record: Record, control: _core.JobControl, registry: Registry, config: ServerConfig, say: conversions.Say
 ) -> Summary:
+    made = _make(record, control, registry, config, say)
+    return _export(record, made, control, say) if record.spec.exports else made
+
+
+def _export(record: Record, made: Summary, control: _core.JobControl, say: conversions.Say) -> Summary:
+    """The second half of a job: trainers' formats of the set that it has made."""
+    spec, notes, up_to_date = record.spec, [], made.up_to_date
+    raw: tuple[str, str] | None = None
+    for number, export in enumerate(spec.exports, 1):
+        step = f" ({number} of {len(spec.exports)} formats)"
+        conversion = export_spec(spec, export, sibling=raw)
+        done = conversions.convert(
+            conversion,
+            control,
+            lambda phase, meter=None, step=step: say(phase + step, meter),
+            # What stands there may be of this job, or of this set before its update.
+            is_again=record.attempts > 1 or spec.update,
+        )
+        up_to_date &= done.up_to_date
+        notes.append({"path": export.output, **done.note, "up_to_date": done.up_to_date})
+        if export.format in conversions.RAW:
+            raw = export.output, export.format
+    manifest = {**msgspec.json.decode(made.manifest), "exports": notes}
+    return dataclasses.replace(made, manifest=msgspec.json.encode(manifest), up_to_date=up_to_date)
+
+
+def _make(
+    record: Record, control: _core.JobControl, registry: Registry, config: ServerConfig, say: conversions.Say
+) -> Summary:
     spec = record.spec
     if spec.layout is not None:
-        report, up_to_date = conversions.convert(spec, control, say, is_again=record.attempts > 1)
-        return _summary(msgspec.json.decode(report), up_to_date)
+        made = conversions.convert(spec, control, say, is_again=record.attempts > 1)
+        return _summary(made.note, made.up_to_date, note="; ".join(made.remarks) or None)
     tokenizer = registry.get(spec.tokenizer)
     if tokenizer.fingerprint != record.fingerprint:
         raise TokenizerInvalidError(
@@ -275,6 +305,12 @@ def options_of(spec: JobSpec) -> dict[str, Any]:
     return {name: getattr(spec, name) for name in names} | record_options(spec)
 
 
+def export_spec(spec: JobSpec, export: Export, *, sibling: tuple[str, str] | None = None) -> JobSpec:
+    """A job's export as a conversion."""
+    layout = replace(export.layout, sibling=sibling)
+    return JobSpec(inputs=[spec.output], output=export.output, format=export.format, layout=layout, force=spec.force)
+
+
 def record_options(spec: JobSpec) -> dict[str, Any]:
     """What inputs are, and how their records become documents, as the core takes it."""
     names = ("input_format", "field", "id_field", "bad_documents")
@@ -298,9 +334,18 @@ def manifest_path(record: Record) -> Path:
 def read_manifest(record: Record) -> bytes | None:
     """The manifest of a job that is done, from the disk; None if what is there is not what it made."""
     data = _read_manifest(record)
-    if data is None or not record.spec.more:
+    if data is None or not (record.spec.more or record.spec.exports):
         return data
     manifest = msgspec.json.decode(data)
+    if record.spec.exports:
+        manifest["exports"] = []
+        for export in record.spec.exports:
+            note = conversions.read_note(export.output, export.format)
+            if note is None:
+                return None
+            manifest["exports"].append({"path": export.output, **note})
+    if not record.spec.more:
+        return msgspec.json.encode(manifest)
     manifest["more"] = []
     for output in record.spec.more.values():
         one = replace(record.spec, output=output, more={})
@@ -367,6 +412,8 @@ def discard_partials(record: Record, config: ServerConfig) -> None:
         if record.spec.layout is not None:
             conversions.discard(record.spec.output)
             return
+        for export in record.spec.exports:
+            conversions.discard(export.output)
         if record.spec.update and not config.roots:
             updates.discard(record.spec.output)
         for output in (record.spec.output, *record.spec.more.values()):

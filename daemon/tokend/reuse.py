@@ -198,7 +198,7 @@ def link(found: str, manifest: dict[str, Any], output: str, files: Sequence[str]
             for part in [part for part in publish.SUFFIXES if part in manifest]:
                 name = manifest[part]["file"]
                 made[part]["file"] = base + name.removeprefix(os.path.basename(found))
-                _share(os.path.join(own, name), os.path.join(folder, part))
+                share(os.path.join(own, name), os.path.join(folder, part))
             publish.seal(folder, made)
             publish.add(folder, output)
         except BaseException:
@@ -219,7 +219,7 @@ def is_taken(output: str) -> bool:
     return any(os.path.lexists(f"{output}{suffix}") for suffix in ("", ".json", *publish.SUFFIXES.values()))
 
 
-def _share(source: str, target: str) -> None:
+def share(source: str, target: str) -> None:
     """A reflink, else a hard link, else a copy; never replaces."""
     import fcntl
     import shutil

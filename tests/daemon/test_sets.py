@@ -9,6 +9,7 @@ import shutil
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 from conftest import Daemon
 from tokend import Tokenizer, splice
@@ -187,6 +188,141 @@ def test_a_watched_directory(daemon: Daemon, tmp_path: Path, gpt2: Tokenizer, mo
         assert stream.state == "sealed"
     assert found == [json.loads(LINE.replace("123", str(number)))["text"] for number in range(5)]
     assert not hidden.exists()
+
+
+def test_another_tools_set_is_converted(daemon: Daemon, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """By the daemon: into a trainer's format, into a set of ours, and what is missing is refused at once."""
+    ids = np.arange(1_000_000) % 5000
+    ids[99::100] = 50256
+    ids.astype("<u2").tofile(tmp_path / "x.bin")
+    with Client(daemon.endpoint) as client:
+        for format in ("bin", "megatron"):
+            with pytest.raises(BadRequestError, match="do not say which tokenizer"):
+                client.convert(tmp_path / "x.bin", tmp_path / "none", format=format)
+        given = {"tokenizer": "gpt2", "dtype": "uint16"}
+        result = client.convert(tmp_path / "x.bin", tmp_path / "m", format="megatron", **given).wait(timeout=60)
+        assert (result.n_documents, result.n_tokens, result.up_to_date) == (10_000, 1_000_000, False)
+        result = client.convert(tmp_path / "x.bin", tmp_path / "o.bin", format="bin", **given).wait(timeout=60)
+        info = client.job(result.job_id).status()
+        assert result.n_documents == 10_000 and info.bytes_done == info.bytes_total == 2_000_000
+        assert client.convert(tmp_path / "x.bin", tmp_path / "o.bin", format="bin", **given).wait(timeout=60).up_to_date
+        with result.open() as stream:
+            assert stream[:].tolist() == ids.tolist()
+        with pytest.raises(OutputExistsError):
+            client.convert(tmp_path / "x.bin", tmp_path / "o.bin", format="bin", eot_id=7, **given)
+        # What was made of the same files is the same.
+        assert client.convert(tmp_path / "m", tmp_path / "o.bin", format="bin").wait(timeout=60).up_to_date
+        with pytest.raises(BadRequestError, match="bin and stream have all documents"):
+            client.convert(tmp_path / "m", tmp_path / "p.bin", format="bin", shuffle=True)
+    arguments = ["convert", str(tmp_path / "m"), "-o", str(tmp_path / "s"), "--format", "stream"]
+    assert main([*arguments, "--endpoint", daemon.endpoint]) == 0
+    assert "s (stream): 1,000,000 tokens, 10,000 documents" in capsys.readouterr().err
+    assert main(["verify", str(tmp_path / "s")]) == 0
+    assert not [name for name in os.listdir(tmp_path) if name.startswith(".")]
+
+
+def test_such_a_conversion_is_killed_and_runs_again(daemon: Daemon, tmp_path: Path) -> None:
+    ids = np.arange(12_000_000) % 5000
+    ids[99::100] = 50256
+    ids.astype("<u2").tofile(tmp_path / "x.bin")
+    with Client(daemon.endpoint) as client:
+        job = client.convert(tmp_path / "x.bin", tmp_path / "m", format="megatron", tokenizer="gpt2", dtype="uint16")
+        until(lambda: client.job(job.job_id).status().state != "queued")
+        daemon.kill()
+    daemon.start()
+    with Client(daemon.endpoint) as client:
+        assert client.job(job.job_id).wait(timeout=120).n_documents == 120_000
+        job = client.convert(tmp_path / "x.bin", tmp_path / "o.bin", format="bin", tokenizer="gpt2", dtype="uint16")
+        job.cancel()
+        until(lambda: job.status().state in TERMINAL_STATES)
+    assert not [name for name in os.listdir(tmp_path) if name.startswith(".")]
+    assert (tmp_path / "m.bin").read_bytes() == (tmp_path / "x.bin").read_bytes()
+
+
+def test_formats_of_trainers_in_one_job(daemon: Daemon, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source = lines(tmp_path / "a.jsonl", 0, 2000)
+    places = {name: tmp_path / f"o-{name}" for name in ("megatron", "olmo", "mds")}
+    arguments = ([source], tmp_path / "o.bin")
+    how = {"exports": places, "layout": {"shuffle": True, "seed": 3, "row_tokens": 16}}
+    with Client(daemon.endpoint) as client:
+        job = client.submit(*arguments, **how, key="k")
+        result = job.wait(timeout=60)
+        notes = result.manifest["exports"]
+        assert [note["kind"] for note in notes] == list(places) and result.n_documents == 2000
+        assert [note["path"] for note in notes] == [str(place) for place in places.values()]
+        assert notes[2]["arrangement"]["row_tokens"] == 16 and notes[0]["arrangement"]["row_tokens"] is None
+        # The ids lie alike: they are written once.
+        assert os.path.samefile(tmp_path / "o-megatron.bin", tmp_path / "o-olmo" / "part-0-00000.npy")
+        # The same job again, by its key and by what it makes; and after a restart.
+        assert client.submit(*arguments, **how, key="k").job_id == job.job_id
+        assert client.submit(*arguments, **how).wait(timeout=60).up_to_date
+        daemon.kill()
+        daemon.start()
+        assert [note["kind"] for note in client.job(job.job_id).wait(timeout=60).manifest["exports"]] == list(places)
+        for refused, what in (
+            ({"exports": {"bin": tmp_path / "x"}}, "no format of trainers"),
+            ({"exports": {"olmo": tmp_path / "o.bin"}}, "the same place"),
+            ({"layout": {"shuffle": True}}, "is of formats that trainers read"),
+            ({"exports": places, "layout": {"wrong": 1}}, "has no wrong"),
+            ({"exports": places, "more": {"title": tmp_path / "t.bin"}}, "of one output"),
+        ):
+            with pytest.raises(BadRequestError, match=what):
+                client.submit([source], tmp_path / "o.bin", **refused)
+        with pytest.raises(OutputExistsError):
+            client.submit(*arguments, exports=places)
+        # An update brings all of them up to date.
+        lines(source, 2000, 10, "a")
+        with pytest.raises(OutputExistsError):
+            client.submit([source], tmp_path / "p.bin", **how)
+        result = client.submit(*arguments, **how, update=True).wait(timeout=60)
+        assert [note["n_documents"] for note in result.manifest["exports"]] == [2010] * 3
+        assert client.submit(*arguments, **how, update=True).wait(timeout=60).up_to_date
+    for place in (tmp_path / "o.bin", tmp_path / "o-megatron.idx", tmp_path / "o-olmo", tmp_path / "o-mds"):
+        assert main(["verify", str(place)]) == 0
+    # The command asks for it, without waiting too.
+    command = ["encode", str(source), "-o", str(tmp_path / "c.bin"), "--format", "bin", "--format", "llmc"]
+    command += ["--endpoint", daemon.endpoint]
+    capsys.readouterr()
+    assert main([*command, "--no-wait"]) == 0
+    assert main(["wait", capsys.readouterr().out.strip(), "--endpoint", daemon.endpoint]) == 0
+    capsys.readouterr()
+    assert main(command) == 0
+    assert capsys.readouterr().err.count("is up to date") == 2
+    assert not [name for name in os.listdir(tmp_path) if name.startswith(".")]
+
+
+def test_such_a_job_is_killed_in_its_second_half(daemon: Daemon, tmp_path: Path) -> None:
+    source = lines(tmp_path / "a.jsonl", 0, 60_000)
+    places = {"mds": tmp_path / "m", "litdata": tmp_path / "l"}
+    with Client(daemon.endpoint) as client:
+        job = client.submit([source], tmp_path / "o.bin", exports=places, layout={"shuffle": True})
+        notes = set()
+
+        def is_there() -> bool:
+            info = client.job(job.job_id).status()
+            notes.add(info.note)
+            return (tmp_path / "o.bin.json").exists() or info.state in TERMINAL_STATES
+
+        until(is_there)
+        daemon.kill()
+        inode = (tmp_path / "o.bin").stat().st_ino
+        daemon.start()
+        until(lambda: notes.add(client.job(job.job_id).status().note) or (tmp_path / "l" / "tokend.json").exists())
+        result = client.job(job.job_id).wait(timeout=120)
+        assert len(result.manifest["exports"]) == 2 and (tmp_path / "o.bin").stat().st_ino == inode
+        assert main(["verify", str(tmp_path / "m")]) == 0 and main(["verify", str(tmp_path / "l")]) == 0
+        # Cancelled: what is complete stays, nothing else does.
+        job = client.submit([source], tmp_path / "p.bin", exports={"mds": tmp_path / "q"}, layout={"shuffle": True})
+        until(lambda: (tmp_path / "p.bin.json").exists() or job.status().state in TERMINAL_STATES)
+        job.cancel()
+        until(lambda: job.status().state in TERMINAL_STATES)
+    assert not [name for name in os.listdir(tmp_path) if name.startswith(".")]
+    assert (tmp_path / "q").exists() == (job_state(daemon, job.job_id) == "done")
+
+
+def job_state(daemon: Daemon, job_id: str) -> str:
+    with Client(daemon.endpoint) as client:
+        return client.job(job_id).status().state
 
 
 def test_a_daemon_with_roots_reads_no_sets(run_folder: Path, tmp_path: Path) -> None:

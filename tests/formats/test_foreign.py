@@ -183,7 +183,8 @@ def test_ids_of_documents_keep_to_their_order(tmp_path: Path, capsys: pytest.Cap
         assert [path.name for path in tmp_path.iterdir()] == ["a.jsonl"]
     assert main([*encode, "--format", "megatron"]) == 0
     assert (tmp_path / "o.ids").read_text().split() == [str(number) for number in range(9)]
-    (tmp_path / "o.ids").unlink()
+    for beside in ("o.ids", "o.docs"):
+        (tmp_path / beside).unlink()
     assert main([*encode, "--format", "bin", "--format", "megatron", "--shuffle"]) == 0
     assert (tmp_path / "o.ids").read_text().split() == [str(number) for number in range(9)]
 

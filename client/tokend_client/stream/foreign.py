@@ -253,7 +253,7 @@ def shards(path: Path) -> list[Path]:
     """
     if path.is_dir():
         found = sorted(p for p in path.iterdir() if p.suffix in (".bin", ".ds"))
-        splits = sorted({split for p in found for split in _split_of(p.stem)})
+        splits = sorted({split for p in found for split in splits_of(p.stem)})
         if len(splits) > 1:
             one = "train" if "train" in splits else splits[0]
             raise StreamError(
@@ -266,7 +266,8 @@ def shards(path: Path) -> list[Path]:
     return sorted(Path(name) for name in glob.glob(str(path)))
 
 
-def _split_of(stem: str) -> set[str]:
+def splits_of(stem: str) -> set[str]:
+    """The words for a split in a name: `train`, `val` ..."""
     return _SPLITS.intersection(re.split("[^a-z]+", stem.lower()))
 
 

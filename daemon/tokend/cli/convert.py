@@ -1,6 +1,7 @@
 """`tokend convert`, and what `tokend encode` does for the formats of trainers.
 
-A set in a trainer's format is made from a finished set of ours (`rust_core/core/src/export`), never from text.
+A set in a trainer's format is made from a finished set of ours (`rust_core/core/src/export`), never from text; another
+tool's set becomes one of ours first (`conversions`).
 With one format `OUT` is its directory (Megatron: the prefix of its files); with several each has a place of
 its own beside it, `OUT.FORMAT`.
 """
@@ -15,39 +16,99 @@ import time
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
+from msgspec.structs import asdict
 from tokend_client.errors import BadRequestError
+from tokend_client.protocol import Layout, Told
 
 from .. import _core, conversions
+from ..rewrite import Meter, rewrite
+from ..token_source import TokenSource, open_source
 from .encode import connected, follow_own
 from .output import duration, plural, size, watched
+from .verify import told
 
 if TYPE_CHECKING:
     from tokend_client import Client
 
 SHARD_LIMITS = ("shard_tokens", "shard_bytes", "shard_documents")
 _SINGLE = ("nanogpt", "megatron")
-_RAW = ("nanogpt", "megatron", "datatrove", "olmo")
-"""Formats whose ids lie as in a set of ours: what one has, the next one need not write again."""
 
 
 def convert(arguments: argparse.Namespace) -> int:
-    """Makes sets in trainers' formats from a finished one, verified first; in this process, or by the daemon."""
-    _, formats = split(arguments.format)
-    source = os.path.abspath(arguments.path)
-    manifest = conversions.source_manifest(source)
-    places = check(arguments, formats, has_native=False, is_same=lambda note: conversions.is_of(note, manifest))
-    if not places:
+    """Makes sets in other formats from a finished one, verified first; in this process, or by the daemon."""
+    native, formats = split(arguments.format)
+    source = open_source(arguments.path, told(arguments))
+    made_at = check(
+        arguments,
+        formats,
+        native=native,
+        is_same=lambda made, name: conversions.is_same(made, source, name, _layout(arguments, formats, name)),
+    )
+    if not made_at:
         return 0
+    for name in made_at:
+        conversions.check_width(source.dtype.itemsize == 4, name)
     if arguments.no_wait or arguments.endpoint is not None:
-        if len(places) > 1 and arguments.no_wait:
+        if len(made_at) > 1 and arguments.no_wait:
             raise BadRequestError("--no-wait goes with one format", "name one, or several commands")
         with connected(arguments) as client:
-            make(arguments, source, places, formats, client)
+            make(arguments, str(source.path), made_at, formats, client)
         return 0
     control = _core.JobControl()
-    watched(lambda: _core.verify(source), control, f"{os.path.basename(source)}: verifying", control.cancel)
-    make(arguments, source, places, formats)
+    watched(source.check, control, f"{source.path.name}: verifying", control.cancel)
+    own = str(source.path)
+    if native is not None and native in made_at:
+        place = made_at.pop(native)
+        made, seconds = _write(arguments, source, place, native)
+        _remark(source)
+        _report(arguments, made, place, seconds)
+        # The others are made of what was just written.
+        own = own if source.is_own else place
+    if not made_at:
+        return 0
+    is_hidden = not source.is_own and own == str(source.path)
+    if is_hidden:
+        meter = Meter()
+        own = watched(
+            lambda: conversions.copy_as_own(source, os.path.abspath(arguments.output), meter),
+            meter,
+            f"{source.path.name}: reading",
+            meter.control.cancel,
+        )
+        _remark(source)
+    try:
+        make(arguments, own, made_at, formats)
+    finally:
+        if is_hidden:
+            conversions.remove_set(own)
+    for place in made_at.values():
+        conversions.keep_places(source.sidecars.get("docs", []), place)
     return 0
+
+
+def _write(arguments: argparse.Namespace, source: TokenSource, place: str, native: str) -> tuple[dict[str, Any], float]:
+    """Makes a set of ours; returns its manifest, and how long it took."""
+    start, meter = time.monotonic(), Meter()
+    made = watched(
+        lambda: rewrite(source, place, native, force=arguments.force, meter=meter),
+        meter,
+        f"{os.path.basename(place)}: writes {native}",
+        meter.control.cancel,
+    )
+    return made, time.monotonic() - start
+
+
+def _remark(source: TokenSource) -> None:
+    """Says what was told from the ids, or added to them."""
+    for remark in source.found.remarks:
+        print(f"tokend: {remark}", file=sys.stderr)
+
+
+def _report(arguments: argparse.Namespace, made: dict[str, Any], place: str, seconds: float) -> None:
+    if arguments.json:
+        print(json.dumps({"path": place, **made}))
+    else:
+        say(made, place, seconds)
 
 
 def split(formats: list[str]) -> tuple[str | None, list[str]]:
@@ -62,36 +123,53 @@ def check(
     arguments: argparse.Namespace,
     formats: list[str],
     *,
-    has_native: bool,
-    is_same: Callable[[dict[str, Any]], bool],
+    is_same: Callable[[dict[str, Any], str], bool],
+    native: str | None = None,
+    has_native: bool = False,
 ) -> dict[str, str]:
     """Where each format's set is to be made; refuses what could not be made there, before any work is done.
 
     A set that stands there is up to date, is said to be and left out, if `is_same` says of its note that it was made of
-    what this one would be, and it verifies.
+    what this one would be, and it verifies. `native` is to be made as well; with `has_native` somebody else sees to it.
     """
-    if not arguments.output:
+    made_at = places(arguments.output, formats, has_native=has_native or native is not None)
+    if native is not None:
+        made_at = {native: os.path.abspath(arguments.output), **made_at}
+        if not formats:
+            conversions.check_has_no_layout(_layout(arguments, formats, native))
+    done = {}
+    for name, place in made_at.items():
+        layout = _layout(arguments, formats, name)
+        made = None if arguments.force else conversions.read_made(place, name)
+        is_laid_out = name in conversions.NATIVE or (made and conversions.is_laid_out(made, name, layout))
+        if made is not None and is_laid_out and is_same(made, name) and conversions.verifies(place, name):
+            done[name] = made
+            continue
+        if name in conversions.NATIVE:
+            # What is asked for is of the others.
+            layout = asdict(Layout())
+        conversions.check_place(place, name, layout, force=arguments.force)
+    for name, made in done.items():
+        place = made_at.pop(name)
+        _report(arguments, {**made, "up_to_date": True}, place, 0.0)
+    return made_at
+
+
+def places(given: str, formats: list[str], *, has_native: bool) -> dict[str, str]:
+    """Where the sets of several formats are made, or of one that is alone."""
+    if not given:
         raise BadRequestError("the output path is empty", "is a shell variable unset?")
-    output = os.path.abspath(arguments.output)
+    output = os.path.abspath(given)
     stem = output.removesuffix(".bin") if has_native else output
     single = len(formats) == 1 and not has_native
-    places = {name: output if single else f"{stem}.{name}" for name in formats}
-    done = {}
-    for name, place in places.items():
-        layout = _layout(arguments, formats, name)
-        note = None if arguments.force else conversions.read_note(place, name)
-        is_there = note is not None and conversions.is_laid_out(note, name, layout) and is_same(note)
-        if note is not None and is_there and conversions.verifies(place, name):
-            done[name] = note
-            continue
-        conversions.check_place(place, name, layout, force=arguments.force)
-    for name, note in done.items():
-        place = places.pop(name)
-        if arguments.json:
-            print(json.dumps({"path": place, **note, "up_to_date": True}))
-        else:
-            say({**note, "up_to_date": True}, place, 0.0)
-    return places
+    return {name: output if single else f"{stem}.{name}" for name in formats}
+
+
+def given_layout(arguments: argparse.Namespace) -> dict[str, Any]:
+    """What was asked for of the formats' layout, of whichever."""
+    names = [name for name in Layout.__struct_fields__ if name != "sibling"]
+    usual = asdict(Layout())
+    return {name: getattr(arguments, name) for name in names if getattr(arguments, name) != usual[name]}
 
 
 def _layout(arguments: argparse.Namespace, formats: Iterable[str], name: str) -> dict[str, Any]:
@@ -128,23 +206,22 @@ def make(
 ) -> None:
     """Makes the sets, in this process or by a daemon, and says what each holds; `formats` are all asked for."""
     raw: tuple[str, str] | None = None
+    # `encode` makes them of sets of ours, which tell everything.
+    given = told(arguments) if hasattr(arguments, "path") else Told()
     for name, place in places.items():
         start = time.monotonic()
         options = _layout(arguments, formats, name) | {"force": arguments.force, "sibling": raw}
         if client is not None:
-            job = client.convert(source, place, format=name, **options)
+            job = client.convert(source, place, format=name, **{**asdict(given), **options})
             if arguments.no_wait:
                 print(json.dumps({"job_id": job.job_id}) if arguments.json else job.job_id)
                 return
             made = follow_own(client, job.job_id, place)
         else:
             made = _local(source, place, name, options)
-        if name in _RAW:
+        if name in conversions.RAW:
             raw = place, name
-        if arguments.json:
-            print(json.dumps({"path": place, **made}))
-        else:
-            say(made, place, time.monotonic() - start)
+        _report(arguments, made, place, time.monotonic() - start)
 
 
 def _local(source: str, place: str, name: str, options: dict[str, Any]) -> dict[str, Any]:
@@ -162,8 +239,13 @@ def _local(source: str, place: str, name: str, options: dict[str, Any]) -> dict[
 def say(made: dict[str, Any], place: str, seconds: float) -> None:
     """One line of what a conversion made."""
     what = f"{plural(made['n_tokens'], 'token')}, {plural(made['n_documents'], 'document')}"
+    kind = made.get("kind") or str(made["format"]).removeprefix("tokend-")
     if made.get("up_to_date"):
-        print(f"{place} ({made['kind']}) is up to date: {what}", file=sys.stderr)
+        print(f"{place} ({kind}) is up to date: {what}", file=sys.stderr)
+        return
+    if "files" not in made:
+        n_bytes = made["n_tokens"] * (2 if made["dtype"] == "uint16" else 4)
+        print(f"{place} ({kind}): {what} in {size(n_bytes)}, {duration(seconds)}", file=sys.stderr)
         return
     if made["n_val_documents"]:
         what += f" ({made['n_val_documents']:,} for validation)"
@@ -171,24 +253,11 @@ def say(made: dict[str, Any], place: str, seconds: float) -> None:
         what += f" ({left_out:,} at the end fill no row and are left out)"
     n_bytes = sum(file["size_bytes"] for file in made["files"])
     files = f"{plural(len(made['files']), 'file')}, {size(n_bytes)}"
-    print(f"{place} ({made['kind']}): {what} in {files}, {duration(seconds)}", file=sys.stderr)
-
-
-def hidden_set(output: str) -> str:
-    """Where the set lies that only the other formats are made of."""
-    folder, name = os.path.split(os.path.abspath(output))
-    return os.path.join(folder, f".{name}.tokend-set.bin")
-
-
-def remove_set(path: str) -> None:
-    """Removes a set; the manifest goes first, so that what is left of it is none."""
-    for suffix in (".json", ".ends", ".docs", ".ids", ".skipped.jsonl", ""):
-        if os.path.lexists(f"{path}{suffix}"):
-            os.unlink(f"{path}{suffix}")
+    print(f"{place} ({kind}): {what} in {files}, {duration(seconds)}", file=sys.stderr)
 
 
 def keep_account(made: str, output: str) -> None:
-    """What a hidden set lists beside its tokens gets the output's name: what was left out, and documents' ids."""
+    """What a hidden set lists beside its tokens gets the output's name: what was left out, and ids."""
     from .encode import skipped
 
     with open(f"{made}.json", encoding="utf-8") as file:

@@ -96,10 +96,17 @@ def _encode(arguments: argparse.Namespace, inputs: list[str]) -> int:
         return _native(arguments, inputs, arguments.output, native or "bin")
     if native is None and arguments.id_field is not None:
         _check_ids_pair(arguments)
+    from .. import conversions
     from . import convert
 
+    if native is not None and not arguments.local and not _is_confined(arguments):
+        # One job makes the set and all of them.
+        places = convert.places(arguments.output, foreign, has_native=True)
+        return _native(arguments, inputs, arguments.output, native, exports=places)
+    if arguments.no_wait or arguments.key is not None:
+        raise BadRequestError("a daemon with --root makes no formats of trainers", "leave out --no-wait and --key")
     is_same = made_of(arguments, inputs, _options(arguments))
-    places = convert.check(arguments, foreign, has_native=native is not None, is_same=is_same)
+    places = convert.check(arguments, foreign, has_native=native is not None, is_same=lambda note, _: is_same(note))
     if native is not None:
         _native(arguments, inputs, arguments.output, native)
         _convert(arguments, os.path.abspath(arguments.output), places, foreign)
@@ -111,7 +118,7 @@ def _encode(arguments: argparse.Namespace, inputs: list[str]) -> int:
         print(f"tokend: the same inputs are in {known.output}, which verified: made from it", file=sys.stderr)
         _convert(arguments, known.output, places, foreign)
         return 0
-    made = convert.hidden_set(arguments.output)
+    made = conversions.hidden_set(arguments.output)
     _native(arguments, inputs, made, "bin", is_hidden=True)
     try:
         _convert(arguments, made, places, foreign)
@@ -119,8 +126,14 @@ def _encode(arguments: argparse.Namespace, inputs: list[str]) -> int:
         print(f"tokend: the tokens are kept in {made}, for `tokend convert`", file=sys.stderr)
         raise
     convert.keep_account(made, arguments.output)
-    convert.remove_set(made)
+    conversions.remove_set(made)
     return 0
+
+
+def _is_confined(arguments: argparse.Namespace) -> bool:
+    """Whether the daemon serves some directories only, and so makes no conversions."""
+    with connected(arguments) as client:
+        return bool(client.roots())
 
 
 def _check_ids_pair(arguments: argparse.Namespace) -> None:
@@ -135,14 +148,24 @@ def _check_ids_pair(arguments: argparse.Namespace) -> None:
 
 def _convert(arguments: argparse.Namespace, source: str, places: dict[str, str], formats: list[str]) -> None:
     """Makes the formats of trainers where the set was made: by the daemon, or in this process."""
+    from tokend_client.protocol import Told
+
+    from .. import conversions
+    from ..token_source import open_source
     from . import convert
 
-    if arguments.local or not places:
-        convert.make(arguments, source, places, formats)
+    if not places:
         return
-    with connected(arguments) as client:
-        # One that is confined to directories makes no conversions.
-        convert.make(arguments, source, places, formats, None if client.roots() else client)
+    if not arguments.local:
+        with connected(arguments) as client:
+            # One that is confined to directories makes no conversions.
+            if not client.roots():
+                convert.make(arguments, source, places, formats, client)
+                return
+    convert.make(arguments, source, places, formats)
+    docs = open_source(source, Told()).sidecars.get("docs", [])
+    for place in places.values():
+        conversions.keep_places(docs, place)
 
 
 def _formats(arguments: argparse.Namespace) -> tuple[str | None, list[str]]:
@@ -160,10 +183,10 @@ def _formats(arguments: argparse.Namespace) -> tuple[str | None, list[str]]:
     from .convert import split
 
     for name, is_given in (("--no-wait", arguments.no_wait), ("--key", arguments.key is not None)):
-        if is_given:
+        if is_given and (arguments.local or not {"bin", "stream"} & set(formats)):
             raise BadRequestError(
-                f"{name} goes with --format bin or stream only",
-                "use `tokend convert` afterwards, which takes --no-wait",
+                f"{name} goes with a daemon, and with --format bin or stream",
+                "add one of them: the formats of trainers are then made of it, in the same job",
             )
     return split(formats)
 
@@ -176,8 +199,12 @@ def _native(
     *,
     is_hidden: bool = False,
     is_update: bool = False,
+    exports: dict[str, str] | None = None,
 ) -> int:
-    """Encodes into a set of ours. A hidden one is replaced without asking, and is not reported."""
+    """Encodes into a set of ours. A hidden one is replaced without asking, and is not reported.
+
+    `exports` are the formats of trainers that the daemon is to make of it, and their places.
+    """
     options = _options(arguments) | {"force": arguments.force or is_hidden, "format": format}
     if arguments.more:
         options["more"] = arguments.more
@@ -197,6 +224,10 @@ def _native(
             raise BadRequestError("--resume goes with --local", "a daemon resumes its jobs by itself")
         with connected(arguments) as client:
             options |= {"retire": arguments.retire, "update": is_update}
+            if exports:
+                from .convert import given_layout
+
+                options |= {"exports": exports, "layout": given_layout(arguments)}
             options["reuse"] = format == "bin" and not is_hidden and not arguments.no_reuse
             job = client.submit(inputs, output, tokenizer=arguments.tokenizer, key=arguments.key, **options)
             if arguments.no_wait:
@@ -209,6 +240,10 @@ def _native(
     seconds = time.monotonic() - start
     report(manifest, output, seconds, arguments.json)
     if not arguments.json:
+        for made in manifest.get("exports", ()):
+            from .convert import say
+
+            say(made, made["path"], seconds)
         for place, other in zip(arguments.more.values(), manifest.get("more", ()), strict=True):
             report({"up_to_date": manifest["up_to_date"], **other}, place, seconds, as_json=False)
     return 0

@@ -12,7 +12,9 @@ from ..explain import explain as search
 
 def explain(arguments: argparse.Namespace) -> int:
     """Shows where a token of a set came from."""
-    found = search(os.path.abspath(arguments.path), arguments.token, context_bytes=arguments.context)
+    found = search(
+        os.path.abspath(arguments.path), arguments.token, context_bytes=arguments.context, made_of=arguments.set
+    )
     if arguments.json:
         print(json.dumps(asdict(found)))
         return 0

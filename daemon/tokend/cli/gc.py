@@ -11,14 +11,13 @@ import shutil
 
 from tokend_client.errors import ConflictError, NotFoundError
 
-from .. import _core, publish, reuse
+from .. import _core, publish, reuse, rewrite
 from .. import update as updates
-from ..conversions import unlocked
-from .convert import remove_set
+from ..conversions import remove_set, unlocked
 from .output import plural, size
 
 _EXPORT = re.compile(r"\.(.+)\.tokend-export")
-_HIDDEN = re.compile(rf"\.(.+)\.({updates.PURPOSE}|{reuse.PURPOSE})")
+_HIDDEN = re.compile(rf"\.(.+)\.({updates.PURPOSE}|{reuse.PURPOSE}|{rewrite.PURPOSE})")
 _SET = re.compile(r"\.(.+)\.tokend-set\.bin\.json")
 _CHECKPOINT = re.compile(r"\.(.+)\.checkpoint\.([A-Za-z0-9_-]{1,64})\.partial")
 

@@ -12,10 +12,13 @@ import numpy as np
 from tokend_client import TokenStream
 from tokend_client.errors import TokendError
 
+from ..foreign import TOKEN_FORMATS
+from ..notes import is_native, read_note
+from ..token_source import UNKNOWN
 from ..tokenizer import Tokenizer
 from .encode import account
 from .output import plural, size
-from .verify import check_width, is_native, read_note, vocabulary
+from .verify import told
 
 _HEAD_TOKENS = 40
 _MOST_INPUTS = 20
@@ -52,9 +55,17 @@ def _rows(stream: TokenStream) -> list[tuple[str, str]]:
     source_bytes = sum(source["size_bytes"] - source.get("offset_bytes", 0) for source in sources)
     n_sources = len({source["path"] for source in sources}) if "offset_bytes" in (sources or [{}])[0] else len(sources)
     eot = f"{options['eot']} {options['eot_id']}" if options["eot_id"] is not None else "none"
+    is_known = stream.tokenizer != UNKNOWN
+    name = f"{stream.tokenizer} ({stream.fingerprint[:12]})"
     rows += [
-        ("tokenizer", f"{stream.tokenizer} ({stream.fingerprint[:12]})"),
+        ("tokenizer", name if is_known else f"unknown, of {manifest['tokenizer']['vocab_size']:,} ids"),
         ("end of text", eot),
+    ]
+    kinds = sorted({source["format"] for source in sources if source.get("format") in TOKEN_FORMATS})
+    if kinds:
+        rows.append(("converted", f"from {' and '.join(kinds)}: {plural(n_sources, 'file')}, {size(source_bytes)}"))
+        return rows + (_tokenizer(stream, stream.tokenizer) if is_known else [])
+    rows += [
         ("options", f"special={options['special']} errors={options['errors']} separator={options['separator']!r}"),
         ("sources", f"{plural(n_sources, 'file')}, {size(source_bytes)}"),
     ]
@@ -127,12 +138,13 @@ def _tokenizer(stream: TokenStream, name: str) -> list[tuple[str, str]]:
 def _foreign(arguments: argparse.Namespace, path: Path) -> int:
     """Another tool's set, or one that was made for another tool."""
     from ..foreign import read_set
+    from ..token_source import check_width, vocabulary
 
     note = read_note(path)
     found = read_set(path, arguments.dtype or (note["dtype"] if note is not None else None))
-    vocab_size, eot_id, _ = vocabulary(arguments, note)
+    vocab_size, eot_id, _ = vocabulary(told(arguments), note)
     if found.kind in ("raw", "olmo") and note is None:
-        check_width(arguments, path, vocab_size, found.dtype)
+        check_width(told(arguments), path, vocab_size, found.dtype)
     kind, n_documents = found.kind, found.n_documents
     if note is not None:
         kind = note["kind"]

@@ -6,10 +6,15 @@ import contextlib
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, TypeVar
+from typing import Protocol, TypeVar
 
-if TYPE_CHECKING:
-    from .._core import JobControl
+
+class Progress(Protocol):
+    """What tells how far some work is."""
+
+    def progress(self) -> tuple[int, int, int, int]:
+        """Bytes done, bytes in all, tokens, documents."""
+
 
 T = TypeVar("T")
 Update = Callable[[int, int, int, str | None], None]
@@ -90,7 +95,7 @@ def progress_bar(label: str) -> Iterator[Update]:
         yield update
 
 
-def watched(work: Callable[[], T], control: JobControl, label: str, interrupt: Callable[[], None]) -> T:
+def watched(work: Callable[[], T], control: Progress, label: str, interrupt: Callable[[], None]) -> T:
     """Does work in a thread with a bar that follows `control`; returns or raises what it does.
 
     Ctrl-C calls `interrupt` and is raised again once the work has ended.

@@ -227,28 +227,39 @@ def _encode(parser: argparse.ArgumentParser) -> None:
 
 
 def _convert(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("path", metavar="SET", help="OUT.bin or its manifest, or the directory of a sealed stream")
+    parser.add_argument(
+        "path",
+        metavar="SET",
+        help="OUT.bin, its manifest or a sealed stream of tokend's; or another tool's set: Megatron, llm.c, datatrove, "
+        "OLMo-core, litData, MDS, .npy, raw ids",
+    )
     parser.add_argument(
         "--format",
         action="append",
         required=True,
-        choices=FOREIGN_FORMATS,
+        choices=["bin", "stream", *FOREIGN_FORMATS],
         metavar="FORMAT",
-        help=f"{', '.join(FOREIGN_FORMATS)}; repeatable: each is then made as OUT.FORMAT",
+        help=f"bin or stream, which are tokend's own, or {', '.join(FOREIGN_FORMATS)}; repeatable: bin or stream is "
+        "then made as OUT, each other as OUT.FORMAT",
     )
     parser.add_argument(
-        "-o", "--output", required=True, metavar="OUT", help="the new directory; for megatron the prefix of its files"
+        "-o",
+        "--output",
+        required=True,
+        metavar="OUT",
+        help="the new directory; for bin the data file; for megatron the prefix of its files",
     )
     parser.add_argument(
         "--eot",
         choices=["append", "prepend", "both", "none"],
-        help="where end-of-text ids go (default: where the format's readers expect them)",
+        help="where end-of-text ids go in formats of trainers (default: where their readers expect them); bin and "
+        "stream have them where SET has",
     )
-    parser.add_argument("--eot-id", type=_count, metavar="ID", help="the end-of-text id, for a set that has none")
     parser.add_argument("--force", action="store_true", help="replace an existing output that tokend made")
     parser.add_argument(
         "--no-wait", action="store_true", help="hand it to the daemon, print the job's id and return at once"
     )
+    _foreign(parser)
     _layout(parser)
     _client(parser)
 
@@ -304,7 +315,15 @@ def _foreign(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("of other tools' files, which do not tell")
     _tokenizer(group, default=None)
     group.add_argument("--dtype", choices=["uint16", "uint32"], help="of raw ids (default: told from the ids)")
+    group.add_argument(
+        "--vocab-size", type=_count, metavar="N", help="ids in the vocabulary, of a tokenizer that tokend does not know"
+    )
     group.add_argument("--eot-id", type=_count, metavar="ID", help="the end-of-text id (default: the tokenizer's)")
+    group.add_argument(
+        "--eot-at",
+        choices=["end", "start", "both", "none"],
+        help="where documents have it (default: told from the first and last documents)",
+    )
 
 
 def _decode(parser: argparse.ArgumentParser) -> None:
@@ -346,8 +365,11 @@ def _verify(parser: argparse.ArgumentParser) -> None:
 
 
 def _explain(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("path", help="OUT.bin, a stream's directory, or the manifest of either")
+    parser.add_argument(
+        "path", help="OUT.bin, a stream, or what convert or encode made of them for a trainer, or one file of that"
+    )
     parser.add_argument("--token", type=_count, required=True, metavar="N", help="position of the token, from 0")
+    parser.add_argument("--set", metavar="SET", help="what a trainer's set was made of, where its name does not tell")
     parser.add_argument("--context", type=_count, default=200, metavar="BYTES", help="text to show (default: 200)")
     _json(parser)
 
@@ -385,7 +407,7 @@ def _count(text: str) -> int:
 _COMMANDS: dict[str, tuple[str, str, Callable[[argparse.ArgumentParser], None]]] = {
     "serve": ("daemon", "run a daemon in the foreground", _serve),
     "encode": ("encode", "files -> one token set on disk", _encode),
-    "convert": ("convert", "a token set -> the files that trainers read", _convert),
+    "convert": ("convert", "a token set, ours or another tool's -> another format of it", _convert),
     "decode": ("decode", "tokens -> text on stdout", _decode),
     "text": ("text", "text -> ids on one line", _text),
     "inspect": ("inspect", "what a token set holds", _inspect),

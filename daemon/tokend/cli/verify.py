@@ -12,9 +12,10 @@ import os
 from pathlib import Path
 from typing import Any
 
-from tokend_client.errors import StreamError
+from tokend_client.protocol import Told
 
 from .. import _core
+from ..notes import is_native, note_path, read_note
 from .output import plural, size
 
 
@@ -35,97 +36,27 @@ def verify(arguments: argparse.Namespace) -> int:
     return _report(arguments, found, f"{found['format']}, ", remarks)
 
 
-def is_native(path: Path) -> bool:
-    """Whether it is a set or a stream of tokend's own."""
-    if path.name == "manifest.json" or (path / "manifest.json").exists():
-        return True
-    # Ends without a manifest are what is left of a set: it is named as such, not taken for raw ids.
-    if (path / "ends-00000.u64").exists() and (path / "tokens-00000.bin").exists():
-        return True
-    if any(Path(f"{path}{suffix}").exists() for suffix in (".json", ".ends")):
-        return True
-    return path.name.endswith(".bin.json") and not path.name.endswith("tokend.json")
-
-
 def _is_foreign(path: Path) -> bool:
     from ..foreign import recognise
 
     return recognise(path) is not None
 
 
-def read_note(path: Path) -> dict[str, Any] | None:
-    """What `tokend convert` noted beside a set, if it made it."""
-    found = _find_note(path)
-    return found[1] if found is not None else None
-
-
-def note_path(path: Path) -> Path | None:
-    """Where that stands."""
-    found = _find_note(path)
-    return found[0] if found is not None else None
-
-
-def _find_note(path: Path) -> tuple[Path, dict[str, Any]] | None:
-    prefix = str(path).removesuffix(".idx").removesuffix(".bin")
-    whole = prefix.removesuffix("_train").removesuffix("_val")
-    names = [path, path / "tokend.json", path.parent / "tokend.json"]
-    names += [path.parent.parent / "tokend.json"] if path.parent.name in ("train", "val") else []
-    for place in (*names, Path(f"{prefix}.tokend.json"), Path(f"{whole}.tokend.json")):
-        if not place.name.endswith("tokend.json"):
-            continue
-        try:
-            note = json.loads(place.read_bytes())
-        except (OSError, ValueError):
-            continue
-        if isinstance(note, dict) and note.get("format") == "tokend-export" and _lists(place, note, path):
-            return place, note
-    return None
-
-
-def _lists(place: Path, note: dict[str, Any], path: Path) -> bool:
-    """Whether a set is of the files that a note lists, or is a folder of them."""
-    files = [str(place.parent / file["file"]) for file in note["files"]]
-    if path == place or path.is_dir():
-        return path == place or any(file.startswith(f"{path}{os.sep}") for file in files)
-    prefix = str(path).removesuffix(".idx").removesuffix(".bin")
-    return any(file == str(path) or file.startswith((f"{prefix}.", f"{prefix}_")) for file in files)
-
-
-def vocabulary(arguments: argparse.Namespace, note: dict[str, Any] | None) -> tuple[int | None, int | None, str | None]:
-    """Size of the vocabulary, end-of-text id and where it stands; None for what is not known."""
-    vocab_size, eot_id, eot = None, arguments.eot_id, None
-    if note is not None:
-        vocab_size, eot = note["tokenizer"]["vocab_size"], note["arrangement"]["eot"]
-        eot_id = eot_id if eot_id is not None else note["arrangement"]["eot_id"]
-    if arguments.tokenizer is not None:
-        from ..tokenizer import Tokenizer
-
-        tokenizer = Tokenizer.load(arguments.tokenizer)
-        vocab_size = tokenizer.vocab_size
-        eot_id = eot_id if eot_id is not None else tokenizer.eot_id
-    return vocab_size, eot_id, eot
-
-
-def check_width(arguments: argparse.Namespace, path: Path, vocab_size: int | None, dtype: str) -> None:
-    """Ids that are as wide as no tokenizer of that size would make them."""
-    if arguments.dtype is not None or vocab_size is None or dtype not in ("uint16", "uint32"):
-        return
-    needed = "uint16" if vocab_size <= 65_536 else "uint32"
-    if dtype != needed:
-        raise StreamError(
-            f"{path}: its ids look like {dtype}, those of {vocab_size} are {needed}",
-            f"pass --dtype {dtype} if that is meant, or --tokenizer with the one that made it",
-        )
+def told(arguments: argparse.Namespace) -> Told:
+    """What the command line says of other tools' files."""
+    return Told(**{name: getattr(arguments, name) for name in Told.__struct_fields__})
 
 
 def _scan(arguments: argparse.Namespace, path: Path, note: dict[str, Any] | None) -> tuple[dict[str, Any], list[str]]:
-    from ..foreign import read_set, scan
+    from ..foreign import drop_rows, read_set, scan
+    from ..token_source import check_width, vocabulary
 
     dtype = arguments.dtype or (note["dtype"] if note is not None else None)
     found = read_set(path, dtype)
-    vocab_size, eot_id, eot = vocabulary(arguments, note)
+    vocab_size, eot_id, eot = vocabulary(told(arguments), note)
     if found.kind in ("raw", "olmo") and note is None:
-        check_width(arguments, path, vocab_size, found.dtype)
+        check_width(told(arguments), path, vocab_size, found.dtype)
+    drop_rows(found, eot_id)
     scanned = scan(found, vocab_size=vocab_size, eot_id=eot_id, eot=eot)
     remarks = list(found.remarks)
     if vocab_size is None:

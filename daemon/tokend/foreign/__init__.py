@@ -7,8 +7,23 @@ that shrinks meanwhile is an error and no signal. The first fault is a `StreamEr
 The layouts stand at the top of the files in `rust_core/core/src/export`.
 """
 
+from .documents import document_ends, drop_rows, tell_eot
 from .recognise import recognise
 from .scan import Scanned, scan
 from .sets import ForeignSet, Span, read_set
 
-__all__ = ["ForeignSet", "Scanned", "Span", "read_set", "recognise", "scan"]
+TOKEN_FORMATS = ("megatron", "llmc", "datatrove", "olmo", "npy", "litdata", "mds", "raw")
+"""As `recognise` names them, and as the manifest of a set that was made of one names its sources."""
+
+__all__ = [
+    "TOKEN_FORMATS",
+    "ForeignSet",
+    "Scanned",
+    "Span",
+    "document_ends",
+    "drop_rows",
+    "read_set",
+    "recognise",
+    "scan",
+    "tell_eot",
+]

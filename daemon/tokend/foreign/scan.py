@@ -12,7 +12,7 @@ from tokend_client.errors import BadRequestError
 from .sets import ForeignSet, Span, fault
 
 _BLOCK_IDS = 1 << 21
-_ITEM_MAX_BYTES = 1 << 28  # of litData, as tokend writes it
+ITEM_MAX_BYTES = 1 << 28  # of litData, as tokend writes it
 ZERO_TAIL_MIN = 64
 """So many ids 0 at the end of a file are taken for space that was reserved and never written."""
 
@@ -45,11 +45,12 @@ def scan(found: ForeignSet, *, vocab_size: int | None, eot_id: int | None, eot: 
     if eot_id is not None and eot != "none" and result.n_tokens and not result.n_eot:
         path = found.spans[0].path
         what = f"none of the {result.n_tokens} ids is the end-of-text id {eot_id}: documents run together"
-        raise fault(path, None, what, "was it made without end-of-text ids, or with another tokenizer?")
+        hint = "was it made without end-of-text ids (pass --eot-at none then), or with another tokenizer?"
+        raise fault(path, None, what, hint)
     return result
 
 
-def _blocks(span: Span) -> Any:
+def blocks(span: Span) -> Any:
     """Blocks of ids and the number of the first of each."""
     with span.path.open("rb") as file:
         file.seek(span.offset_bytes)
@@ -65,7 +66,7 @@ def _blocks(span: Span) -> Any:
 def _scan_span(span: Span, result: Scanned, vocab_size: int | None, eot_id: int | None, *, is_last: bool) -> None:
     width = span.dtype.itemsize
     n_zeros = 0
-    for at, ids in _blocks(span):
+    for at, ids in blocks(span):
         low, high = int(ids.min()), int(ids.max())
         result.largest_id = max(result.largest_id, high)
         if low < 0 or (vocab_size is not None and high >= vocab_size):
@@ -110,8 +111,8 @@ def _check_eot(span: Span, eot_id: int, *, at_start: bool, is_first: bool) -> No
     lengths = np.diff(np.concatenate([[0], span.ends]).astype(np.int64))
     if not at_start:
         # A document that was cut because it is longer than an item may be goes on in the next one.
-        places = places[lengths * span.dtype.itemsize != _ITEM_MAX_BYTES]
-    for at, ids in _blocks(span):
+        places = places[lengths * span.dtype.itemsize != ITEM_MAX_BYTES]
+    for at, ids in blocks(span):
         inside = places[(places >= at) & (places < at + len(ids))]
         wrong = inside[ids[inside - at] != eot_id]
         if len(wrong):
@@ -119,7 +120,8 @@ def _check_eot(span: Span, eot_id: int, *, at_start: bool, is_first: bool) -> No
             document = int(np.searchsorted(span.ends, place, "right"))
             side = "begins" if at_start else "ends"
             what = f"document {document} {side} with id {ids[place - at]}, not with the end-of-text id {eot_id}"
-            hint = f"{len(wrong)} like it near by; documents that are not told apart run together in training"
+            hint = f"{len(wrong)} like it near by; documents that are not told apart run together in training. "
+            hint += "If it stands elsewhere or nowhere, pass --eot-at start, --eot-at end or --eot-at none"
             raise fault(span.path, span.offset_bytes + place * span.dtype.itemsize, what, hint)
     if not at_start and len(lengths) and int(lengths.min()) == 0:
         document = int(lengths.argmin())

@@ -357,10 +357,13 @@ def _mds_shard(file: Path, shard: dict[str, Any], encoding: list[str], index: st
         spans = []
         for at, start in enumerate(offsets[:-1].tolist()):
             opened.seek(start)
-            size, shape, n_ids = struct.unpack("<IBI", opened.read(9).ljust(9, b"\0"))
-            length = int(offsets[at + 1]) - start
-            if size != length - 4 or shape != 1 << 2 | 2 or n_ids * dtype.itemsize != length - 9:
+            # The writer takes the narrowest integer that holds the length of a sample.
+            size, shape = struct.unpack("<IB", opened.read(5).ljust(5, b"\0"))
+            width = 1 << (shape & 3)
+            n_ids = int.from_bytes(opened.read(width), "little")
+            length, head = int(offsets[at + 1]) - start, 5 + width
+            if size != length - 4 or shape >> 2 != 1 or n_ids * dtype.itemsize != length - head:
                 what = f"sample {at} of {length} bytes says {size} bytes, shape code {shape}, {n_ids} {dtype.name} ids"
                 raise fault(file, start, what)
-            spans.append(Span(file, dtype, n_ids, start + 9, np.array([n_ids], np.uint64)))
+            spans.append(Span(file, dtype, n_ids, start + head, np.array([n_ids], np.uint64)))
         return spans

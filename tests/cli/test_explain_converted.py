@@ -1,0 +1,165 @@
+"""`tokend explain` of what trainers read: the bytes of the source, through the note and the places beside the files."""
+
+from __future__ import annotations
+
+import json
+import random
+import struct
+from pathlib import Path
+
+import numpy as np
+import pytest
+import xxhash
+from tokend import Tokenizer
+from tokend.cli import main
+from tokend.cli.parser import FOREIGN_FORMATS
+from tokend.explain import explain
+from tokend.foreign import read_set
+from tokend.provenance import Shuffle, xxh3_of_pair
+
+EOT = 50256
+TEXTS = ["Hello, world!", "", "naïve 日本語 text", "x " * 40, "the end", *(f"number {n}" for n in range(25))]
+pytestmark = pytest.mark.timeout(120)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two inputs: text with separators, and JSON lines."""
+    made = tmp_path_factory.mktemp("inputs")
+    (made / "a.txt").write_text("".join(f"{text}||" for text in TEXTS[:9]))
+    (made / "b.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in TEXTS[9:]))
+    return made
+
+
+def encode(folder: Path, output: Path, *options: str) -> None:
+    inputs = [str(folder / "a.txt"), str(folder / "b.jsonl")]
+    assert main(["encode", *inputs, "-o", str(output), "--separator", "||", "--local", *options]) == 0
+
+
+def check(place: Path, gpt2: Tokenizer, *, step: int = 1, made_of: Path | None = None) -> list[str]:
+    """Each `step`-th token is found in its source; returns the texts of the documents that were met."""
+    ids = np.concatenate(
+        [np.fromfile(span.path, span.dtype, span.n_ids, offset=span.offset_bytes) for span in read_set(place).spans]
+    ).tolist()
+    met = {}
+    for token in range(0, len(ids), step):
+        found = explain(place, token, tokenizer=gpt2, context_bytes=10_000, made_of=made_of)
+        assert found.is_exact and found.id == ids[token] and found.offset_bytes is not None, found
+        assert ids[token - found.token_in_document :][: found.n_tokens_of_document].count(EOT) <= 1
+        is_jsonl = found.source.endswith("b.jsonl")
+        number = found.document_in_source + (9 if is_jsonl else 0)
+        text, own = TEXTS[number].encode(), b"" if found.id == EOT else gpt2.decode_bytes([found.id])
+        start = 0 if is_jsonl else found.document_offset_bytes
+        assert start is not None and text[found.offset_bytes - start :].startswith(own)
+        met[found.document] = TEXTS[number]
+    return [met[number] for number in sorted(met)]
+
+
+@pytest.mark.parametrize("name", FOREIGN_FORMATS)
+def test_straight_from_the_inputs(name: str, folder: Path, tmp_path: Path, gpt2: Tokenizer) -> None:
+    """The set of ours is gone; what it knew of its documents stands beside."""
+    encode(folder, tmp_path / "o", "--format", name)
+    assert (tmp_path / "o.docs").stat().st_size == 16 * (len(TEXTS) - 9)
+    assert check(tmp_path / "o", gpt2) == TEXTS
+
+
+@pytest.mark.parametrize("name", ["megatron", "llmc", "olmo", "litdata", "mds", "datatrove"])
+def test_shuffled_and_in_shards(name: str, folder: Path, tmp_path: Path, gpt2: Tokenizer) -> None:
+    shards = [] if name == "megatron" else ["--shard-tokens", "60"]
+    encode(folder, tmp_path / "o", "--format", name, "--shuffle", "--seed", "9", *shards)
+    met = check(tmp_path / "o", gpt2)
+    assert sorted(met) == sorted(TEXTS) and met != TEXTS
+    if name in ("llmc", "olmo"):
+        # A token of one file.
+        one = sorted((tmp_path / "o").glob("*_000001.bin" if name == "llmc" else "*-00001.npy"))[0]
+        assert 0 < len(check(one, gpt2, step=2)) < len(TEXTS)
+
+
+@pytest.mark.parametrize("name", ["nanogpt", "megatron", "llmc", "olmo"])
+def test_two_sides(
+    name: str, folder: Path, tmp_path: Path, gpt2: Tokenizer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = ["--val-fraction", "0.4", "--seed", "1", "--shuffle"]
+    encode(folder, tmp_path / "o.bin", "--format", "bin", "--format", name, *given)
+    place = tmp_path / f"o.{name}"
+    match name:
+        case "nanogpt":
+            sides = [place / "train.bin", place / "val.bin"]
+        case "megatron":
+            sides = [Path(f"{place}_train"), Path(f"{place}_val.idx")]
+        case "llmc":
+            sides = [next(place.glob("*_train_*.bin")), next(place.glob("*_val_*.bin"))]
+        case _:
+            sides = [place / "train", place / "val"]
+    met = [check(side, gpt2) for side in sides]
+    assert all(met) and sorted([*met[0], *met[1]]) == sorted(TEXTS)
+    # Without the set that it was made of nobody knows which is which; one that lies elsewhere can be named.
+    for suffix in ("", ".ends", ".docs", ".json"):
+        (tmp_path / f"o.bin{suffix}").rename(tmp_path / f"moved.bin{suffix}")
+    (tmp_path / "moved.bin.json").write_text((tmp_path / "moved.bin.json").read_text().replace("o.bin", "moved.bin"))
+    capsys.readouterr()
+    arguments = ["explain", str(sides[0]), "--token", "3"]
+    assert main(arguments) == 1
+    assert "is told by the set that it was made of" in capsys.readouterr().err
+    assert main([*arguments, "--set", str(tmp_path / "moved.bin")]) == 0
+    assert main([*arguments, "--set", str(tmp_path / "none.bin")]) == 2
+    capsys.readouterr()
+    if name != "megatron":
+        whole = ["explain", str(place), "--token", "3", "--set", str(tmp_path / "moved.bin")]
+        assert main(whole) == 2 and "files of train and of val are no one set" in capsys.readouterr().err
+
+
+def test_of_a_conversion(folder: Path, tmp_path: Path, gpt2: Tokenizer) -> None:
+    encode(folder, tmp_path / "o.bin")
+    for name, options in (
+        ("megatron", ["--eot", "prepend"]),
+        ("mds", ["--row-tokens", "7"]),
+        ("olmo", ["--eot", "both"]),
+    ):
+        place = tmp_path / "there" / f"x-{name}"
+        place.parent.mkdir(exist_ok=True)
+        assert main(["convert", str(tmp_path / "o.bin"), "-o", str(place), "--format", name, *options]) == 0
+        if name != "olmo":
+            assert check(place, gpt2)[:5] == TEXTS[:5]
+    # The end of text before the first document.
+    found = explain(tmp_path / "there" / "x-olmo", 0, tokenizer=gpt2)
+    assert (found.id, found.document, found.text) == (EOT, 0, "")
+    assert explain(tmp_path / "there" / "x-olmo", 1, tokenizer=gpt2).text == "Hello"
+    # And back again: what was known of the text came along.
+    back = tmp_path / "back.bin"
+    assert main(["convert", str(tmp_path / "there" / "x-megatron"), "-o", str(back), "--format", "bin"]) == 0
+    assert explain(back, 1, tokenizer=gpt2).is_exact
+
+
+def test_what_does_not_know(folder: Path, tmp_path: Path, gpt2: Tokenizer, capsys: pytest.CaptureFixture[str]) -> None:
+    encode(folder, tmp_path / "o", "--format", "megatron")
+    last = np.fromfile(tmp_path / "o.bin", "<u2").size - 1
+    (tmp_path / "o.docs").unlink()
+    assert explain(tmp_path / "o", 0, tokenizer=gpt2).is_exact
+    found = explain(tmp_path / "o", last - 1, tokenizer=gpt2)
+    assert not found.is_exact and "the places of its documents are missing" in (found.remark or "")
+    (tmp_path / "o.tokend.json").unlink()
+    for place, told in ((tmp_path / "o", "does not say what text it was made of"), (tmp_path / "none", "no such file")):
+        assert main(["explain", str(place), "--token", "0"]) == 1
+        assert told in capsys.readouterr().err
+    out = ["-o", str(tmp_path / "own.bin"), "--format", "bin", "--tokenizer", "gpt2"]
+    assert main(["convert", str(tmp_path / "o"), *out]) == 0
+    capsys.readouterr()
+    assert main(["explain", str(tmp_path / "own.bin"), "--token", "0"]) == 1
+    told = capsys.readouterr().err
+    assert "was converted from megatron files" in told and "hint: `tokend decode`" in told
+
+
+def test_the_permutation_is_that_of_the_core(tmp_path: Path, gpt2: Tokenizer) -> None:
+    chance = random.Random(5)
+    for _ in range(300):
+        low, high, seed = (chance.getrandbits(chance.choice([1, 9, 33, 64])) for _ in range(3))
+        assert xxh3_of_pair(low, high, seed) == xxhash.xxh3_64_intdigest(struct.pack("<QQ", low, high), seed=seed)
+    for n in (1, 2, 5, 64, 300):
+        assert sorted(map(Shuffle(n, 3).at, range(n))) == list(range(n))
+    (tmp_path / "a.txt").write_text("".join(f"{number}|" for number in range(300)))
+    gpt2.encode_files([tmp_path / "a.txt"], tmp_path / "a.bin", separator="|")
+    arguments = ["convert", str(tmp_path / "a.bin"), "-o", str(tmp_path / "n"), "--format", "nanogpt", "--shuffle"]
+    assert main([*arguments, "--seed", "77"]) == 0
+    texts = gpt2.decode(np.fromfile(tmp_path / "n" / "train.bin", "<u2")).split("<|endoftext|>")[:-1]
+    assert [int(text) for text in texts] == [Shuffle(300, 77).at(position) for position in range(300)]
