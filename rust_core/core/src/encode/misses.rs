@@ -3,7 +3,7 @@
 //! | pretoken | looked up | else |
 //! |---|---|---|
 //! | up to 15 bytes | second line of its key; if it may have many ids, the wide cache | merged in registers, all of a window together (`bpe::short`) |
-//! | up to 31 | the worker's wide cache | cut at inert borders; each part looked up or merged |
+//! | up to 31 | the worker's wide cache, or if it has many ids its long one | cut at inert borders; each part looked up or merged |
 //! | longer | the worker's long cache | the same |
 //!
 //! Ids are collected as bytes in `spill`, in the order in which they are found; `found` has the place
@@ -11,6 +11,7 @@
 
 use std::ops::Range;
 
+use super::long_cache::LongCache;
 use super::wide_cache::{WIDE_MAX, wide_key};
 use super::window::NO_SLOT;
 use super::{Encoder, Model, Scratch};
@@ -19,6 +20,9 @@ use crate::bpe::short::Word;
 use crate::cache::{KEY_MAX, Key};
 use crate::error::Result;
 use crate::lane::Lane;
+
+/// Parts of a long pretoken whose lines are asked for together.
+const PARTS_ASKED: usize = 16;
 
 /// Where the ids of a miss are in `spill`.
 #[derive(Clone, Copy, Default)]
@@ -146,7 +150,10 @@ impl Encoder<'_> {
         let Scratch { wide, long, spill, .. } = &mut *self.scratch;
         let from = spill.len();
         let known = match (key, slot) {
-            (Some(key), Some(slot)) => wide.get(slot, &key, spill),
+            (Some(key), Some(slot)) => {
+                wide.get(slot, &key, spill)
+                    || LongCache::slot(piece).is_some_and(|slot| long.get(slot, piece, spill))
+            }
             (None, Some(slot)) => long.get(slot, piece, spill),
             (_, None) => false,
         };
@@ -157,6 +164,7 @@ impl Encoder<'_> {
         if self.model.whole.contains_key(piece) {
             self.learn::<L>(text, range.clone(), offset)?;
         } else {
+            self.ask_for_parts(piece);
             let mut start = 0;
             while start < piece.len() {
                 let end = self.model.bridges.part_end(piece, start);
@@ -167,13 +175,31 @@ impl Encoder<'_> {
         let Scratch { wide, long, spill, .. } = &mut *self.scratch;
         match (key, slot) {
             (Some(key), Some(slot)) => {
-                // What has too many ids is merged again whenever it comes: up to 31 bytes, quickly.
-                wide.insert(slot, &key, &spill[from..]);
+                if !wide.insert(slot, &key, &spill[from..])
+                    && let Some(slot) = LongCache::slot(piece)
+                {
+                    long.insert(slot, piece, &spill[from..]);
+                }
             }
             (None, Some(slot)) => long.insert(slot, piece, &spill[from..]),
             (_, None) => {}
         }
         Ok(())
+    }
+
+    /// Asks the processor for the lines of the first parts, so that they arrive together.
+    fn ask_for_parts(&self, piece: &[u8]) {
+        let mut start = 0;
+        for _ in 0..PARTS_ASKED {
+            let end = self.model.bridges.part_end(piece, start);
+            if end - start <= KEY_MAX {
+                self.table.prefetch(self.table.slot(Key::new(&piece[start..end])));
+            }
+            if end == piece.len() {
+                return;
+            }
+            start = end;
+        }
     }
 
     /// A part of a longer pretoken, between two inert borders.
