@@ -104,7 +104,6 @@ pub(crate) struct Scratch {
 }
 
 impl Default for Scratch {
-    #[expect(clippy::large_stack_arrays, reason = "once per worker, and then it is in a box")]
     fn default() -> Self {
         Self {
             scan: Scan::default(),

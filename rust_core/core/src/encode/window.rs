@@ -55,6 +55,7 @@ pub(super) struct Window {
 }
 
 impl Default for Window {
+    #[expect(clippy::large_stack_arrays, reason = "once per worker, and then it is in a box")]
     fn default() -> Self {
         Self { staged: Box::new([0; _]), n_bytes: 0, misses: Vec::new() }
     }
