@@ -35,7 +35,7 @@ pub trait Lane: sealed::Sealed + Copy + Default + Into<u32> + Send + Sync + 'sta
 }
 
 macro_rules! lane {
-    ($lane:ty, $ids:literal, $bits:literal) => {
+    ($lane:ty, $ids:literal) => {
         impl Lane for $lane {
             const BYTES: usize = size_of::<$lane>();
             const VALUE_IDS: usize = $ids;
@@ -51,18 +51,22 @@ macro_rules! lane {
                 if ids.len() > $ids {
                     return None;
                 }
-                let mut packed = (size_of::<$lane>() as u128 * ids.len() as u128) << (128 - 16);
-                for (lane, &id) in ids.iter().enumerate() {
-                    packed |= u128::from(id) << (lane * $bits);
+                let mut packed = [<$lane>::default(); 16 / size_of::<$lane>()];
+                for (lane, &id) in packed.iter_mut().zip(ids) {
+                    *lane = Self::from_id(id);
                 }
+                let mut bytes = [0; 16];
+                bytes.copy_from_slice(as_bytes(&packed));
+                let packed = u128::from_le_bytes(bytes)
+                    | (ids.len() as u128 * size_of::<$lane>() as u128) << (128 - 16);
                 Some([packed as u64, (packed >> 64) as u64])
             }
         }
     };
 }
 
-lane!(u16, 7, 16);
-lane!(u32, 3, 32);
+lane!(u16, 7);
+lane!(u32, 3);
 
 /// The bytes of ids as they stand in a token file.
 #[must_use]

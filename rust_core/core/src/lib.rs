@@ -14,6 +14,7 @@ mod documents;
 mod encode;
 pub mod error;
 pub mod export;
+mod huge;
 pub mod input;
 pub mod job;
 pub mod lane;

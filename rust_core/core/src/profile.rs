@@ -4,6 +4,7 @@
 
 use std::cell::Cell;
 use std::fmt::Write as _;
+use std::sync::OnceLock;
 
 use crate::bpe::medium::Symbols;
 use crate::bpe::short::{ShortPairs, Word};
@@ -19,8 +20,10 @@ use crate::vocab::Vocabulary;
 /// Stages that are told apart; the rest is what the orchestration and the long pretokens cost.
 const NAMES: [&str; 6] = ["classify", "starts", "keys", "probe", "merge", "medium"];
 
+/// The kernels that are timed. (A table is seeded by several threads.)
+static INNER: OnceLock<&'static Kernels> = OnceLock::new();
+
 thread_local! {
-    static INNER: Cell<Option<&'static Kernels>> = const { Cell::new(None) };
     static TICKS: Cell<[u64; NAMES.len()]> = const { Cell::new([0; NAMES.len()]) };
 }
 
@@ -31,7 +34,7 @@ thread_local! {
 /// What [`Tokenizer::new`] fails with.
 pub fn measure(text: &str) -> Result<String> {
     let inner = tier::kernels()?;
-    INNER.set(Some(inner));
+    INNER.get_or_init(|| inner);
     let timed: &'static Kernels = Box::leak(Box::new(Kernels {
         name: inner.name,
         classify,

@@ -288,7 +288,10 @@ impl Line {
                 return Inserted::Before;
             }
             let [lo, hi] = &self.keys[way];
-            if hi.compare_exchange(0, CLAIMED, Ordering::Relaxed, Ordering::Relaxed).is_ok() {
+            // Asked first: the exchange locks the line even where it fails.
+            if hi.load(Ordering::Relaxed) == 0
+                && hi.compare_exchange(0, CLAIMED, Ordering::Relaxed, Ordering::Relaxed).is_ok()
+            {
                 self.values[way][0].store(value[0], Ordering::Relaxed);
                 self.values[way][1].store(value[1], Ordering::Relaxed);
                 lo.store(key.lo, Ordering::Relaxed);

@@ -9,6 +9,8 @@ use std::hash::{BuildHasher, BuildHasherDefault};
 
 use rustc_hash::FxHasher;
 
+use crate::huge::{Huge, Zeroed};
+
 /// Longest pretoken, in bytes, that is remembered; longer ones hardly ever come twice.
 pub(super) const LONG_MAX: usize = 128;
 const N_SLOTS: usize = 1 << 12;
@@ -18,18 +20,20 @@ const IDS_MAX_BYTES: usize = LONG_MAX * 4;
 /// A direct-mapped cache of long pretokens; its memory is touched as it fills.
 #[derive(Default)]
 pub(super) struct LongCache {
-    slots: Vec<Entry>,
+    slots: Option<Huge<Entry>>,
 }
 
-/// An empty entry is all zeros: no pretoken has no bytes.
-#[derive(Clone)]
+#[derive(Clone, Copy)]
 #[repr(C, align(64))]
 struct Entry {
-    text: [u8; LONG_MAX],
-    ids: [u8; IDS_MAX_BYTES],
     n_text_bytes: u16,
     n_ids_bytes: u16,
+    text: [u8; LONG_MAX],
+    ids: [u8; IDS_MAX_BYTES],
 }
+
+// SAFETY: integers; an empty entry is all zeros: no pretoken has no bytes.
+unsafe impl Zeroed for Entry {}
 
 impl LongCache {
     /// Where a pretoken would be; `None` if it is too long.
@@ -43,13 +47,12 @@ impl LongCache {
     #[inline]
     pub(super) fn prefetch(&self, slot: usize) {
         #[cfg(target_arch = "x86_64")]
-        if let Some(entry) = self.slots.get(slot) {
+        if let Some(entry) = self.slots.as_ref().and_then(|slots| slots.get(slot)) {
             use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
             // SAFETY: a prefetch has no effect but on timing.
             unsafe {
-                _mm_prefetch::<_MM_HINT_T0>(entry.text.as_ptr().cast());
+                _mm_prefetch::<_MM_HINT_T0>(std::ptr::from_ref(entry).cast());
                 _mm_prefetch::<_MM_HINT_T0>(entry.ids.as_ptr().cast());
-                _mm_prefetch::<_MM_HINT_T0>((&raw const entry.n_text_bytes).cast());
             }
         }
     }
@@ -57,7 +60,8 @@ impl LongCache {
     /// Appends the ids of a pretoken, as bytes, to `out`; false if it is not known.
     #[inline]
     pub(super) fn get(&self, slot: usize, text: &[u8], out: &mut Vec<u8>) -> bool {
-        let Some(entry) = self.slots.get(slot) else { return false };
+        let entry = self.slots.as_ref().and_then(|slots| slots.get(slot));
+        let Some(entry) = entry else { return false };
         let n = usize::from(entry.n_text_bytes);
         if n != text.len() || entry.text[..n] != *text {
             return false;
@@ -68,11 +72,10 @@ impl LongCache {
 
     /// Remembers the ids of a pretoken, given as bytes; its text is not longer than [`LONG_MAX`].
     pub(super) fn insert(&mut self, slot: usize, text: &[u8], ids: &[u8]) {
-        if self.slots.is_empty() {
-            let empty = Entry { text: [0; _], ids: [0; _], n_text_bytes: 0, n_ids_bytes: 0 };
-            self.slots = vec![empty; N_SLOTS];
+        if self.slots.is_none() {
+            self.slots = Huge::new(N_SLOTS);
         }
-        let entry = &mut self.slots[slot];
+        let Some(entry) = self.slots.as_mut().and_then(|slots| slots.get_mut(slot)) else { return };
         entry.text[..text.len()].copy_from_slice(text);
         entry.ids[..ids.len()].copy_from_slice(ids);
         (entry.n_text_bytes, entry.n_ids_bytes) = (text.len() as u16, ids.len() as u16);

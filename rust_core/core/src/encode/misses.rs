@@ -2,8 +2,8 @@
 //!
 //! | pretoken | looked up | else |
 //! |---|---|---|
-//! | up to 15 bytes | second line of its key; if it may have many ids, the wide cache | merged in registers, all of a batch together (`bpe::short`) |
-//! | up to 31 | the worker's wide cache | cut at inert borders; each part looked up or merged |
+//! | up to 15 bytes | second line of its key; if it may have many ids, the wide cache | merged in registers, all of a window together (`bpe::short`) |
+//! | up to 31 | the worker's wide cache, or if it has many ids its long one | cut at inert borders; each part looked up or merged |
 //! | longer | the worker's long cache | the same |
 //!
 //! Ids are collected as bytes in `spill`, in the order in which they are found; `found` has the place
@@ -12,13 +12,17 @@
 use std::ops::Range;
 
 use super::long_cache::LongCache;
-use super::wide_cache::{WIDE_MAX, WideCache, wide_key};
-use super::{Batch, Encoder, Model, Scratch};
+use super::wide_cache::{WIDE_MAX, wide_key};
+use super::window::NO_SLOT;
+use super::{Encoder, Model, Scratch};
 use crate::bpe::merge::merge;
 use crate::bpe::short::Word;
 use crate::cache::{KEY_MAX, Key};
 use crate::error::Result;
 use crate::lane::Lane;
+
+/// Parts of a long pretoken whose lines are asked for together.
+const PARTS_ASKED: usize = 16;
 
 /// Where the ids of a miss are in `spill`.
 #[derive(Clone, Copy, Default)]
@@ -28,45 +32,72 @@ pub(super) struct Found {
 }
 
 impl Found {
-    /// Marks a miss whose word is being merged.
-    const MERGING: Self = Self { at_bytes: usize::MAX, n_bytes: 0 };
+    const MERGING: usize = usize::MAX;
+
+    /// Stands for a miss until its word, the `number`-th of the window, is merged.
+    fn merging(number: usize) -> Self {
+        Self { at_bytes: Self::MERGING, n_bytes: number }
+    }
+
+    /// The number of the word that is waited for.
+    fn word(self) -> Option<usize> {
+        (self.at_bytes == Self::MERGING).then_some(self.n_bytes)
+    }
+}
+
+/// Words of a window by their lines: where one was seen, it may come again.
+struct Recent([u16; Self::N]);
+
+impl Recent {
+    const N: usize = 256;
+
+    fn new() -> Self {
+        Self([u16::MAX; _])
+    }
+
+    /// The number of the word that was there last, or what is none.
+    fn replace(&mut self, slot: u32, number: usize) -> usize {
+        // Lines are 64 bytes.
+        usize::from(std::mem::replace(&mut self.0[(slot >> 6) as usize % Self::N], number as u16))
+    }
 }
 
 impl Encoder<'_> {
-    /// Finds the ids of the waiting batch's misses; `text` starts at its base, `offset` says where that
-    /// is, for errors.
-    pub(super) fn resolve<L: Lane>(&mut self, text: &[u8], n_misses: usize, offset: u64) -> Result<()> {
-        self.ask::<L>(text, n_misses);
-        self.scratch.found.clear();
-        self.scratch.words.clear();
+    /// Finds the ids of the window's misses; `offset` is where `text` starts, for errors.
+    pub(super) fn resolve<L: Lane>(&mut self, text: &[u8], offset: u64) -> Result<()> {
+        let Scratch { spill, found, words, sources, .. } = &mut *self.scratch;
+        spill.clear();
+        found.clear();
+        words.clear();
+        sources.clear();
         let Model { short, whole, .. } = self.model;
-        let mut n_marks = 0;
-        for number in 0..n_misses {
-            let Scratch { waiting, misses, asked, spill, wide, words, found, between, .. } =
-                &mut *self.scratch;
-            let Batch { starts, keys, slots, marks, .. } = &**waiting;
-            let unit = misses[number].unit as usize;
-            let (start, end) = (starts[unit] as usize, starts[unit + 1] as usize);
-            let from = spill.len();
-            if marks.get(n_marks) == Some(&misses[number].unit) {
-                n_marks += 1;
+        let mut recent = Recent::new();
+        for number in 0..self.scratch.window.misses.len() {
+            let Scratch { window, spill, wide, words, sources, found, between, .. } = &mut *self.scratch;
+            let miss = window.misses[number];
+            let (start, end, from) = (miss.start, miss.end, spill.len());
+            if miss.is_mark {
                 push_ids::<L>(spill, between.ids());
-                found.push(Found { at_bytes: from, n_bytes: spill.len() - from });
-                continue;
-            }
-            let asked = asked[number];
-            if end - start > KEY_MAX {
-                self.long::<L>(text, start..end, asked_slot(asked), offset)?;
-            } else if let Some(value) = self.table.get_beside(slots[unit], keys[unit]) {
+            } else if end - start > KEY_MAX {
+                self.long::<L>(text, start..end, miss.asked, offset)?;
+            } else if let Some(value) = self.table.get_beside(miss.slot, miss.key) {
                 push_value(spill, value);
                 self.scratch.hits += 1;
             } else if end - start > L::VALUE_IDS
-                && wide.get(asked as usize, &wide_key(text, start, end), spill)
+                && wide.get(miss.asked as usize, &wide_key(text, start, end), spill)
             {
                 self.scratch.hits += 1;
             } else if short.is_some() && (whole.is_empty() || !whole.contains_key(&text[start..end])) {
-                words.push(Word::padded(keys[unit].bytes(), (end - start) as u32));
-                found.push(Found::MERGING);
+                let word = recent.replace(miss.slot, words.len());
+                if sources.get(word).is_some_and(|&other| window.misses[other as usize].key == miss.key) {
+                    recent.replace(miss.slot, word);
+                    found.push(Found::merging(word));
+                    self.scratch.hits += 1;
+                } else {
+                    found.push(Found::merging(words.len()));
+                    words.push(Word::padded(miss.key.bytes(), (end - start) as u32));
+                    sources.push(number as u32);
+                }
                 continue;
             } else {
                 self.learn::<L>(text, start..end, offset)?;
@@ -74,93 +105,55 @@ impl Encoder<'_> {
             let n_bytes = self.scratch.spill.len() - from;
             self.scratch.found.push(Found { at_bytes: from, n_bytes });
         }
-        self.merge_words::<L>(n_misses);
+        self.merge_words::<L>();
         Ok(())
     }
 
-    /// Asks the processor for what each miss will be looked up in, so that they arrive together, and
-    /// notes where that is.
-    fn ask<L: Lane>(&mut self, text: &[u8], n_misses: usize) {
-        let Scratch { waiting, misses, asked, wide, long, .. } = &mut *self.scratch;
-        let Batch { starts, slots, .. } = &**waiting;
-        asked.clear();
-        for miss in &misses[..n_misses] {
-            let unit = miss.unit as usize;
-            let (start, end) = (starts[unit] as usize, starts[unit + 1] as usize);
-            let len = end - start;
-            if len <= KEY_MAX {
-                self.table.prefetch_beside(slots[unit]);
-            }
-            let mut slot = 0;
-            if len > L::VALUE_IDS && len <= WIDE_MAX {
-                slot = WideCache::slot(&wide_key(text, start, end));
-                wide.prefetch(slot);
-            } else if len > WIDE_MAX {
-                slot = LongCache::slot(&text[start..end]).unwrap_or(NO_SLOT);
-                long.prefetch(slot);
-            }
-            asked.push(slot as u32);
-        }
-    }
-
     /// Merges the words that `resolve` collected, and fills in where their ids are.
-    fn merge_words<L: Lane>(&mut self, n_misses: usize) {
-        let Scratch {
-            waiting,
-            misses,
-            asked,
-            spill,
-            found,
-            words,
-            wide,
-            ids,
-            misses_seen,
-            learned,
-            merge,
-            ..
-        } = &mut *self.scratch;
+    fn merge_words<L: Lane>(&mut self) {
+        let Scratch { window, spill, found, words, sources, wide, ids, misses_seen, learned, merge, .. } =
+            &mut *self.scratch;
         let Some(short) = self.model.short.as_ref().filter(|_| !words.is_empty()) else { return };
         // SAFETY: the tier was chosen for this processor; keys of misses have 1 to 15 bytes of text.
         unsafe { (self.model.kernels.merge)(short, words) };
         *misses_seen += words.len() as u64;
-        let mut merged = words.iter();
-        for number in 0..n_misses {
-            if found[number].at_bytes != usize::MAX {
-                continue;
-            }
-            let Some(word) = merged.next() else { break };
+        for (word, &source) in words.iter().zip(&*sources) {
             let from = spill.len();
             ids.clear();
             ids.extend(word.symbols().iter().map(|&symbol| short.id(symbol)));
             short.go_on(&self.model.pairs, ids, merge);
-            let unit = misses[number].unit as usize;
+            let miss = &window.misses[source as usize];
             if let Some(value) = L::pack(ids) {
-                self.table.insert(waiting.slots[unit], waiting.keys[unit], value, learned);
+                self.table.insert(miss.slot, miss.key, value, learned);
                 push_value(spill, value);
             } else {
                 push_ids::<L>(spill, ids);
                 let key = wide_key(word.text(), 0, word.text().len());
-                wide.insert(asked[number] as usize, &key, &spill[from..]);
+                wide.insert(miss.asked as usize, &key, &spill[from..]);
             }
-            found[number] = Found { at_bytes: from, n_bytes: spill.len() - from };
+            found[source as usize] = Found { at_bytes: from, n_bytes: spill.len() - from };
+        }
+        // Those that came again, behind the first of their kind.
+        for number in 0..found.len() {
+            if let Some(word) = found[number].word() {
+                found[number] = found[sources[word] as usize];
+            }
         }
     }
 
-    /// A pretoken that is too long for a key; `slot` is where its cache may have it.
+    /// A pretoken that is too long for a key; `asked` is where its cache may have it.
     #[inline(never)]
-    fn long<L: Lane>(
-        &mut self,
-        text: &[u8],
-        range: Range<usize>,
-        slot: Option<usize>,
-        offset: u64,
-    ) -> Result<()> {
+    fn long<L: Lane>(&mut self, text: &[u8], range: Range<usize>, asked: u32, offset: u64) -> Result<()> {
+        let slot = (asked != NO_SLOT).then_some(asked as usize);
         let piece = &text[range.clone()];
         let key = (piece.len() <= WIDE_MAX).then(|| wide_key(text, range.start, range.end));
         let Scratch { wide, long, spill, .. } = &mut *self.scratch;
         let from = spill.len();
         let known = match (key, slot) {
-            (Some(key), Some(slot)) => wide.get(slot, &key, spill),
+            (Some(key), Some(slot)) => {
+                wide.get(slot, &key, spill)
+                    || LongCache::slot(piece).is_some_and(|slot| long.get(slot, piece, spill))
+            }
             (None, Some(slot)) => long.get(slot, piece, spill),
             (_, None) => false,
         };
@@ -171,6 +164,7 @@ impl Encoder<'_> {
         if self.model.whole.contains_key(piece) {
             self.learn::<L>(text, range.clone(), offset)?;
         } else {
+            self.ask_for_parts(piece);
             let mut start = 0;
             while start < piece.len() {
                 let end = self.model.bridges.part_end(piece, start);
@@ -181,13 +175,31 @@ impl Encoder<'_> {
         let Scratch { wide, long, spill, .. } = &mut *self.scratch;
         match (key, slot) {
             (Some(key), Some(slot)) => {
-                // What has too many ids is merged again whenever it comes: up to 31 bytes, quickly.
-                wide.insert(slot, &key, &spill[from..]);
+                if !wide.insert(slot, &key, &spill[from..])
+                    && let Some(slot) = LongCache::slot(piece)
+                {
+                    long.insert(slot, piece, &spill[from..]);
+                }
             }
             (None, Some(slot)) => long.insert(slot, piece, &spill[from..]),
             (_, None) => {}
         }
         Ok(())
+    }
+
+    /// Asks the processor for the lines of the first parts, so that they arrive together.
+    fn ask_for_parts(&self, piece: &[u8]) {
+        let mut start = 0;
+        for _ in 0..PARTS_ASKED {
+            let end = self.model.bridges.part_end(piece, start);
+            if end - start <= KEY_MAX {
+                self.table.prefetch(self.table.slot(Key::new(&piece[start..end])));
+            }
+            if end == piece.len() {
+                return;
+            }
+            start = end;
+        }
     }
 
     /// A part of a longer pretoken, between two inert borders.
@@ -230,13 +242,6 @@ impl Encoder<'_> {
         }
         Ok(())
     }
-}
-
-/// Marks a pretoken that is too long to be remembered.
-const NO_SLOT: usize = u32::MAX as usize;
-
-fn asked_slot(slot: u32) -> Option<usize> {
-    (slot as usize != NO_SLOT).then_some(slot as usize)
 }
 
 /// Appends the ids of a value.

@@ -3,11 +3,15 @@
 use std::path::Path;
 
 use super::*;
+use crate::bpe::inert::Bridges;
+use crate::bpe::merge::merge;
+use crate::bpe::pairs::PairTable;
 use crate::cache::WordCache;
 use crate::pretokenize::gpt2::Gpt2;
+use crate::pretokenize::scan::STARTS_ROOM;
 use crate::pretokenize::unicode::classes;
-use crate::tier;
-use crate::vocab::{Reference, named, rank_file};
+use crate::tier::{self, Kernels};
+use crate::vocab::{Reference, Vocabulary, named, rank_file};
 
 /// Characters that have tripped scanners up: every class, every length, every whitespace, quotes, what
 /// looks like quotes, marks, characters of the mixed blocks, and the exceptions in uniform ones.

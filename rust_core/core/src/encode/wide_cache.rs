@@ -8,6 +8,8 @@
 //! Long words are rare, but merging one costs as much as finding hundreds of short ones. Direct-mapped,
 //! so bounded; a newcomer replaces what was there.
 
+use crate::huge::{Huge, Zeroed};
+
 /// Longest pretoken, in bytes, that has a place here.
 pub(super) const WIDE_MAX: usize = 31;
 const N_LINES: usize = 1 << 15;
@@ -24,13 +26,13 @@ struct Line {
     n_bytes: u16,
 }
 
-/// An empty line's key is zero, which no pretoken has.
-const EMPTY: Line = Line { key: [0; 4], ids: [0; IDS_MAX_BYTES], n_bytes: 0 };
+// SAFETY: integers; an empty line's key is zero, which no pretoken has.
+unsafe impl Zeroed for Line {}
 
 /// A direct-mapped cache; its memory is touched as it fills.
 #[derive(Default)]
 pub(super) struct WideCache {
-    lines: Vec<Line>,
+    lines: Option<Huge<Line>>,
 }
 
 /// The key of the pretoken `text[start..end]`, of at most [`WIDE_MAX`] bytes.
@@ -80,7 +82,7 @@ impl WideCache {
     #[inline]
     pub(super) fn prefetch(&self, slot: usize) {
         #[cfg(target_arch = "x86_64")]
-        if let Some(line) = self.lines.get(slot) {
+        if let Some(line) = self.lines.as_ref().and_then(|lines| lines.get(slot)) {
             use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
             // SAFETY: a prefetch has no effect but on timing.
             unsafe { _mm_prefetch::<_MM_HINT_T0>(std::ptr::from_ref(line).cast()) };
@@ -90,7 +92,8 @@ impl WideCache {
     /// Appends the ids of a pretoken, as bytes, to `out`; false if it is not known.
     #[inline]
     pub(super) fn get(&self, slot: usize, key: &WideKey, out: &mut Vec<u8>) -> bool {
-        let Some(line) = self.lines.get(slot).filter(|line| line.key == *key) else { return false };
+        let line = self.lines.as_ref().and_then(|lines| lines.get(slot));
+        let Some(line) = line.filter(|line| line.key == *key) else { return false };
         let from = out.len();
         out.extend_from_slice(&line.ids);
         out.truncate(from + usize::from(line.n_bytes));
@@ -102,10 +105,10 @@ impl WideCache {
         if ids.len() > IDS_MAX_BYTES {
             return false;
         }
-        if self.lines.is_empty() {
-            self.lines = vec![EMPTY; N_LINES];
+        if self.lines.is_none() {
+            self.lines = Huge::new(N_LINES);
         }
-        let line = &mut self.lines[slot];
+        let Some(line) = self.lines.as_mut().and_then(|lines| lines.get_mut(slot)) else { return false };
         line.key = *key;
         line.ids[..ids.len()].copy_from_slice(ids);
         line.n_bytes = ids.len() as u16;

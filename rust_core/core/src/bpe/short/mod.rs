@@ -32,6 +32,7 @@ pub(crate) use x86::{avx2, avx512};
 
 use super::merge::{Later, MergeScratch};
 use super::pairs::PairTable;
+use crate::huge::{Huge, Zeroed};
 
 /// Longest word, in bytes.
 pub(crate) const WORD_MAX: usize = 15;
@@ -79,15 +80,25 @@ impl Word {
     }
 }
 
+/// What is looked up; together, so that one huge page has all of it.
+#[derive(Clone, Copy)]
+#[repr(C, align(64))]
+struct Tables {
+    /// Priority << 16 | tag, two tables one after the other.
+    places: [u32; 2 * PLACES],
+    /// Priority by two neighbouring bytes, the first one in the low half.
+    bytes: [u16; PLACES],
+    /// Token id of each symbol.
+    ids: [u32; PLACES],
+}
+
+// SAFETY: integers.
+unsafe impl Zeroed for Tables {}
+
 /// The pair tables of a vocabulary.
 pub(crate) struct ShortPairs {
-    /// Priority << 16 | tag, two tables one after the other.
-    places: Box<[u32]>,
+    tables: Huge<Tables>,
     factors: [u32; 2],
-    /// Priority by two neighbouring bytes, the first one in the low half.
-    bytes: Box<[u16]>,
-    /// Token id of each symbol.
-    ids: Box<[u32]>,
     /// The merges that are not here.
     later: Option<Later>,
 }
@@ -142,35 +153,39 @@ impl ShortPairs {
                 }
             }
         }
-        let mut bytes = vec![NEVER; PLACES].into_boxed_slice();
+        let mut tables = Huge::<Tables>::new(1)?;
+        let all = tables.first_mut()?;
+        all.ids[..ids.len()].copy_from_slice(&ids);
+        all.bytes.fill(NEVER);
         for &(pair, priority) in &entries {
             if pair & 0xFF00_FF00 == 0 {
-                bytes[(pair & 0xFF | pair >> 8) as usize] = priority;
+                all.bytes[(pair & 0xFF | pair >> 8) as usize] = priority;
             }
         }
         // Any odd factor is a bijection; a few are tried in the unlikely case that one pair fails.
-        let (places, factors) = (0..64_u32).find_map(|attempt| {
+        let factors = (0..64_u32).find_map(|attempt| {
             let factors = [0x9E37_79B1_u32, 0x85EB_CA6B].map(|factor| factor.wrapping_add(attempt << 1));
-            Some((build(&entries, factors)?, factors))
+            build(&entries, factors, &mut all.places).then_some(factors)
         })?;
-        Some(Self {
-            places,
-            factors,
-            bytes,
-            ids: ids.into_boxed_slice(),
-            later: late.map(|late| Later::new(pairs, late)),
-        })
+        Some(Self { tables, factors, later: late.map(|late| Later::new(pairs, late)) })
+    }
+
+    #[inline]
+    fn tables(&self) -> &Tables {
+        // SAFETY: there is one.
+        unsafe { self.tables.get_unchecked(0) }
     }
 
     /// The priority of a pair of symbols, left one in the low half; [`NEVER`] if it does not merge.
     #[inline]
     pub(crate) fn get(&self, pair: u32) -> u16 {
         let [first, second] = spots(pair, self.factors);
+        let places = &self.tables().places;
         // SAFETY: a place is below 65,536, in the first or the second half of 131,072 entries.
         let (a, b) = unsafe {
             (
-                *self.places.get_unchecked((first >> 16) as usize),
-                *self.places.get_unchecked(PLACES + (second >> 16) as usize),
+                *places.get_unchecked((first >> 16) as usize),
+                *places.get_unchecked(PLACES + (second >> 16) as usize),
             )
         };
         // Of two entries at most one has the pair's tag. Empty places have the priority NEVER.
@@ -182,14 +197,13 @@ impl ShortPairs {
     /// The priority of two neighbouring bytes, the first one in the low half.
     #[inline]
     pub(crate) fn of_bytes(&self, pair: u16) -> u16 {
-        // SAFETY: the table has an entry for every u16.
-        unsafe { *self.bytes.get_unchecked(usize::from(pair)) }
+        self.tables().bytes[usize::from(pair)]
     }
 
     /// The token id of a symbol.
     #[inline]
     pub(crate) fn id(&self, symbol: u16) -> u32 {
-        self.ids[usize::from(symbol)]
+        self.tables().ids[usize::from(symbol)]
     }
 
     /// Merges what the kernels leave; `pairs` is the table that this one was made from.
@@ -203,7 +217,8 @@ impl ShortPairs {
     /// The symbol of each token id.
     #[cfg(test)]
     fn symbols(&self) -> rustc_hash::FxHashMap<u32, u16> {
-        self.ids.iter().zip(0..).map(|(&id, symbol)| (id, symbol)).collect()
+        let ids = self.tables().ids.iter().zip(0..NEVER);
+        ids.filter(|(id, symbol)| **id != 0 || *symbol < 256).map(|(&id, symbol)| (id, symbol)).collect()
     }
 }
 
@@ -230,7 +245,8 @@ fn spots(pair: u32, factors: [u32; 2]) -> [u32; 2] {
     [pair.wrapping_mul(factors[0]), pair.rotate_left(16).wrapping_mul(factors[1])]
 }
 
-fn build(entries: &[(u32, u16)], factors: [u32; 2]) -> Option<Box<[u32]>> {
+/// Fills the two tables; false if an entry finds no place.
+fn build(entries: &[(u32, u16)], factors: [u32; 2], filled: &mut [u32; 2 * PLACES]) -> bool {
     const EMPTY: u64 = u64::MAX;
     // While building a place holds the whole pair, from which its other place follows.
     let mut places = vec![EMPTY; 2 * PLACES];
@@ -246,17 +262,14 @@ fn build(entries: &[(u32, u16)], factors: [u32; 2]) -> Option<Box<[u32]>> {
             side = 1 - side;
         }
         if homeless != EMPTY {
-            return None;
+            return false;
         }
     }
-    let entry = |(at, &place): (usize, &u64)| {
-        if place == EMPTY {
-            return u32::from(NEVER) << 16;
-        }
+    for (at, (filled, place)) in filled.iter_mut().zip(places).enumerate() {
         let tag = spots(place as u32, factors)[at / PLACES] & 0xFFFF;
-        ((place >> 32) as u32) << 16 | tag
-    };
-    Some(places.iter().enumerate().map(entry).collect())
+        *filled = if place == EMPTY { u32::from(NEVER) << 16 } else { ((place >> 32) as u32) << 16 | tag };
+    }
+    true
 }
 
 /// Merges each word: the twin of the vector kernels, and what runs without them.
