@@ -217,6 +217,10 @@ impl<'a, L: Lane> DocumentEncoder<'a, L> {
 
     /// Encodes documents without special tokens; false, and nothing done, if one of them cannot be encoded.
     fn together(&mut self, text: &str, documents: &[Range<usize>]) -> bool {
+        if u64::from(self.rules.eot_id) >= 1 << (8 * L::PACKED_BYTES) {
+            // No vocabulary has such an id; between the documents it would have to be packed (see `lane`).
+            return false;
+        }
         let id = Some(self.rules.eot_id);
         let is_prepended = self.rules.eot == Eot::Prepend;
         let between = match self.rules.eot {

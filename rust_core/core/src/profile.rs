@@ -43,6 +43,7 @@ pub fn measure(text: &str) -> Result<String> {
         flatten: inner.flatten,
         keys,
         probe,
+        widen: inner.widen,
         merge,
         medium,
         hash: inner.hash,

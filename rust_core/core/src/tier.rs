@@ -19,7 +19,7 @@ use std::sync::OnceLock;
 use crate::bpe::medium::{self, Symbols};
 use crate::bpe::short::{self, ShortPairs, Word};
 use crate::cache::{Key, Slots};
-use crate::encode::{keys, probe};
+use crate::encode::{keys, probe, widen};
 use crate::error::{Error, Result};
 use crate::pretokenize::scan::words::planes::{self, Planes};
 use crate::pretokenize::scan::{self, ScanTables};
@@ -40,6 +40,8 @@ pub(crate) struct Kernels {
     pub(crate) keys: unsafe fn(*const u8, &[u32], Slots, &mut [Key], &mut [u32]),
     /// [`probe::portable`]
     pub(crate) probe: unsafe fn(Slots, &[Key], &[u32], &[u32], *mut u8, &mut [probe::Miss]) -> (usize, usize),
+    /// [`widen::portable`]
+    pub(crate) widen: unsafe fn(*const u8, usize, *mut u8),
     /// [`short::portable`]
     pub(crate) merge: unsafe fn(&ShortPairs, &mut [Word]),
     /// [`medium::portable`]
@@ -56,6 +58,7 @@ static PORTABLE: Kernels = Kernels {
     flatten: planes::flatten_portable,
     keys: keys::portable,
     probe: probe::portable,
+    widen: widen::portable,
     merge: short::portable,
     medium: medium::portable,
     hash: keys::hash_portable,
@@ -70,6 +73,7 @@ static AVX2: Kernels = Kernels {
     flatten: planes::flatten_avx2,
     keys: keys::avx2,
     probe: probe::avx2,
+    widen: widen::avx2,
     merge: short::avx2,
     medium: medium::avx2,
     hash: keys::hash_aes,
@@ -88,6 +92,7 @@ static AVX512: Kernels = Kernels {
     flatten: planes::flatten_avx2,
     keys: keys::avx512,
     probe: probe::avx512,
+    widen: widen::avx2,
     merge: short::avx512,
     medium: medium::avx2,
     hash: keys::hash_aes,

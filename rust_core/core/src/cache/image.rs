@@ -3,7 +3,7 @@
 //! ```text
 //! offset  bytes
 //!      0      8   "tokendWC"
-//!      8      4   version, u32 LE: changes whenever the same text could have other ids
+//!      8      4   version, u32 LE: changes whenever the same text could have other ids, or entries another form
 //!     12      4   bytes of an id: 2 or 4
 //!     16     32   the vocabulary's fingerprint
 //!     48      8   n, the number of entries
@@ -25,9 +25,10 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use super::{CLAIMED, Key, Learned, Table, Value};
 use crate::error::{Error, Result};
+use crate::lane::{Lane, VALUE_BYTES, unpack};
 
 const MAGIC: &[u8; 8] = b"tokendWC";
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 const HEADER_BYTES: usize = 64;
 const ENTRY_BYTES: usize = 32;
 /// Most entries of a file: 12 MB. More would crowd the table before a job has said what it needs.
@@ -95,13 +96,14 @@ pub(crate) fn load(table: &Table, owner: &Owner<'_>, path: &Path) -> Option<usiz
     let (entries, _) = entries.as_chunks::<ENTRY_BYTES>();
     let entries: Vec<(Key, Value)> = entries.iter().map(entry).collect();
     // A hash protects against accidents, not against a program that once wrote nonsense.
+    let packed_bytes = if owner.id_bytes == u16::BYTES { u16::PACKED_BYTES } else { u32::PACKED_BYTES };
     let sound = |&(key, value): &(Key, Value)| {
-        let n_bytes = (value[1] >> 48) as usize;
+        let (_, n_bytes) = unpack(value);
         key.hi >> 56 == 0xFF
             && key.hi != CLAIMED
             && n_bytes > 0
-            && n_bytes.is_multiple_of(owner.id_bytes)
-            && n_bytes <= 14
+            && n_bytes.is_multiple_of(packed_bytes)
+            && n_bytes < VALUE_BYTES
     };
     if !entries.iter().all(sound) {
         return None;
@@ -147,14 +149,14 @@ mod tests {
         let (first, mut learned) = (table(), Learned::default());
         for n in 0..500_u64 {
             let key = Key::new(format!("word{n}").as_bytes());
-            first.insert(first.slot(key), key, [n, 2 << 48], &mut learned);
+            first.insert(first.slot(key), key, [n, 2 << 56], &mut learned);
         }
         let n_entries = save(&first, &owner, &path).expect("saved");
         assert_eq!(n_entries, first.entries().count());
         let second = table();
         assert_eq!(load(&second, &owner, &path), Some(n_entries));
         let key = Key::new(b"word7");
-        assert_eq!(second.get(second.slot(key), key), Some([7, 2 << 48]));
+        assert_eq!(second.get(second.slot(key), key), Some([7, 2 << 56]));
 
         let other = Owner { fingerprint: &"f".repeat(64), id_bytes: 2 };
         assert_eq!(load(&table(), &other, &path), None, "another vocabulary");

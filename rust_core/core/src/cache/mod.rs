@@ -3,7 +3,7 @@
 //! ```text
 //! line (64 bytes):  key 0 | key 1 | value 0 | value 1        two ways, 16 bytes each
 //! key:              up to 15 bytes of the pretoken, then 0xFF up to 16 bytes
-//! value:            ids in final form and their count (see `lane`)
+//! value:            packed ids and their length (see `lane`)
 //! ```
 //!
 //! The padding makes keys unambiguous because 0xFF never occurs in UTF-8, and it makes the last
@@ -53,7 +53,7 @@ const REFUSED_MIN: u64 = 1 << 16;
 /// From a line to the one beside it.
 const BESIDE: u32 = LINE_BYTES as u32;
 
-/// What a key maps to: ids in final form and their length in bytes, see `lane`.
+/// What a key maps to: packed ids and their length in bytes, see `lane`.
 pub(crate) type Value = [u64; 2];
 
 /// The key of a pretoken.

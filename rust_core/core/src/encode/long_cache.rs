@@ -14,8 +14,8 @@ use crate::huge::{Huge, Zeroed};
 /// Longest pretoken, in bytes, that is remembered; longer ones hardly ever come twice.
 pub(super) const LONG_MAX: usize = 128;
 const N_SLOTS: usize = 1 << 12;
-/// A pretoken has at most one id per byte.
-const IDS_MAX_BYTES: usize = LONG_MAX * 4;
+/// A pretoken has at most one id per byte, of two or three bytes (see `lane`).
+const IDS_MAX_BYTES: usize = LONG_MAX * 3;
 
 /// A direct-mapped cache of long pretokens; its memory is touched as it fills.
 #[derive(Default)]
@@ -57,7 +57,7 @@ impl LongCache {
         }
     }
 
-    /// Appends the ids of a pretoken, as bytes, to `out`; false if it is not known.
+    /// Appends the packed ids of a pretoken to `out`; false if it is not known.
     #[inline]
     pub(super) fn get(&self, slot: usize, text: &[u8], out: &mut Vec<u8>) -> bool {
         let entry = self.slots.as_ref().and_then(|slots| slots.get(slot));
@@ -70,7 +70,7 @@ impl LongCache {
         true
     }
 
-    /// Remembers the ids of a pretoken, given as bytes; its text is not longer than [`LONG_MAX`].
+    /// Remembers the packed ids of a pretoken; its text is not longer than [`LONG_MAX`].
     pub(super) fn insert(&mut self, slot: usize, text: &[u8], ids: &[u8]) {
         if self.slots.is_none() {
             self.slots = Huge::new(N_SLOTS);

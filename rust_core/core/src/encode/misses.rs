@@ -6,7 +6,7 @@
 //! | up to 31 | the worker's wide cache, or if it has many ids its long one | cut at inert borders; each part looked up or merged |
 //! | longer | the worker's long cache | the same |
 //!
-//! Ids are collected as bytes in `spill`, in the order in which they are found; `found` has the place
+//! Ids are collected, packed (see `lane`), in `spill`, in the order in which they are found; `found` has the place
 //! of each miss's ids there.
 
 use std::ops::Range;
@@ -19,7 +19,7 @@ use crate::bpe::merge::merge;
 use crate::bpe::short::Word;
 use crate::cache::{KEY_MAX, Key};
 use crate::error::Result;
-use crate::lane::Lane;
+use crate::lane::{Lane, unpack};
 
 /// Parts of a long pretoken whose lines are asked for together.
 const PARTS_ASKED: usize = 16;
@@ -247,15 +247,16 @@ impl Encoder<'_> {
 /// Appends the ids of a value.
 #[inline]
 fn push_value(spill: &mut Vec<u8>, value: [u64; 2]) {
-    let n_bytes = (value[1] >> 48) as usize;
+    let (packed, n_bytes) = unpack(value);
     let from = spill.len();
-    spill.extend_from_slice((u128::from(value[0]) | u128::from(value[1]) << 64).to_le_bytes().as_slice());
+    spill.extend_from_slice(&packed);
     spill.truncate(from + n_bytes);
 }
 
 #[inline]
 fn push_ids<L: Lane>(spill: &mut Vec<u8>, ids: &[u32]) {
     for &id in ids {
-        spill.extend_from_slice(crate::lane::as_bytes(&[L::from_id(id)]));
+        debug_assert!(u64::from(id) < 1 << (8 * L::PACKED_BYTES));
+        spill.extend_from_slice(&id.to_le_bytes()[..L::PACKED_BYTES]);
     }
 }

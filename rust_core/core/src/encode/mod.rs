@@ -26,6 +26,7 @@ mod model;
 pub(crate) mod probe;
 pub(crate) mod splitter;
 mod wide_cache;
+pub(crate) mod widen;
 mod window;
 mod words;
 
@@ -85,7 +86,7 @@ pub(crate) struct Scratch {
     /// What the probe of a batch did not find.
     noted: Box<[Miss; UNITS]>,
     window: Window,
-    /// Ids of a window's misses, as bytes, and where those of each miss are.
+    /// Ids of a window's misses, packed, and where those of each miss are.
     spill: Vec<u8>,
     found: Vec<Found>,
     /// Words to be merged, and which miss each comes from.

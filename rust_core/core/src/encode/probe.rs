@@ -32,7 +32,7 @@ pub(crate) struct Miss {
 /// the bytes written and how many misses were noted.
 ///
 /// # Safety
-/// `slots` are offsets of lines of the table; `out` has room for 14 bytes per key and two more;
+/// `slots` are offsets of lines of the table; `out` has room for 15 bytes per key and one more;
 /// `misses` and `next` are as long as `keys`; the processor has the tier's features.
 pub(crate) unsafe fn portable(
     table: Slots,
@@ -58,9 +58,9 @@ pub(crate) unsafe fn portable(
             continue;
         };
         let value = [4, 5].map(|word| line[2 * way + word].load(Ordering::Relaxed));
-        // SAFETY: at most 14 bytes per key were written before, and 16 are written.
+        // SAFETY: at most 15 bytes per key were written before, and 16 are written.
         unsafe { out.add(n_bytes).cast::<[u64; 2]>().write_unaligned(value) };
-        n_bytes += (value[1] >> 48) as usize;
+        n_bytes += (value[1] >> 56) as usize;
     }
     (n_bytes, n_misses)
 }
@@ -122,7 +122,7 @@ mod x86 {
                         // their values are equal.)
                         let value = line.add(32 + (bits as usize + 4 & 16));
                         _mm_storeu_si128(end.cast(), _mm_load_si128(value.cast()));
-                        end = end.add(usize::from(value.add(14).cast::<u16>().read()));
+                        end = end.add(usize::from(value.add(15).read()));
                     }
                 }
                 // SAFETY: both point into the output.

@@ -2,7 +2,7 @@
 //! those of 16 bytes and more, and shorter ones with more ids than a value holds.
 //!
 //! ```text
-//! line (64 bytes):  up to 31 bytes of the pretoken, 0xFF up to 32 | up to 30 bytes of ids | their length (u16)
+//! line (64 bytes):  up to 31 bytes of the pretoken, 0xFF up to 32 | up to 30 bytes of packed ids | their length (u16)
 //! ```
 //!
 //! Long words are rare, but merging one costs as much as finding hundreds of short ones. Direct-mapped,
@@ -89,7 +89,7 @@ impl WideCache {
         }
     }
 
-    /// Appends the ids of a pretoken, as bytes, to `out`; false if it is not known.
+    /// Appends the packed ids of a pretoken to `out`; false if it is not known.
     #[inline]
     pub(super) fn get(&self, slot: usize, key: &WideKey, out: &mut Vec<u8>) -> bool {
         let line = self.lines.as_ref().and_then(|lines| lines.get(slot));
@@ -100,7 +100,7 @@ impl WideCache {
         true
     }
 
-    /// Remembers the ids of a pretoken, given as bytes, if they fit.
+    /// Remembers the packed ids of a pretoken, if they fit.
     pub(super) fn insert(&mut self, slot: usize, key: &WideKey, ids: &[u8]) -> bool {
         if ids.len() > IDS_MAX_BYTES {
             return false;

@@ -1,4 +1,4 @@
-//! Ids of several batches on their way to the output, and what is missing between them.
+//! Ids of several batches on their way to the output, packed, and what is missing between them.
 //!
 //! ```text
 //! staged   | ids of hits ...... | ids of hits .. | ids of hits ......... |
@@ -14,7 +14,7 @@
 
 use super::long_cache::LongCache;
 use super::wide_cache::{WIDE_MAX, WideCache, wide_key};
-use super::{Batch, Encoder, Scratch, UNITS};
+use super::{Batch, Encoder, Scratch, UNITS, widen};
 use crate::cache::{KEY_MAX, Key};
 use crate::error::Result;
 use crate::lane::Lane;
@@ -22,11 +22,11 @@ use crate::lane::Lane;
 /// A window is full when it has so many misses, or bytes; then it is settled.
 const MISSES_FULL: usize = 32;
 const BYTES_FULL: usize = 8192;
-/// Bytes that may be staged: in a window that is not full the probe writes up to 14 for each unit of
+/// Bytes that may be staged: in a window that is not full the probe writes up to 15 for each unit of
 /// one batch more, and one store of 16; reading goes in steps.
-const STAGED: usize = BYTES_FULL + UNITS * 14 + 2 + STEP;
-/// Bytes copied at a time when ids are put together.
-const STEP: usize = 32;
+const STAGED: usize = BYTES_FULL + UNITS * 15 + 1 + STEP;
+/// Bytes copied at a time when ids are put together, and how far behind them may be read and written.
+const STEP: usize = widen::REACH;
 
 /// A pretoken whose ids are not known yet: `text[start..end]`.
 #[derive(Clone, Copy)]
@@ -128,14 +128,21 @@ impl Encoder<'_> {
         spill.extend_from_slice(&[0; STEP]);
         // A word that is missing twice is spilled once.
         let n_repeated: usize = found.iter().map(|found| found.n_bytes).sum();
-        out.reserve((*n_bytes + n_repeated + STEP) / L::BYTES);
-        // SAFETY: room for all bytes of the hits and of the misses was reserved, and for a step more;
+        out.reserve((*n_bytes + n_repeated) / L::PACKED_BYTES + STEP / L::BYTES);
+        let widen = self.model.kernels.widen;
+        // SAFETY: room for all ids of the hits and of the misses was reserved, and for a step more;
         // `staged` and `spill` hold what `misses` and `found` say, and a step more; both are whole ids,
-        // of which any bytes are valid.
+        // of which any bytes are valid; the tier was chosen for this processor.
         unsafe {
             let first = out.as_mut_ptr().add(out.len()).cast::<u8>();
             let mut end = first;
             let mut append = |from: *const u8, n: usize| {
+                if L::BYTES != L::PACKED_BYTES {
+                    let n_ids = n / L::PACKED_BYTES;
+                    widen(from, n_ids, end);
+                    end = end.add(n_ids * L::BYTES);
+                    return;
+                }
                 let mut at = 0;
                 while at < n {
                     end.add(at).cast::<[u8; STEP]>().write(from.add(at).cast::<[u8; STEP]>().read());
@@ -152,7 +159,7 @@ impl Encoder<'_> {
                 done = at;
                 n_missed += found.n_bytes;
                 if miss.is_mark {
-                    ends.push((n_before + (at + n_missed) / L::BYTES - between.n_behind()) as u64);
+                    ends.push((n_before + (at + n_missed) / L::PACKED_BYTES - between.n_behind()) as u64);
                 }
             }
             append(staged.as_ptr().add(done), *n_bytes - done);

@@ -9,6 +9,7 @@ use super::pipeline::Pipeline;
 use super::{Merges, Reference, SpecialOrder, SpecialToken, Vocabulary, named};
 use crate::bpe::pairs::MISSING;
 use crate::error::{Error, Result};
+use crate::lane::Lane;
 
 /// What a loader has read; [`Parts::build`] checks what all formats have in common.
 pub(super) struct Parts {
@@ -24,6 +25,8 @@ pub(super) struct Parts {
 
 /// Ids from here on would make tables of gigabytes; no tokenizer has them by intent.
 const ID_MAX: u32 = 1 << 24;
+// The word cache packs them (see `lane`).
+const _: () = assert!(ID_MAX as u64 <= 1 << (8 * u32::PACKED_BYTES));
 
 /// Longer tokens only come from models made to exhaust memory: forty merges can double that often.
 pub(super) const TOKEN_MAX_BYTES: usize = 65_535;
