@@ -12,7 +12,7 @@ use crate::huge::{Huge, Zeroed};
 
 /// Longest pretoken, in bytes, that has a place here.
 pub(super) const WIDE_MAX: usize = 31;
-const N_LINES: usize = 1 << 15;
+const N_LINES: usize = 1 << 17;
 const IDS_MAX_BYTES: usize = 30;
 
 /// A pretoken, with 0xFF behind it, which occurs in no text.
