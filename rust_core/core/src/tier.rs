@@ -17,6 +17,8 @@
 use std::sync::OnceLock;
 
 use crate::bpe::medium::{self, Symbols};
+use crate::bpe::seams::Seams;
+use crate::bpe::seams::cuts;
 use crate::bpe::short::{self, ShortPairs, Word};
 use crate::cache::{Key, Slots};
 use crate::encode::{keys, probe, widen};
@@ -34,6 +36,8 @@ pub(crate) struct Kernels {
     pub(crate) starts: unsafe fn(&ScanTables, *const u8, *mut u8, usize, u64, u32, *mut u32) -> usize,
     /// [`planes::portable`]
     pub(crate) planes: unsafe fn(*const u8, *const u8, &mut [Planes]),
+    /// [`cuts::portable`]
+    pub(crate) cuts: unsafe fn(&Seams, *const u8, u64) -> u64,
     /// [`planes::flatten_portable`]
     pub(crate) flatten: unsafe fn(&[u64], u32, *mut u32) -> usize,
     /// [`keys::portable`]
@@ -55,6 +59,7 @@ static PORTABLE: Kernels = Kernels {
     classify: scan::portable::classify,
     starts: scan::portable::starts,
     planes: planes::portable,
+    cuts: cuts::portable,
     flatten: planes::flatten_portable,
     keys: keys::portable,
     probe: probe::portable,
@@ -70,6 +75,7 @@ static AVX2: Kernels = Kernels {
     classify: scan::avx2::classify,
     starts: scan::avx2::starts,
     planes: planes::avx2,
+    cuts: cuts::avx2,
     flatten: planes::flatten_avx2,
     keys: keys::avx2,
     probe: probe::avx2,
@@ -89,6 +95,7 @@ static AVX512: Kernels = Kernels {
     classify: scan::avx512::classify,
     starts: scan::avx512::starts,
     planes: planes::avx2,
+    cuts: cuts::avx2,
     flatten: planes::flatten_avx2,
     keys: keys::avx512,
     probe: probe::avx512,

@@ -9,11 +9,14 @@
 //! It turns the long pretokens of scripts without spaces (a Chinese clause is one pretoken of 30 to
 //! 200 bytes, seen once) into short pieces that the word cache knows.
 
+use super::edges::Edges;
 use crate::vocab::Vocabulary;
 
 /// Which byte pairs occur inside some token: 65,536 bits.
 pub struct Bridges {
     bits: Box<[u64; 1024]>,
+    /// What else can be cut.
+    pub(crate) edges: Edges,
 }
 
 impl Bridges {
@@ -27,7 +30,7 @@ impl Bridges {
                 bits[at / 64] |= 1 << (at % 64);
             }
         }
-        Self { bits }
+        Self { bits, edges: Edges::new(vocab) }
     }
 
     /// Whether a border between `left` and `right` can be crossed by no merge.

@@ -132,7 +132,9 @@ fn cuts_are_inert_and_the_same_in_every_tier() {
         let expected = scan(&tables, tier::available()[0], text.as_bytes());
         assert!(starts.iter().all(|start| expected.contains(start)), "{text:?}");
         for &cut in expected.iter().filter(|cut| !starts.contains(cut)) {
-            assert!(bridges.inert(text.as_bytes()[cut - 1], text.as_bytes()[cut]), "{text:?} at {cut}");
+            let bytes = text.as_bytes();
+            let is_edge = bridges.edges.is_edge(bytes, cut);
+            assert!(is_edge || bridges.inert(bytes[cut - 1], bytes[cut]), "{text:?} at {cut}");
             n_cuts += 1;
         }
         for kernels in tier::tested() {

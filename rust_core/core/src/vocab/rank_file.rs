@@ -122,6 +122,22 @@ pub(super) fn decode_base64(text: &[u8]) -> Option<Vec<u8>> {
     rest.is_empty().then_some(bytes)
 }
 
+/// A vocabulary of these tokens, each with its number as its rank.
+#[cfg(test)]
+pub(crate) fn of_tokens(tokens: impl Iterator<Item = Vec<u8>>, pattern: &str) -> Vocabulary {
+    const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    let mut lines = String::new();
+    for (rank, token) in tokens.enumerate() {
+        for part in token.chunks(3) {
+            let bits = (0..3).fold(0, |bits, at| bits << 8 | usize::from(part.get(at).copied().unwrap_or(0)));
+            let digit = |at: usize| if at > part.len() { b'=' } else { DIGITS[bits >> (18 - 6 * at) & 63] };
+            lines.extend((0..4).map(|at| char::from(digit(at))));
+        }
+        let _ = writeln!(lines, " {rank}");
+    }
+    parse(Path::new("ranks"), lines.as_bytes(), pattern, vec![], "x").expect("a vocabulary")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -196,7 +196,7 @@ pub(crate) unsafe fn starts(
     let zero = _mm256_setzero_si256();
     let mut n = 0;
     for block in 0..n_blocks {
-        // SAFETY: inside the blocks, a byte before and a byte behind, as the caller promises.
+        // SAFETY: inside the blocks, three bytes before and a byte behind, as the caller promises.
         unsafe {
             let (src, classes) = (src.add(block * BLOCK), classes.add(block * BLOCK));
             let marks = flagged(classes, APOSTROPHE);
@@ -238,7 +238,8 @@ pub(crate) unsafe fn starts(
                     let bridged =
                         _mm256_and_si256(look_up_64(&t.cuts.before, before), look_up_64(&t.cuts.lead, bytes));
                     let inert = _mm256_cmpeq_epi8(bridged, zero);
-                    _mm256_and_si256(inert, _mm256_and_si256(is_lead, is_tail))
+                    let inert = _mm256_and_si256(inert, _mm256_and_si256(is_lead, is_tail));
+                    _mm256_or_si256(inert, t.cuts.edges.half(src.add(at)))
                 };
                 bits |= mask(cuts(0), cuts(HALF));
             }

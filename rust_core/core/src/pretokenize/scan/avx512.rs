@@ -169,7 +169,7 @@ pub(crate) unsafe fn starts(
     let (iota, cut_before, cut_lead) = (load(&IOTA), load(&t.cuts.before), load(&t.cuts.lead));
     let mut n = 0;
     for block in 0..n_blocks {
-        // SAFETY: inside the blocks, a byte before and a byte behind, as the caller promises.
+        // SAFETY: inside the blocks, three bytes before and a byte behind, as the caller promises.
         unsafe {
             let (src, classes) = (src.add(block * BLOCK), classes.add(block * BLOCK));
             let mut own = _mm512_load_si512(classes.cast());
@@ -199,7 +199,7 @@ pub(crate) unsafe fn starts(
                     _mm512_permutexvar_epi8(bytes_before, cut_before),
                     _mm512_permutexvar_epi8(bytes, cut_lead),
                 );
-                bits |= leads & tails & inert;
+                bits |= leads & tails & inert | t.cuts.edges.avx2(src);
             }
             n += flatten(bits, rel + (block * BLOCK) as u32, iota, out.add(n));
         }

@@ -21,7 +21,8 @@
 //! that a run at its end stays whole. Whitespace characters of several bytes are corrected afterwards.
 //!
 //! A start is also put at every *inert cut*: between two characters whose touching bytes stand
-//! together in no token (see `bpe::inert`), found with two look-ups per byte ([`tables::CutTables`]).
+//! together in no token (see `bpe::inert`), found with two look-ups per byte ([`tables::CutTables`]); and
+//! between letters and such characters (`bpe::edges`).
 //! That is what makes Chinese as fast as English: a clause of 100 bytes, never seen before, falls
 //! apart into characters that the word cache knows.
 //!

@@ -67,7 +67,7 @@ pub(super) unsafe fn characters(t: &ScanTables, src: *const u8, classes: *mut u8
 /// Finds the starts of `n_blocks` blocks and writes them, plus `rel`, to `out`; returns how many.
 ///
 /// # Safety
-/// The blocks and `READ_AHEAD` can be read at `src`, and a byte before them; the blocks and one before
+/// The blocks and `READ_AHEAD` can be read at `src`, and three bytes before them; the blocks and one before
 /// and behind them are valid at `classes`; `out` has room for a start per byte.
 pub(crate) unsafe fn starts(
     t: &ScanTables,
@@ -96,6 +96,7 @@ pub(crate) unsafe fn starts(
                 if spaces != 0 {
                     bits = wide_spaces(src, classes, spaces, bits);
                 }
+                bits |= t.cuts.edges.portable(src);
                 marks = high_bits(src);
                 while marks != 0 {
                     let at = marks.trailing_zeros() as usize;

@@ -3,6 +3,7 @@
 use rustc_hash::FxHashMap;
 
 use super::{APOSTROPHE, GLUES, LETTER, NUMBER, OTHER, SPACE, WIDE_SPACE};
+use crate::bpe::edges::Edges;
 use crate::bpe::inert::Bridges;
 use crate::pretokenize::unicode::{Classes, is_letter, is_number};
 
@@ -66,6 +67,7 @@ pub(crate) struct ScanTables {
 pub(crate) struct CutTables {
     pub(crate) before: Table64,
     pub(crate) lead: Table64,
+    pub(crate) edges: Edges,
 }
 
 impl ScanTables {
@@ -178,7 +180,7 @@ impl CutTables {
         let none = Table64([0; 64]);
         let Some(bridges) = bridges else {
             // Every pair is bridged.
-            return Self { before: Table64([1; 64]), lead: Table64([1; 64]) };
+            return Self { before: Table64([1; 64]), lead: Table64([1; 64]), edges: Edges::default() };
         };
         let before = |lead: u8| (0x80..0xC0_u8).filter(move |&byte| !bridges.inert(byte, lead));
         let mut leads: Vec<(usize, u8)> = (0xC0..=0xFF_u8)
@@ -186,7 +188,7 @@ impl CutTables {
             .filter(|(n_bridged, _)| *n_bridged > 0)
             .collect();
         leads.sort_unstable_by_key(|&(n_bridged, lead)| (std::cmp::Reverse(n_bridged), lead));
-        let mut tables = Self { before: none, lead: none };
+        let mut tables = Self { before: none, lead: none, edges: bridges.edges };
         for (at, (_, lead)) in leads.into_iter().enumerate() {
             let bit = 1 << at.min(7);
             tables.lead.0[usize::from(lead & 0x3F)] = bit;

@@ -25,8 +25,8 @@
 //! bytes in groups) is not computed: the block gives up, and the pattern's own matcher finds the pretokens
 //! of that kilobyte. From any place where a pretoken starts, scanning can begin anew.
 //!
-//! Between two characters of several bytes that no token spans (`bpe::seams`) a start is put as well: the
-//! clause of a script without spaces falls apart into words that the cache knows.
+//! Between two characters of several bytes that no token spans (`bpe::seams`), and between such a character
+//! and a letter (`bpe::edges`), a start is put as well: the clause of a script without spaces falls apart into words that the cache knows.
 
 mod algebra;
 pub(crate) mod grammar;
@@ -61,6 +61,23 @@ impl Words {
     pub(crate) fn new(grammar: Grammar, classes: &[u8], seams: Seams) -> Self {
         let tables = ScanTables::from_classes(|c| classes[c as usize]);
         Self { grammar, tables, seams }
+    }
+
+    /// Adds seams and edges to the starts in `bits`, a word per block; `wide` has a bit per block with bytes outside ASCII.
+    ///
+    /// # Safety
+    /// The blocks, four bytes before and [`super::READ_AHEAD`] behind them can be read at `src`; the processor
+    /// has the tier's features.
+    unsafe fn cut(&self, kernels: &Kernels, src: *const u8, wide: u64, planes: &[Planes], bits: &mut [u64]) {
+        for at in 0..bits.len() {
+            if wide >> at & 1 == 0 {
+                continue;
+            }
+            let (own, before) = (&planes[at], if at == 0 { 0 } else { planes[at - 1].tail >> 63 });
+            let candidates = own.high & !own.tail & (own.tail << 1 | before) & !bits[at];
+            // SAFETY: what the caller promises, for this block.
+            bits[at] |= unsafe { (kernels.cuts)(&self.seams, src.add(at * BLOCK), candidates) };
+        }
     }
 }
 
@@ -111,15 +128,10 @@ impl Scan {
                 own: &planes[at],
                 next: &planes[at + 1],
             };
-            let mut found = algebra::starts(&words.grammar, state, &block)?;
-            if wide >> at & 1 == 1 {
-                let after_tail = (planes[at].tail << 1) | u64::from(at > 0 && planes[at - 1].tail >> 63 == 1);
-                let candidates = planes[at].high & !planes[at].tail & after_tail & !found;
-                // SAFETY: four bytes before the batch and READ_AHEAD behind it can be read.
-                found |= unsafe { words.seams.cuts(src.add(at * BLOCK), candidates) };
-            }
-            bits[at] = found;
+            bits[at] = algebra::starts(&words.grammar, state, &block)?;
         }
+        // SAFETY: four bytes before the batch and READ_AHEAD behind it can be read.
+        unsafe { words.cut(kernels, src, wide, &planes[..], &mut bits[..n_blocks]) };
         let rel = (self.at - base) as u32;
         // SAFETY: `starts` has room for all starts of a batch, checked by `classify`'s caller.
         let found = unsafe {

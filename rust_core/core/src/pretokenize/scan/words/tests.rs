@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::bpe::inert::Bridges;
+use crate::bpe::seams::cuts;
 use crate::pretokenize::Pretokenizer as _;
 use crate::pretokenize::matcher::Matcher;
 use crate::pretokenize::scan::STARTS_ROOM;
@@ -194,7 +195,7 @@ fn seams_are_where_no_token_reaches() {
     let seams = Seams::new(&vocab, std::iter::empty());
     let chars =
         ['é', 'ж', 'и', '中', '国', '。', 'の', 'が', '한', '😀', '\u{301}', '“', '”', '\u{a0}', '\u{3000}'];
-    let mut n_seams = 0;
+    let (mut n_seams, mut n_lost) = (0, 0);
     for left in chars {
         for right in chars {
             let text = format!("xyz{left}{right}abc");
@@ -202,16 +203,19 @@ fn seams_are_where_no_token_reaches() {
             let mut padded = [0_u8; 128];
             padded[8..8 + text.len()].copy_from_slice(text.as_bytes());
             // SAFETY: 8 bytes before and 120 from there on.
-            let is_seam = unsafe { seams.cuts(padded.as_ptr().add(8), 1 << at) } != 0;
+            let found = unsafe { cuts::portable(&seams, padded.as_ptr().add(8), 1 << at) };
+            let is_seam = found >> at & 1 == 1;
             let bytes = text.as_bytes();
             let spanned = tokens.iter().any(|token| {
                 (1..token.len())
                     .any(|k| bytes[..at].ends_with(&token[..k]) && bytes[at..].starts_with(&token[k..]))
             });
             assert!(!(is_seam && spanned), "{left}{right}");
-            assert!(is_seam || !bridges.inert(bytes[at - 1], bytes[at]), "{left}{right}");
+            n_lost += usize::from(!is_seam && bridges.inert(bytes[at - 1], bytes[at]));
             n_seams += usize::from(is_seam);
         }
     }
     assert!(n_seams > 150, "{n_seams}");
+    // Pairs that share a bit with one that is in a token: at most one in 64, of 225.
+    assert!(n_lost < 12, "{n_lost}");
 }
