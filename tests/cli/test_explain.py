@@ -121,11 +121,11 @@ def test_records_whatever_they_are_packed_in(compression: str, kind: str, tmp_pa
     assert not found.is_exact and found.text == "Hello" and found.remark is not None
 
 
-GOLDEN = Path(__file__).parents[1] / "inputs" / "golden"
+FILES = Path(__file__).parents[1] / "inputs"
 
 
 @pytest.mark.parametrize(
-    "path", sorted(GOLDEN.glob("*.*t")) + sorted(GOLDEN.glob("*.arrow")), ids=lambda path: path.name
+    "path", sorted([*FILES.glob("*/*.parquet"), *FILES.glob("*/*.arrow")]), ids=lambda path: path.name
 )
 def test_columns(path: Path, tmp_path: Path, gpt2: Tokenizer, capsys: pytest.CaptureFixture[str]) -> None:
     """The text around a token of a column is read in the file, whatever its layout."""
