@@ -217,15 +217,15 @@ fn begin(
     let patches = super::arrow_sizes::check(&file, content, size_bytes).map_err(|error| failed(&error))?;
     let at = Arc::<AtomicU64>::default();
     let counted = Counted { file, at: Arc::clone(&at) };
-    let patched = BufReader::new(Patched { inner: counted, patches });
+    let reader = BufReader::new(Patched { inner: counted, patches });
     let batches: Box<dyn Iterator<Item = _> + Send> = if content == Content::ArrowFile {
-        let reader = arrow_ipc::reader::FileReader::try_new(patched, None).map_err(|error| failed(&error))?;
+        let reader = arrow_ipc::reader::FileReader::try_new(reader, None).map_err(|error| failed(&error))?;
         check(&reader.schema(), path, columns)?;
         at.store(0, Ordering::Relaxed);
         Box::new(reader.map(|batch| batch.map_err(|error| error.to_string())))
     } else {
         let reader =
-            arrow_ipc::reader::StreamReader::try_new(patched, None).map_err(|error| failed(&error))?;
+            arrow_ipc::reader::StreamReader::try_new(reader, None).map_err(|error| failed(&error))?;
         check(&reader.schema(), path, columns)?;
         Box::new(reader.map(|batch| batch.map_err(|error| error.to_string())))
     };

@@ -158,10 +158,10 @@ mod tests {
         }
         for start in 0..50 {
             for len in 1..=50 - start {
-                let mut patched = Patched { inner: Cursor::new(&bytes), patches: patches.clone() };
-                patched.seek(SeekFrom::Start(start as u64)).expect("within");
+                let mut file = Patched { inner: Cursor::new(&bytes), patches: patches.clone() };
+                file.seek(SeekFrom::Start(start as u64)).expect("within");
                 let mut out = vec![0; len];
-                patched.read_exact(&mut out).expect("within");
+                file.read_exact(&mut out).expect("within");
                 assert_eq!(out, expected[start..start + len]);
             }
         }

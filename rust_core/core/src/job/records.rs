@@ -27,14 +27,15 @@
 //! # Where documents come from: `OUT.docs` (a stream: `docs-00000.u64`, one for each segment)
 //!
 //! ```text
-//! for each document of a record source, in the order of the output, two uint64, little-endian:
+//! for each document of a source with places, in the order of the output, two uint64, little-endian:
 //!   offset_bytes   of the record's start in the decompressed content of its source (a column: the row, from 0)
 //!   n_bytes        of the record: the line without its end, the text up to its separator; a column: of the text
 //! ```
 //!
 //! The manifest's sources say which documents are a source's: they follow each other in the order of
-//! `sources`, `n_documents` each. Those without a `records` entry (text that is not looked at whole) have
-//! no places here; to skip theirs, add up `n_documents` of the sources that have one.
+//! `sources`, `n_documents` each. A source has places if it has a `records` entry, or `places` (text that is not
+//! looked at whole, see `job::places`). Others have none here: to find a source's, add up `n_documents` of those before
+//! it that have some. There is no file where each input is plain text and one document.
 //!
 //! # Ids: `OUT.ids` (a stream: `ids-00000.jsonl`), with `id_field`
 //!
