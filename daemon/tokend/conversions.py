@@ -249,6 +249,9 @@ def keep_places(docs: list[Path], output: str) -> None:
     else:
         rewrite.join(docs, partial)
     os.replace(partial, f"{output}.docs")
+    with contextlib.suppress(FileNotFoundError):
+        # Two links of one file: then a rename leaves both.
+        os.unlink(partial)
 
 
 def is_same(there: dict[str, Any], source: TokenSource, format: str, layout: dict[str, Any]) -> bool:

@@ -1,9 +1,9 @@
 """Where a token came from: its document, its source, and the bytes of the source that it stands for.
 
-The document is found by the set (`provenance`), its source by the manifest, its place in that by `OUT.docs` (records:
-`job/records.rs`) or, in plain text, by counting separators; compressed content and columns are read by the core. From
-there the tokens before this one, decoded, say how many bytes to go. That the source has the token's bytes at that place
-is checked, not assumed.
+The document is found by the set (`provenance`), its source by the manifest, its place in that by `OUT.docs`
+(`job/records.rs`) or, in plain text that has no places there, by counting separators; compressed content and columns
+are read by the core. From there the tokens before this one, decoded, say how many bytes to go. That the source has the
+token's bytes at that place is checked, not assumed.
 """
 
 from __future__ import annotations
@@ -20,10 +20,12 @@ from tokend_client.errors import BadRequestError, StreamError, TokendError
 from . import _core
 from .foreign import TOKEN_FORMATS
 from .provenance import Explainable, open_explainable
+from .sources import has_places, is_of_records
 from .tokenizer import Tokenizer
 
 _BLOCK_TOKENS = 1 << 20
 _BLOCK_BYTES = 1 << 22
+_NO_PLACES = "encode it again: places of compressed text are kept now, but with --errors replace"
 
 
 @dataclass
@@ -157,15 +159,15 @@ class _Search:
         if size < source["size_bytes"] or (piece is None and size != source["size_bytes"]):
             raise StreamError(f"{path} has another size than when it was encoded")
         content = kind.partition("+")[0]
-        if source.get("records") is None:
+        is_plain = kind == "text" and not is_of_records(source)
+        if not has_places(source) or (is_plain and not self.found.places):
             if kind != "text":
-                raise StreamError(f"{path} is {kind}, and its documents have no index")
+                raise StreamError(f"{path} is {kind}, and its documents have no places", _NO_PLACES)
             separator = self.options["separator"]
             begin = piece or 0
             if separator is not None:
                 begin = _after_separator(path, begin, separator, result.document_in_source)
-            # Bytes that were not replaced are the tokens' own: what stands far before is not needed.
-            skip = max(0, n_before - self.context_bytes - 8) if self.options["errors"] == "strict" else 0
+            skip = self._far_before(n_before)
             with path.open("rb") as file:
                 file.seek(begin + skip)
                 text = file.read(4 * (n_before - skip + self.context_bytes) + 65_536)
@@ -173,6 +175,13 @@ class _Search:
             result.document_offset_bytes = begin
             return
         place, n_bytes = self._record(self._at)
+        if not is_of_records(source):
+            skip = min(self._far_before(n_before), n_bytes)
+            length = min(n_bytes - skip, 4 * (n_before - skip + self.context_bytes) + 65_536)
+            text = _core.read_record(str(path), place + skip, length)
+            self._place(result, _Text(text, place, skip), n_before, own)
+            result.document_offset_bytes = place
+            return
         field = self.options["records"]["field"]
         if content not in ("text", "jsonl"):
             result.row = place
@@ -190,19 +199,23 @@ class _Search:
         line = f"the record is {n_bytes} bytes from byte {place} on"
         self._remark(result, f"{line}; the token's place counts from the start of its text")
 
+    def _far_before(self, n_before: int) -> int:
+        """Bytes of a text before a token that need not be read: those that were not replaced are the tokens' own."""
+        return max(0, n_before - self.context_bytes - 8) if self.options["errors"] == "strict" else 0
+
     def _remark(self, result: Explained, remark: str) -> None:
         """Says what a place counts from, unless there is something graver to say."""
         result.remark = result.remark or remark
 
     def _find_source(self, document: int) -> tuple[dict[str, Any], int, int]:
-        """The source of a document of the inputs, its number in that, and its number among all documents of records."""
-        first = of_records = 0
+        """The source of a document of the inputs, its number in that, and its number among all that have places."""
+        first = placed = 0
         for source in self.found.sources:
             n_documents = source["n_documents"]
             if n_documents is None or document < first + n_documents:
-                return source, document - first, of_records + document - first
+                return source, document - first, placed + document - first
             first += n_documents
-            of_records += n_documents if source.get("records") is not None else 0
+            placed += n_documents if has_places(source) else 0
         raise StreamError(f"the sources of {self.path} have fewer documents than it has")
 
     def _record(self, at: int) -> tuple[int, int]:

@@ -5,9 +5,10 @@ of its documents, both in the order of the inputs. Which of these documents stan
 
     as it is      the same
     shuffled      that of the permutation, which follows from the seed (`export/arrange.rs`)
-    split         the next one of the permutation that went to this side. The side follows from a hash of the ids, and
-                  equal documents are on the same side; so the two sides are laid beside the set they were made of
-                  (named, or found by its name), document by document: the one that fits is it
+    split         the next one of the permutation that went to this side, as `OUT.sides` says (`beside.py`). Where that
+                  is missing: the side follows from a hash of the ids, and equal documents are on the same side; so the
+                  two sides are laid beside the set they were made of (named, or found by its name), document by
+                  document: the one that fits is it
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from tokend_client import TokenStream
 from tokend_client.errors import BadRequestError, NotFoundError, StreamError, TokendError
 from tokend_client.stream.foreign import splits_of
 
-from . import _core
+from . import _core, beside
 from .conversions import is_of, source_manifest
 from .foreign import ForeignSet, Span, document_ends, read_set, recognise
 from .foreign.documents import check_one_split
@@ -200,6 +201,15 @@ class ConvertedSet:
                 return [(place, n_records)]
         return []
 
+    def _kept_sides(self) -> NDArray[np.bool_] | None:
+        """The side of each document of the inputs."""
+        how = {"val_fraction": self._arrangement["val_fraction"], "seed": self._arrangement["seed"]}
+        for place in places_of(self._output, self._note["kind"]):
+            sides = beside.read_sides(place.with_suffix(".sides"), self._note["n_documents"], **how)
+            if sides is not None and int(sides.sum()) == self._note["n_val_documents"]:
+                return sides
+        return None
+
     def place(self, token: int) -> Place:
         """Where a token's document is."""
         at = token + self._first
@@ -232,6 +242,10 @@ class ConvertedSet:
         """The document of the inputs that stands at a place of this set."""
         if self._side is None:
             return int(self._order(number + 1)[-1])
+        sides = self._kept_sides()
+        if sides is not None:
+            order = self._order(self._note["n_documents"]).astype(np.int64)
+            return int(order[sides[order] == (self._side == "val")][number])
         if self._own is None:
             raise StreamError(
                 f"{self.path}: which documents are of training and which of validation is told by the set that it "

@@ -15,6 +15,7 @@ import json
 import os
 import secrets
 import shutil
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
@@ -28,6 +29,7 @@ from .foreign import Span
 from .foreign.scan import blocks
 from .foreign.sets import fault
 from .reuse import is_taken
+from .sources import has_places, is_of_records
 from .token_source import TokenSource
 
 PURPOSE = "convert"
@@ -309,25 +311,31 @@ def _deal_out(source: TokenSource, stream: str, segments: list[dict[str, Any]]) 
             n_before = 0
             for number, segment in enumerate(segments):
                 target = os.path.join(stream, f"{name}-{number:05}.{suffix}")
-                n_records = _n_records(sources, bounds, n_before, segment["n_documents"])
+                upto = n_before + segment["n_documents"]
                 with open(target, "wb") as made:
                     if name == "docs":
-                        made.write(file.read(16 * n_records))
+                        made.write(file.read(16 * _n_of(sources, bounds, n_before, upto, has_places)))
                     else:
+                        n_records = _n_of(sources, bounds, n_before, upto, is_of_records)
                         made.writelines(itertools.islice(file, n_records))
-                n_before += segment["n_documents"]
+                n_before = upto
                 segment[name] = _file(target, os.path.basename(target))
         os.unlink(joined)
 
 
-def _n_records(sources: list[dict[str, Any]], bounds: NDArray[np.int64], first: int, n_documents: int) -> int:
-    """How many of a range of documents are records, which have a place."""
-    n_records = 0
-    for number, one in enumerate(sources):
-        if one.get("records") is not None:
-            begin, end = max(first, int(bounds[number])), min(first + n_documents, int(bounds[number + 1]))
-            n_records += max(0, end - begin)
-    return n_records
+def _n_of(
+    sources: list[dict[str, Any]],
+    bounds: NDArray[np.int64],
+    first: int,
+    upto: int,
+    is_one: Callable[[dict[str, Any]], bool],
+) -> int:
+    """How many of a range of documents are of such sources."""
+    n_found = 0
+    for number, source in enumerate(sources):
+        if is_one(source):
+            n_found += max(0, min(upto, int(bounds[number + 1])) - max(first, int(bounds[number])))
+    return n_found
 
 
 def _file(path: str, name: str) -> dict[str, Any]:

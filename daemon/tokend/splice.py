@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from . import _core
 from .publish import SUFFIXES
+from .sources import has_places
 
 
 @dataclass
@@ -52,6 +53,7 @@ class Set:
         self.width = 2 if manifest["dtype"] == "uint16" else 4
         self.first = _starts([source["n_documents"] for source in self.sources])
         self.first_record = _starts([source["n_documents"] * ("records" in source) for source in self.sources])
+        self.first_place = _starts([source["n_documents"] * has_places(source) for source in self.sources])
         self._first_skip = _starts([n_skipped(source) for source in self.sources])
 
     def path(self, part: str) -> str:
@@ -108,6 +110,8 @@ def splice(plan: list[Taken], old: Set, new: Set | None, output: str, folder: st
                 number += 1
             source: dict[str, Any] = {"path": taken.path, "size_bytes": taken.size_bytes, "xxh3": taken.xxh3}
             source |= {"n_tokens": 0, "n_documents": 0}
+            # What an earlier version made of text has none.
+            is_placed = all(has_places(origin.sources[at]) for origin, at, _, _ in ranges)
             for origin, at, n_documents, border in ranges:
                 first = origin.first[at]
                 bounds = origin.ends[first : first + n_documents]
@@ -120,14 +124,17 @@ def splice(plan: list[Taken], old: Set, new: Set | None, output: str, folder: st
                 source["n_tokens"] += stop - start
                 source["n_documents"] += n_documents
                 source |= {"format": entry["format"]} if "format" in entry else {}
+                if is_placed:
+                    place = origin.first_place[at]
+                    places = origin.docs[place : place + n_documents].copy()
+                    places[:, 0] += np.uint64(border)
+                    docs.append(places)
                 if "records" not in entry:
+                    source |= {"places": True} if is_placed else {}
                     continue
                 record = origin.first_record[at]
-                places = origin.docs[record : record + n_documents].copy()
-                places[:, 0] += np.uint64(border)
-                docs.append(places)
                 if "ids" in origin.manifest:
-                    begin, end = (int(origin.id_ends[place]) for place in (record, record + n_documents))
+                    begin, end = (int(origin.id_ends[line]) for line in (record, record + n_documents))
                     copy(origin.path("ids"), ids, begin, end - begin)
                 if origin is old:
                     counts = _account(taken, old, at)

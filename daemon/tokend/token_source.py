@@ -24,6 +24,7 @@ from . import _core
 from .foreign import ForeignSet, Span, document_ends, drop_rows, read_set, scan, tell_eot
 from .foreign.documents import EOT_NAMES, check_one_split
 from .notes import find_note, is_native, output_of
+from .sources import has_places
 from .tokenizer import Tokenizer
 
 UNKNOWN = "unknown"
@@ -194,8 +195,8 @@ def places_of(output: Path, kind: str) -> list[Path]:
 
 
 def n_places(note: dict[str, Any]) -> int:
-    """Documents of sources that are made of records."""
-    return sum(source["n_documents"] for source in note["sources"] if source.get("records") is not None)
+    """Documents that have places."""
+    return sum(source["n_documents"] for source in note["sources"] if has_places(source))
 
 
 def _kept_places(output: Path, note: dict[str, Any]) -> dict[str, list[Path]]:

@@ -43,6 +43,7 @@ from tokend_client.inputs import expand
 
 from . import _core
 from .publish import claimed, sync_folder
+from .sources import has_places
 from .splice import Taken, moved, write_array
 from .update import cut_out, in_their_names, last_line, last_separator
 
@@ -302,8 +303,8 @@ class Watch:
         write_array(str(files["ends"]), np.fromfile(hidden / "new.bin.ends", "<u8") + np.uint64(first))
         if "docs" in made:
             docs = np.fromfile(hidden / "new.bin.docs", "<u8").reshape(-1, 2)
-            counts = [s["n_documents"] for s in made["sources"] if "records" in s]
-            begins = [t.border for t, s in zip(taken, made["sources"], strict=True) if "records" in s]
+            counts = [s["n_documents"] for s in made["sources"] if has_places(s)]
+            begins = [t.border for t, s in zip(taken, made["sources"], strict=True) if has_places(s)]
             docs[:, 0] += np.repeat(np.array(begins, np.uint64), counts)
             files["docs"] = hidden / "docs"
             write_array(str(files["docs"]), docs)

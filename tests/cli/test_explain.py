@@ -96,7 +96,7 @@ def check_all(output: Path, texts: list[str], gpt2: Tokenizer, *, is_text: bool)
 
 
 @pytest.mark.parametrize("compression", ["none", "gzip", "bzip2", "xz", "zstd"])
-@pytest.mark.parametrize("kind", ["jsonl", "txt"])
+@pytest.mark.parametrize("kind", ["jsonl", "txt", "flow.txt"])
 def test_records_whatever_they_are_packed_in(compression: str, kind: str, tmp_path: Path, gpt2: Tokenizer) -> None:
     texts = [f"{text}{number}||" if kind == "jsonl" else f"{text}{number}" for number in range(3) for text in TEXTS]
     lines = [json.dumps({"meta": {"body": text}}) + "\n" for text in texts]
@@ -110,9 +110,9 @@ def test_records_whatever_they_are_packed_in(compression: str, kind: str, tmp_pa
     }[compression]
     path = tmp_path / f"a.{kind}"
     path.write_bytes(packed)
-    options = {"field": "meta.body"} if kind == "jsonl" else {"deduplicate": True}
+    options = {"jsonl": {"field": "meta.body"}, "txt": {"deduplicate": True}, "flow.txt": {}}[kind]
     gpt2.encode_files([path], tmp_path / "o.bin", separator="||", **options)
-    check_all(tmp_path / "o.bin", texts, gpt2, is_text=kind == "txt")
+    check_all(tmp_path / "o.bin", texts, gpt2, is_text=kind != "jsonl")
     found = explain(tmp_path / "o.bin", 0, tokenizer=gpt2)
     if kind == "jsonl":
         assert found.remark is not None and "the token's place counts from the start of its text" in found.remark
@@ -121,11 +121,11 @@ def test_records_whatever_they_are_packed_in(compression: str, kind: str, tmp_pa
     assert not found.is_exact and found.text == "Hello" and found.remark is not None
 
 
-GOLDEN = Path(__file__).parents[1] / "inputs" / "golden"
+FILES = Path(__file__).parents[1] / "inputs"
 
 
 @pytest.mark.parametrize(
-    "path", sorted(GOLDEN.glob("*.*t")) + sorted(GOLDEN.glob("*.arrow")), ids=lambda path: path.name
+    "path", sorted([*FILES.glob("*/*.parquet"), *FILES.glob("*/*.arrow")]), ids=lambda path: path.name
 )
 def test_columns(path: Path, tmp_path: Path, gpt2: Tokenizer, capsys: pytest.CaptureFixture[str]) -> None:
     """The text around a token of a column is read in the file, whatever its layout."""

@@ -55,7 +55,7 @@ def check(place: Path, gpt2: Tokenizer, *, step: int = 1, made_of: Path | None =
 def test_straight_from_the_inputs(name: str, folder: Path, tmp_path: Path, gpt2: Tokenizer) -> None:
     """The set of ours is gone; what it knew of its documents stands beside."""
     encode(folder, tmp_path / "o", "--format", name)
-    assert (tmp_path / "o.docs").stat().st_size == 16 * (len(TEXTS) - 9)
+    assert (tmp_path / "o.docs").stat().st_size == 16 * len(TEXTS)
     assert check(tmp_path / "o", gpt2) == TEXTS
 
 
@@ -103,6 +103,49 @@ def test_two_sides(
     if name != "megatron":
         whole = ["explain", str(place), "--token", "3", "--set", str(tmp_path / "moved.bin")]
         assert main(whole) == 2 and "files of train and of val are no one set" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("order", [[], ["--shuffle"]], ids=["", "shuffled"])
+@pytest.mark.parametrize("name", FOREIGN_FORMATS)
+def test_two_sides_without_the_set(
+    name: str, order: list[str], folder: Path, tmp_path: Path, gpt2: Tokenizer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Which document is on which side stands beside them, and their ids are in the order of each."""
+    given = [*order, "--seed", "3", "--id-field", "text", "--val-fraction", "0.4"]
+    encode(folder, tmp_path / "o", "--format", name, *given)
+    assert not list(tmp_path.glob("*.bin.json"))
+    place = tmp_path / "o"
+    sides = {
+        "nanogpt": [place / "train.bin", place / "val.bin"],
+        "megatron": [Path(f"{place}_train"), Path(f"{place}_val")],
+        "llmc": [*place.glob("*_train_*.bin"), *place.glob("*_val_*.bin")],
+    }.get(name, [place / "train", place / "val"])
+    met = [check(side, gpt2) for side in sides]
+    assert all(met) and sorted([*met[0], *met[1]]) == sorted(TEXTS)
+    for side, texts in zip(("train", "val"), met, strict=True):
+        # Texts of the first input have none.
+        lines = Path(f"{place}.{side}.ids").read_text().splitlines()
+        assert [json.loads(line) for line in lines] == [text if text in TEXTS[9:] else None for text in texts]
+    assert not Path(f"{place}.ids").exists() and not list(tmp_path.glob(".*"))
+    # Of another split it says nothing, nor when it is cut off.
+    data = (tmp_path / "o.sides").read_bytes()
+    assert len(data) == 16 + len(TEXTS)
+    for other in (b"\1" + data[1:], data[:-1]):
+        (tmp_path / "o.sides").write_bytes(other)
+        assert main(["explain", str(sides[0]), "--token", "3"]) == 1
+        assert "is told by the set that it was made of" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("several", [False, True])
+def test_ids_follow_a_shuffle(several: bool, folder: Path, tmp_path: Path, gpt2: Tokenizer) -> None:
+    names = ["megatron", "olmo", "mds"] if several else ["olmo"]
+    formats = [word for name in names for word in ("--format", name)]
+    encode(folder, tmp_path / "o", *formats, "--shuffle", "--seed", "5", "--id-field", "text")
+    ids = [json.loads(line) for line in (tmp_path / "o.ids").read_text().splitlines()]
+    for name in names:
+        met = check(tmp_path / (f"o.{name}" if several else "o"), gpt2)
+        assert met != TEXTS and sorted(met) == sorted(TEXTS)
+        assert ids == [text if text in TEXTS[9:] else None for text in met]
 
 
 def test_of_a_conversion(folder: Path, tmp_path: Path, gpt2: Tokenizer) -> None:

@@ -173,14 +173,10 @@ def test_what_is_no_set(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
         assert "Traceback" not in told
 
 
-def test_ids_of_documents_keep_to_their_order(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_ids_of_documents_keep_to_their_order(tmp_path: Path) -> None:
     lines = [json.dumps({"text": f"text {number}", "id": number}) for number in range(9)]
     (tmp_path / "a.jsonl").write_text("\n".join(lines))
     encode = ["encode", str(tmp_path / "a.jsonl"), "-o", str(tmp_path / "o"), "--local", "--id-field", "id"]
-    for options in ["--shuffle"], ["--val-fraction", "0.5"]:
-        assert main([*encode, "--format", "megatron", *options]) == 2
-        assert f"--id-field does not go with {options[0]}" in capsys.readouterr().err
-        assert [path.name for path in tmp_path.iterdir()] == ["a.jsonl"]
     assert main([*encode, "--format", "megatron"]) == 0
     assert (tmp_path / "o.ids").read_text().split() == [str(number) for number in range(9)]
     for beside in ("o.ids", "o.docs"):

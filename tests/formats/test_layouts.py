@@ -77,6 +77,8 @@ def test_golden(name: str, tmp_path: Path, gpt2: Tokenizer) -> None:
         if path.suffix == ".gz":
             data = gzip.decompress(data).replace(str(tmp_path).encode(), b"DIR")
         found[path.relative_to(tmp_path / "set").as_posix()] = data.hex()
+    places = np.frombuffer(bytes.fromhex(found.pop("g.docs")), "<u8").tolist()
+    assert places == [0, 13, 14, 0, 15, 6]
     assert found == json.loads((Path(__file__).parent / "golden.json").read_text())[name]
 
 
@@ -114,7 +116,7 @@ def test_the_largest_ids(name: str, n_ids: int, tmp_path: Path) -> None:
     eot, dtype = n_ids - 1, "<u2" if n_ids <= 65_536 else "<u4"
     if name == "nanogpt" and n_ids > 65_536:
         assert main(["convert", str(tmp_path / "a.bin"), "-o", str(tmp_path / "out"), "--format", name]) == 2
-        assert sorted(os.listdir(tmp_path)) == ["a.bin", "a.bin.ends", "a.bin.json", "a.txt"]
+        assert sorted(os.listdir(tmp_path)) == ["a.bin", "a.bin.docs", "a.bin.ends", "a.bin.json", "a.txt"]
         return
     convert(tmp_path / "a.bin", tmp_path / "out", "--format", name)
     bare = [[97, n_ids - 2], [], [98]]
@@ -320,7 +322,7 @@ def test_encode_makes_them_in_one_run(where: str, narrow: Path, tmp_path: Path, 
     common = ["encode", source, "--separator", "|", *how]
     alone = tokend(*common, "-o", str(tmp_path / "m"), "--format", "megatron")
     assert alone.returncode == 0, alone.stderr
-    assert sorted(os.listdir(tmp_path)) == ["m.bin", "m.idx", "m.tokend.json"]
+    assert sorted(os.listdir(tmp_path)) == ["m.bin", "m.docs", "m.idx", "m.tokend.json"]
     both = tokend(*common, "-o", str(tmp_path / "c.bin"), "--format", "bin", "--format", "llmc", "--format", "mds")
     assert both.returncode == 0, both.stderr
     assert (tmp_path / "c.bin").read_bytes() == narrow.read_bytes() == (tmp_path / "m.bin").read_bytes()

@@ -208,10 +208,10 @@ def test_whole_texts_have_the_options_too(tmp_path: Path, gpt2: Tokenizer, monke
                 ("bad", 5, 15),
             ]
             assert manifest["sources"][0]["records"]["n_in"] == 6
-    # Without them a text goes through as it always did.
+    # Without them a text goes through as it always did; its documents have places, and no account.
     source.write_text("one##two")
     whole = gpt2.encode_files([source], output, separator="#", force=True)
-    assert "records" not in whole["sources"][0] and not Path(f"{output}.docs").exists()
+    assert "records" not in whole["sources"][0] and whole["sources"][0]["places"]
     assert not Path(f"{output}.skipped.jsonl").exists(), "a replaced set leaves nothing of itself"
 
 

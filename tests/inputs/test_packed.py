@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from tokend import Tokenizer
 from tokend_client.errors import BadDocumentError, BadRequestError, InputInvalidError
 
 from . import naive
-from .make_golden import documents
+from .make_golden import documents, texts_and_others
 
 GOLDEN = Path(__file__).parent / "golden"
 
@@ -145,6 +146,71 @@ def test_columns(path: Path, tmp_path: Path, gpt2: Tokenizer, monkeypatch: pytes
             ids = [json.loads(line) for line in Path(f"{output}.ids").read_text().splitlines()]
             is_named = nested or path.stem == "dictionary"
             assert ids == [f"doc-{1000 + row}" if is_named else 1000 + row for row, _ in rows]
+
+
+INVALID = sorted((Path(__file__).parent / "invalid_utf8").iterdir())
+
+
+def is_utf8(value: bytes) -> bool:
+    """What Python says."""
+    try:
+        value.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+@pytest.mark.parametrize("field", ["text", "meta.body"])
+@pytest.mark.parametrize("path", INVALID, ids=lambda path: path.name)
+def test_values_of_text_columns_that_are_not_utf8(
+    path: Path, field: str, tmp_path: Path, gpt2: Tokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    values = list(enumerate(texts_and_others()))
+    good = [(row, value) for row, value in values if value is not None and is_utf8(value)]
+    bad = [(row + 1, value) for row, value in values if value is None or not is_utf8(value)]
+    for chunk_bytes in (1 << 20, 40):
+        monkeypatch.setenv("TOKEND_CHUNK_BYTES", str(chunk_bytes))
+        output = tmp_path / f"{chunk_bytes}.bin"
+        with pytest.raises(BadDocumentError, match="row 1: not valid UTF-8 at byte 1 of the value"):
+            gpt2.encode_files([path], output, field=field)
+        manifest = gpt2.encode_files([path], output, field=field, bad_documents="skip", resume=True)
+        ids = [id for _, value in good for id in (*gpt2.encode(value.decode()).tolist(), 50256)]
+        assert np.fromfile(output, np.uint16).tolist() == ids
+        places = np.fromfile(f"{output}.docs", "<u8").reshape(-1, 2).tolist()
+        assert places == [[row, len(value)] for row, value in good]
+        skipped = naive.skipped_of(output)
+        assert [entry["line"] for entry in skipped] == [row for row, _ in bad]
+        for entry, (_, value) in zip(skipped, bad, strict=True):
+            problem = "the value is null"
+            if value is not None:
+                with pytest.raises(UnicodeDecodeError) as wrong:
+                    value.decode()
+                problem = f"not valid UTF-8 at byte {wrong.value.start} of the value"
+            assert entry["reason"] == problem
+        counts = manifest["sources"][0]["records"]
+        assert (counts["n_in"], counts["n_bad"], manifest["n_documents"]) == (30, len(bad), len(good))
+    # Replaced as Python's decoder does.
+    output = tmp_path / "replaced.bin"
+    gpt2.encode_files([path], output, field=field, bad_documents="skip", errors="replace")
+    texts = [value.decode(errors="replace") for _, value in values if value is not None]
+    assert np.fromfile(output, np.uint16).tolist() == [
+        id for text in texts for id in (*gpt2.encode(text).tolist(), 50256)
+    ]
+
+
+@pytest.mark.parametrize("path", INVALID, ids=lambda path: path.name)
+def test_ids_that_are_not_utf8(path: Path, tmp_path: Path, gpt2: Tokenizer) -> None:
+    options: dict[str, Any] = {"id_field": "name", "bad_documents": "skip"}
+    gpt2.encode_files([path], tmp_path / "a.bin", **options)
+    rows = [row for row, value in enumerate(texts_and_others()) if value is not None and is_utf8(value)]
+    ids = [json.loads(line) for line in (tmp_path / "a.bin.ids").read_text().splitlines()]
+    assert ids == [f"row {row}" for row in rows if row % 7]
+    wrong = [entry["line"] - 1 for entry in naive.skipped_of(tmp_path / "a.bin") if "of the id" in entry["reason"]]
+    assert wrong == [row for row, value in enumerate(texts_and_others()) if value is not None and row % 7 == 0]
+    gpt2.encode_files([path], tmp_path / "b.bin", errors="replace", **options)
+    ids = [json.loads(line) for line in (tmp_path / "b.bin.ids").read_text().splitlines()]
+    rows = [row for row, value in enumerate(texts_and_others()) if value is not None]
+    assert ids == [f"row {row}" if row % 7 else f"row \ufffd {row}" for row in rows]
 
 
 def test_columns_that_are_not_there(tmp_path: Path, gpt2: Tokenizer) -> None:

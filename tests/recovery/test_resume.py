@@ -116,7 +116,7 @@ def test_suspended_runs_resume_and_cancelled_ones_leave_nothing(
         gpt2.encode_files(corpus, output, separator="|", control=control)
     assert list(tmp_path.iterdir()) == []
     assert suspended_at(gpt2, 0, corpus, output, separator="|")
-    assert len(list(tmp_path.glob(".out.bin*.local.partial"))) == 3
+    assert len(list(tmp_path.glob(".out.bin*.local.partial"))) == 4
     with pytest.raises(ConflictError, match="other options"):
         gpt2.encode_files(corpus, output, separator="||", resume=True)
     with pytest.raises(ConflictError, match="other inputs"):

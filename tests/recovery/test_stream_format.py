@@ -25,6 +25,8 @@ def test_golden(tmp_path: Path, gpt2: Tokenizer, monkeypatch: pytest.MonkeyPatch
         "ends-00000.u64": "050000000000000008000000000000000900000000000000",
         "tokens-00001.bin": "883c50c4",
         "ends-00001.u64": "0b00000000000000",
+        "docs-00000.u64": "".join(number.to_bytes(8, "little").hex() for number in (0, 13, 14, 6, 0, 0)),
+        "docs-00001.u64": "".join(number.to_bytes(8, "little").hex() for number in (0, 5)),
     }
     assert re.sub(r'"stream_id": "[0-9a-f]{32}"', '"stream_id": "RANDOM"', manifest) == GOLDEN
 
@@ -58,21 +60,24 @@ GOLDEN = """\
       "size_bytes": 21,
       "xxh3": "bbacaa5c272e3381",
       "n_tokens": 8,
-      "n_documents": 2
+      "n_documents": 2,
+      "places": true
     },
     {
       "path": "DIR/b.txt",
       "size_bytes": 0,
       "xxh3": "2d06800538d394c2",
       "n_tokens": 1,
-      "n_documents": 1
+      "n_documents": 1,
+      "places": true
     },
     {
       "path": "DIR/c.txt",
       "size_bytes": 5,
       "xxh3": "38e23bf5a2a77616",
       "n_tokens": 2,
-      "n_documents": 1
+      "n_documents": 1,
+      "places": true
     }
   ],
   "segments": [
@@ -83,7 +88,12 @@ GOLDEN = """\
       "n_tokens": 9,
       "n_documents": 3,
       "tokens_xxh3": "7e6f2b9200f8f821",
-      "ends_xxh3": "084afbdfe4d279a0"
+      "ends_xxh3": "084afbdfe4d279a0",
+      "docs": {
+        "file": "docs-00000.u64",
+        "size_bytes": 48,
+        "xxh3": "34862586ccda9dfe"
+      }
     },
     {
       "tokens": "tokens-00001.bin",
@@ -92,7 +102,12 @@ GOLDEN = """\
       "n_tokens": 2,
       "n_documents": 1,
       "tokens_xxh3": "fd362994481dd730",
-      "ends_xxh3": "2abb136b5b23df0c"
+      "ends_xxh3": "2abb136b5b23df0c",
+      "docs": {
+        "file": "docs-00001.u64",
+        "size_bytes": 16,
+        "xxh3": "ace144d934729048"
+      }
     }
   ],
   "error": null,

@@ -23,6 +23,7 @@ def test_golden(output: Path) -> None:
     assert output.read_bytes().hex() == "883c0b00e303000050c4380a789750c450c4"
     assert np.fromfile(output, "<u2").tolist()[:5] == [15496, 11, 995, 0, 50256]
     assert Path(f"{output}.ends").read_bytes()[:8] == (5).to_bytes(8, "little")
+    assert np.fromfile(f"{output}.docs", "<u8").tolist() == [0, 13, 14, 6, 0, 0]
     manifest = Path(f"{output}.json").read_text().replace(str(output.parent), "DIR")
     assert manifest == GOLDEN
 
@@ -71,14 +72,16 @@ GOLDEN = """\
       "size_bytes": 21,
       "xxh3": "bbacaa5c272e3381",
       "n_tokens": 8,
-      "n_documents": 2
+      "n_documents": 2,
+      "places": true
     },
     {
       "path": "DIR/b.txt",
       "size_bytes": 0,
       "xxh3": "2d06800538d394c2",
       "n_tokens": 1,
-      "n_documents": 1
+      "n_documents": 1,
+      "places": true
     }
   ],
   "data": {
@@ -90,6 +93,11 @@ GOLDEN = """\
     "file": "out.bin.ends",
     "size_bytes": 24,
     "xxh3": "084afbdfe4d279a0"
+  },
+  "docs": {
+    "file": "out.bin.docs",
+    "size_bytes": 48,
+    "xxh3": "34862586ccda9dfe"
   },
   "tokend_version": "0.1.0"
 }

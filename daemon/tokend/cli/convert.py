@@ -256,14 +256,22 @@ def say(made: dict[str, Any], place: str, seconds: float) -> None:
     print(f"{place} ({kind}): {what} in {files}, {duration(seconds)}", file=sys.stderr)
 
 
-def keep_account(made: str, output: str) -> None:
-    """What a hidden set lists beside its tokens gets the output's name: what was left out, and ids."""
+def keep_account(arguments: argparse.Namespace, made: str, *, is_hidden: bool = True) -> None:
+    """What the set that trainers' sets were made of knows and will not be there to tell: the ids of the documents,
+    which side of a split they are on, and, of a hidden set, what was left out.
+    """
+    from .. import beside
     from .encode import skipped
+
+    output = arguments.output
+    split = {"val_fraction": arguments.val_fraction, "seed": arguments.seed}
+    beside.keep(made, output, is_shuffled=arguments.shuffle, **split)
+    if not is_hidden:
+        return
 
     with open(f"{made}.json", encoding="utf-8") as file:
         manifest: dict[str, Any] = json.load(file)
-    for suffix in (".skipped.jsonl", ".ids"):
-        if os.path.exists(f"{made}{suffix}"):
-            os.replace(f"{made}{suffix}", f"{output}{suffix}")
+    if os.path.exists(f"{made}.skipped.jsonl"):
+        os.replace(f"{made}.skipped.jsonl", f"{output}.skipped.jsonl")
     if left_out := skipped(manifest):
         print(f"left out: {left_out}; listed in {output}.skipped.jsonl", file=sys.stderr)

@@ -94,8 +94,6 @@ def _encode(arguments: argparse.Namespace, inputs: list[str]) -> int:
         return _update(arguments, inputs)
     if not foreign:
         return _native(arguments, inputs, arguments.output, native or "bin")
-    if native is None and arguments.id_field is not None:
-        _check_ids_pair(arguments)
     from .. import conversions
     from . import convert
 
@@ -117,6 +115,7 @@ def _encode(arguments: argparse.Namespace, inputs: list[str]) -> int:
     if known and known.output and known.manifest and not {"skipped", "ids"} & set(known.manifest):
         print(f"tokend: the same inputs are in {known.output}, which verified: made from it", file=sys.stderr)
         _convert(arguments, known.output, places, foreign)
+        convert.keep_account(arguments, known.output, is_hidden=False)
         return 0
     made = conversions.hidden_set(arguments.output)
     _native(arguments, inputs, made, "bin", is_hidden=True)
@@ -125,7 +124,7 @@ def _encode(arguments: argparse.Namespace, inputs: list[str]) -> int:
     except BaseException:
         print(f"tokend: the tokens are kept in {made}, for `tokend convert`", file=sys.stderr)
         raise
-    convert.keep_account(made, arguments.output)
+    convert.keep_account(arguments, made)
     conversions.remove_set(made)
     return 0
 
@@ -134,16 +133,6 @@ def _is_confined(arguments: argparse.Namespace) -> bool:
     """Whether the daemon serves some directories only, and so makes no conversions."""
     with connected(arguments) as client:
         return bool(client.roots())
-
-
-def _check_ids_pair(arguments: argparse.Namespace) -> None:
-    """Refuses to keep ids in the order of the inputs beside documents that have another."""
-    for option, is_given in (("--shuffle", arguments.shuffle), ("--val-fraction", arguments.val_fraction)):
-        if is_given:
-            raise BadRequestError(
-                f"--id-field does not go with {option}: the ids would not be in the order of the documents",
-                "leave one out; or add --format bin, whose set has its documents and ids in the order of the inputs",
-            )
 
 
 def _convert(arguments: argparse.Namespace, source: str, places: dict[str, str], formats: list[str]) -> None:

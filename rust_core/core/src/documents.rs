@@ -118,6 +118,8 @@ pub(crate) struct DocumentEncoder<'a, L> {
     pub(crate) ids: Vec<L>,
     /// Length of `ids` after each document.
     pub(crate) ends: Vec<u64>,
+    /// Where the text of each document ended in its source, in bytes.
+    pub(crate) text_ends: Vec<u64>,
     /// Whether a document has begun and not ended.
     pub(crate) open: bool,
     /// Whether the present source has begun no document yet.
@@ -127,8 +129,8 @@ pub(crate) struct DocumentEncoder<'a, L> {
 impl<'a, L: Lane> DocumentEncoder<'a, L> {
     /// Starts at the beginning of an output.
     pub(crate) fn new(encoder: Encoder<'a>, rules: &'a Rules<'a>) -> Self {
-        let (ids, ends) = (Vec::new(), Vec::new());
-        Self { encoder, rules, ids, ends, open: false, untouched: true }
+        let (ids, ends, text_ends) = (Vec::new(), Vec::new(), Vec::new());
+        Self { encoder, rules, ids, ends, text_ends, open: false, untouched: true }
     }
 
     /// Encodes a piece that starts `offset` bytes into its source; returns the bytes used, which is
@@ -144,7 +146,7 @@ impl<'a, L: Lane> DocumentEncoder<'a, L> {
         at += self.segments(rest, certain, offset + at as u64)?;
         if end == TextEnd::Source {
             if self.open {
-                self.finish();
+                self.finish(offset + text.len() as u64);
             }
             self.untouched = true;
         }
@@ -162,7 +164,7 @@ impl<'a, L: Lane> DocumentEncoder<'a, L> {
             && let Some(stop) = found.next()
         {
             self.segments(&text[..stop], None, offset)?;
-            self.finish();
+            self.finish(offset + stop as u64);
             at = stop + needle_bytes;
         }
         let mut documents = Vec::new();
@@ -201,12 +203,15 @@ impl<'a, L: Lane> DocumentEncoder<'a, L> {
                 Some(_) => 0,
             };
             let together = &documents[done..done + n_alike];
-            if n_alike < 2 || !self.together(text, together) {
+            let end = |document: &Range<usize>| offset(document) + document.len() as u64;
+            if n_alike >= 2 && self.together(text, together) {
+                self.text_ends.extend(together.iter().map(end));
+            } else {
                 for (number, document) in documents.iter().enumerate().skip(done).take(n_alike.max(1)) {
                     self.begin();
                     let text = &text[document.clone()];
                     self.segments(text, None, offset(document)).map_err(|error| (number, error))?;
-                    self.finish();
+                    self.finish(end(document));
                 }
             }
             done += n_alike.max(1);
@@ -251,12 +256,14 @@ impl<'a, L: Lane> DocumentEncoder<'a, L> {
         }
     }
 
-    fn finish(&mut self) {
+    /// Ends the document, whose text ended there in its source.
+    fn finish(&mut self, text_end: u64) {
         self.open = false;
         if matches!(self.rules.eot, Eot::Append | Eot::Both) {
             self.ids.push(L::from_id(self.rules.eot_id));
         }
         self.ends.push(self.ids.len() as u64);
+        self.text_ends.push(text_end);
     }
 
     fn segments(&mut self, text: &str, certain: Option<usize>, offset: u64) -> Result<usize> {

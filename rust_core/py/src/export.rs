@@ -8,6 +8,7 @@ use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 use tokend_core::export::{
     ExportSpec, Kind, PrefixHash as Running, Shuffle, check, export as export_set, hash_prefixes as prefixes,
+    sides as split_sides,
 };
 use tokend_core::input::one_record;
 use tokend_core::{Control, Eot, Error};
@@ -109,6 +110,21 @@ pub(crate) fn shuffled(py: Python<'_>, n_documents: u64, seed: u64, n_positions:
         (0..n_positions.min(n_documents)).map(|position| shuffle.at(position)).collect::<Vec<_>>()
     });
     order.into_pyarray(py).unbind()
+}
+
+/// For each document of a set whether a split puts it on the side of validation.
+#[pyfunction]
+#[pyo3(signature = (path, val_fraction, seed, control=None))]
+pub(crate) fn sides(
+    py: Python<'_>,
+    path: PathBuf,
+    val_fraction: f64,
+    seed: u64,
+    control: Option<&JobControl>,
+) -> PyResult<Py<PyArray1<bool>>> {
+    let control = control.map(|control| Arc::clone(&control.inner)).unwrap_or_default();
+    let found = py.detach(|| split_sides(&path, val_fraction, seed, &control)).map_err(CoreError::from)?;
+    Ok(found.into_pyarray(py).unbind())
 }
 
 /// The running hash of the start of a file that grows.

@@ -11,7 +11,7 @@ mod tokenizer;
 mod _core {
     #[pymodule_export]
     use super::export::{
-        PrefixHash, check_export, export, export_formats, hash_prefixes, read_record, shuffled,
+        PrefixHash, check_export, export, export_formats, hash_prefixes, read_record, shuffled, sides,
     };
     #[pymodule_export]
     use super::job::{

@@ -7,7 +7,8 @@
 //!   ([`Shuffle`]): it is computed, not held, so memory does not grow with the documents.
 //! * The end-of-text ids of a document are laid as the format wants them, whatever the set has.
 
-use std::path::PathBuf;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
 
 use serde::{Deserialize, Serialize};
@@ -169,18 +170,11 @@ pub fn export(spec: &ExportSpec, control: &Control) -> Result<Exported> {
             writers.push(writer(spec.kind, plan)?);
         }
         let order = spec.shuffle.then(|| Shuffle::new(set.n_documents, spec.seed));
-        let threshold = (spec.val_fraction * 2_f64.powi(64)) as u64;
+        let threshold = threshold(spec.val_fraction);
         for position in 0..set.n_documents {
             let document = order.as_ref().map_or(position, |order| order.at(position));
             let own = own_ids(&mut set, document, position)?;
-            let is_val = splits.len() > 1 && {
-                let mut hash = Xxh3::with_seed(spec.seed);
-                set.read(own.clone(), |bytes| {
-                    hash.update(bytes);
-                    control.check()
-                })?;
-                hash.digest() < threshold
-            };
+            let is_val = splits.len() > 1 && is_val(&mut set, own.clone(), threshold, spec.seed, control)?;
             n_val_documents += u64::from(is_val);
             let writer = &mut writers[usize::from(is_val)];
             let linked = links[usize::from(is_val)].is_some();
@@ -209,6 +203,42 @@ pub fn export(spec: &ExportSpec, control: &Control) -> Result<Exported> {
     };
     publish(spec, &staging, &name, &exported)?;
     Ok(exported)
+}
+
+/// For each document of a finished set, in its order, whether a split puts it on the side of validation.
+///
+/// # Errors
+/// What opening and reading the set fails with, and [`Error::Cancelled`].
+pub fn sides(input: &Path, val_fraction: f64, seed: u64, control: &Control) -> Result<Vec<bool>> {
+    let mut set = NativeSet::open(input)?;
+    let threshold = threshold(val_fraction);
+    let n_documents = set.n_documents;
+    let mut side = |document| {
+        let own = own_ids(&mut set, document, document)?;
+        is_val(&mut set, own, threshold, seed, control)
+    };
+    (0..n_documents).map(&mut side).collect()
+}
+
+/// The hashes below it are those of validation.
+fn threshold(val_fraction: f64) -> u64 {
+    (val_fraction * 2_f64.powi(64)) as u64
+}
+
+/// Whether the document with these ids of its own is one of validation.
+fn is_val(
+    set: &mut NativeSet,
+    own: Range<u64>,
+    threshold: u64,
+    seed: u64,
+    control: &Control,
+) -> Result<bool> {
+    let mut hash = Xxh3::with_seed(seed);
+    set.read(own, |bytes| {
+        hash.update(bytes);
+        control.check()
+    })?;
+    Ok(hash.digest() < threshold)
 }
 
 /// The files of ids, one for each split, of a set that was made of the same input with the same arrangement.
@@ -321,7 +351,7 @@ fn base_name(spec: &ExportSpec) -> Result<String> {
 }
 
 /// The range of a document's own ids, without end-of-text ids.
-fn own_ids(set: &mut NativeSet, document: u64, _position: u64) -> Result<std::ops::Range<u64>> {
+fn own_ids(set: &mut NativeSet, document: u64, _position: u64) -> Result<Range<u64>> {
     let mut range = set.range(document)?;
     let (leading, trailing) = match set.ids.eot {
         Eot::Append => (0, 1),

@@ -33,7 +33,7 @@ pub(crate) mod verify;
 
 use std::path::Path;
 
-pub use arrange::{ExportSpec, Exported, Shuffle, check, export};
+pub use arrange::{ExportSpec, Exported, Shuffle, check, export, sides};
 
 use crate::documents::Eot;
 use crate::error::{Error, Result};

@@ -1,4 +1,4 @@
-//! Sizes in a compressed arrow file that its reader believes, looked at before it does.
+//! An arrow file, looked at before its reader does: sizes that the reader believes, and which columns are text.
 //!
 //! A compressed buffer begins with an int64: its length once it is decompressed, for which the reader makes
 //! room at once. In a damaged file that may be any number, and memory that cannot be had ends the process.
@@ -15,29 +15,33 @@ use std::os::unix::fs::FileExt;
 use arrow_ipc::{RecordBatch, root_as_footer, root_as_message};
 
 use super::detect::Content;
+use super::text_as_bytes::{self, Patches};
 
 /// No compression of ours makes more of a byte: a zstd block of 128 KiB takes four.
 const EXPANSION_MAX: u64 = 1 << 16;
 /// Bytes that a buffer may always have.
 const ALWAYS: u64 = 1 << 20;
 
-/// Fails where a buffer says that it is longer than it can be, or where this cannot be told.
-pub(super) fn check(file: &File, content: Content, size_bytes: u64) -> Result<(), String> {
+/// Fails where a buffer says that it is longer than it can be, or where this cannot be told. Returns what makes
+/// the texts bytes.
+pub(super) fn check(file: &File, content: Content, size_bytes: u64) -> Result<Patches, String> {
     let walk = Walk { file, size_bytes };
     if content == Content::ArrowFile {
         return walk.file();
     }
-    let mut at = 0;
+    let (mut at, mut patches) = (0, None);
     while let Some(message) = walk.message(at)? {
         at = message.end;
+        patches.get_or_insert(message.patches);
     }
-    Ok(())
+    Ok(patches.unwrap_or_default())
 }
 
-/// Where a message's body is, and where it ends.
+/// Where a message's body is, and where it ends; of a schema also what makes its texts bytes.
 struct Message {
     body: u64,
     end: u64,
+    patches: Patches,
 }
 
 struct Walk<'a> {
@@ -60,10 +64,11 @@ impl Walk<'_> {
         Ok(bytes.first_chunk().map_or(0, |bytes| u32::from_le_bytes(*bytes)))
     }
 
-    fn file(&self) -> Result<(), String> {
+    fn file(&self) -> Result<Patches, String> {
         let end = self.size_bytes.checked_sub(10).ok_or("it has no footer")?;
         let len = u64::from(self.int32(end)?);
-        let footer = self.bytes(end.checked_sub(len).ok_or("its footer is longer than the file")?, len)?;
+        let start = end.checked_sub(len).ok_or("its footer is longer than the file")?;
+        let footer = self.bytes(start, len)?;
         let footer = root_as_footer(&footer).map_err(|error| error.to_string())?;
         for blocks in [footer.dictionaries(), footer.recordBatches()].into_iter().flatten() {
             for block in blocks {
@@ -75,7 +80,7 @@ impl Walk<'_> {
                 }
             }
         }
-        Ok(())
+        Ok(footer.schema().map(|schema| text_as_bytes::arrow(schema, start)).unwrap_or_default())
     }
 
     /// Looks at the message at `at`, if there is one.
@@ -98,7 +103,9 @@ impl Walk<'_> {
         if let Some(batch) = batch {
             self.batch(batch, body)?;
         }
-        Ok(Some(Message { body, end: body.saturating_add(length) }))
+        let schema = message.header_as_schema();
+        let patches = schema.map(|schema| text_as_bytes::arrow(schema, start)).unwrap_or_default();
+        Ok(Some(Message { body, end: body.saturating_add(length), patches }))
     }
 
     fn batch(&self, batch: RecordBatch<'_>, body: u64) -> Result<(), String> {

@@ -3,9 +3,9 @@
 //! Parquet: row groups one after another, only the wanted columns, so many rows at a time as hold about
 //! a chunk of text on average. Arrow: the file format (`ARROW1`) and the stream format, as Hugging Face
 //! datasets write it, one record batch at a time, handed out in slices. A column is a path with dots
-//! through structs. The text's type is text (plain, large, view or dictionary-encoded) or binary, which
-//! must then be UTF-8; an id is text or an integer. A null, as the value or as a struct around it, is a
-//! bad document; rows count from 0 here.
+//! through structs. The text's type is text or binary (plain, large, view or dictionary-encoded), either of which
+//! comes as bytes that may be no UTF-8; an id is text or an integer. A null, as the value or as a struct
+//! around it, is a bad document; rows count from 0 here.
 //!
 //! Which rows make a batch follows from the first one and from the file.
 
@@ -25,6 +25,7 @@ use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 
 use super::detect::Content;
 use super::jsonl::FieldPath;
+use super::text_as_bytes::{self, Patched};
 use crate::error::{Error, Result};
 
 /// Most rows of a batch.
@@ -185,7 +186,8 @@ fn begin(
         Error::DamagedInput { path: path.to_owned(), offset: 0, what }
     };
     if content == Content::Parquet {
-        let builder = ParquetRecordBatchReaderBuilder::try_new(file).map_err(|error| failed(&error))?;
+        let about = text_as_bytes::parquet(&file).map_err(|error| failed(&error))?;
+        let builder = ParquetRecordBatchReaderBuilder::new_with_metadata(file, about);
         check(builder.schema(), path, columns)?;
         let parquet_schema = builder.parquet_schema();
         let wanted = |leaf: usize| {
@@ -212,17 +214,18 @@ fn begin(
         let batches = reader.map(|batch| batch.map_err(|error| error.to_string()));
         return Ok((Box::new(batches), Progress::Rows { all: n_rows, size_bytes }));
     }
-    super::arrow_sizes::check(&file, content, size_bytes).map_err(|error| failed(&error))?;
+    let patches = super::arrow_sizes::check(&file, content, size_bytes).map_err(|error| failed(&error))?;
     let at = Arc::<AtomicU64>::default();
-    let counted = BufReader::new(Counted { file, at: Arc::clone(&at) });
+    let counted = Counted { file, at: Arc::clone(&at) };
+    let reader = BufReader::new(Patched { inner: counted, patches });
     let batches: Box<dyn Iterator<Item = _> + Send> = if content == Content::ArrowFile {
-        let reader = arrow_ipc::reader::FileReader::try_new(counted, None).map_err(|error| failed(&error))?;
+        let reader = arrow_ipc::reader::FileReader::try_new(reader, None).map_err(|error| failed(&error))?;
         check(&reader.schema(), path, columns)?;
         at.store(0, Ordering::Relaxed);
         Box::new(reader.map(|batch| batch.map_err(|error| error.to_string())))
     } else {
         let reader =
-            arrow_ipc::reader::StreamReader::try_new(counted, None).map_err(|error| failed(&error))?;
+            arrow_ipc::reader::StreamReader::try_new(reader, None).map_err(|error| failed(&error))?;
         check(&reader.schema(), path, columns)?;
         Box::new(reader.map(|batch| batch.map_err(|error| error.to_string())))
     };
@@ -284,19 +287,15 @@ impl Seek for Counted {
 /// Fails unless the columns are there and can be read.
 fn check(schema: &Schema, path: &Path, columns: &Columns) -> Result<()> {
     for column in &columns.texts {
-        let text = find(schema, path, column, "field")?;
-        let is_usable = match &text {
-            DataType::Dictionary(_, value) => is_text(value),
-            other => is_text(other),
-        };
-        if !is_usable {
-            let what = format!("{}: column {:?} is {text}, not text", path.display(), column.name());
+        let kind = find(schema, path, column, "field")?;
+        if !is_bytes(value_type(&kind)) {
+            let what = format!("{}: column {:?} is {kind}, not text", path.display(), column.name());
             return Err(Error::BadOption { option: "field", what });
         }
     }
     if let Some(id) = &columns.id {
         let kind = find(schema, path, id, "id_field")?;
-        if !(is_text(&kind) || kind.is_integer()) {
+        if !(is_bytes(value_type(&kind)) || value_type(&kind).is_integer()) {
             let what =
                 format!("{}: column {:?} is {kind}, not text or an integer", path.display(), id.name());
             return Err(Error::BadOption { option: "id_field", what });
@@ -323,9 +322,17 @@ fn find(schema: &Schema, path: &Path, column: &FieldPath, option: &'static str) 
     Ok(found)
 }
 
-fn is_text(kind: &DataType) -> bool {
-    use DataType::{Binary, BinaryView, LargeBinary, LargeUtf8, Utf8, Utf8View};
-    matches!(kind, Utf8 | LargeUtf8 | Utf8View | Binary | LargeBinary | BinaryView)
+/// The type of a column's values, which may be kept in a dictionary.
+fn value_type(kind: &DataType) -> &DataType {
+    match kind {
+        DataType::Dictionary(_, value) => value,
+        other => other,
+    }
+}
+
+/// Whether a column is of bytes, as texts are.
+fn is_bytes(kind: &DataType) -> bool {
+    matches!(kind, DataType::Binary | DataType::LargeBinary | DataType::BinaryView)
 }
 
 /// Values of a column.
@@ -375,12 +382,12 @@ impl Column {
 }
 
 impl Batch {
-    /// For each row its text of the given output, and its id as JSON if ids are kept; `None` where these are null.
-    pub(crate) fn values(&self, output: usize) -> impl Iterator<Item = (Option<&[u8]>, Option<String>)> {
+    /// For each row its text of the given output, and its id if ids are kept; `None` where these are null.
+    pub(crate) fn values(&self, output: usize) -> impl Iterator<Item = (Option<&[u8]>, Option<Id<'_>>)> {
         let column = self.texts.get(output);
         (0..self.n_rows as usize).map(move |row| {
             let text = column.and_then(|column| column.at(row)).and_then(|(array, at)| text(array, at));
-            let id = self.id.as_ref().and_then(|id| id.at(row)).and_then(|(array, at)| id_json(array, at));
+            let id = self.id.as_ref().and_then(|id| id.at(row)).and_then(|(array, at)| id(array, at));
             (text, id)
         })
     }
@@ -388,9 +395,6 @@ impl Batch {
 
 fn text(array: &dyn Array, at: usize) -> Option<&[u8]> {
     Some(match array.data_type() {
-        DataType::Utf8 => array.as_string::<i32>().value(at).as_bytes(),
-        DataType::LargeUtf8 => array.as_string::<i64>().value(at).as_bytes(),
-        DataType::Utf8View => array.as_string_view().value(at).as_bytes(),
         DataType::Binary => array.as_binary::<i32>().value(at),
         DataType::LargeBinary => array.as_binary::<i64>().value(at),
         DataType::BinaryView => array.as_binary_view().value(at),
@@ -398,13 +402,20 @@ fn text(array: &dyn Array, at: usize) -> Option<&[u8]> {
     })
 }
 
-fn id_json(array: &dyn Array, at: usize) -> Option<String> {
+/// An id of a row.
+pub(crate) enum Id<'a> {
+    Integer(String),
+    /// Should be UTF-8.
+    Text(&'a [u8]),
+}
+
+fn id(array: &dyn Array, at: usize) -> Option<Id<'_>> {
     use arrow_array::types::{
         Int8Type, Int16Type, Int32Type, Int64Type, UInt8Type, UInt16Type, UInt32Type, UInt64Type,
     };
     macro_rules! integer {
         ($kind:ty) => {
-            Some(array.as_primitive::<$kind>().value(at).to_string())
+            Some(Id::Integer(array.as_primitive::<$kind>().value(at).to_string()))
         };
     }
     match array.data_type() {
@@ -416,6 +427,6 @@ fn id_json(array: &dyn Array, at: usize) -> Option<String> {
         DataType::UInt16 => integer!(UInt16Type),
         DataType::UInt32 => integer!(UInt32Type),
         DataType::UInt64 => integer!(UInt64Type),
-        _ => serde_json::to_string(&String::from_utf8_lossy(text(array, at)?)).ok(),
+        _ => text(array, at).map(Id::Text),
     }
 }

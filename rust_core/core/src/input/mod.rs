@@ -37,6 +37,7 @@ pub(crate) mod lease;
 pub(crate) mod nearby;
 pub mod one_record;
 mod sigbus;
+mod text_as_bytes;
 
 use std::fs::{File, Metadata};
 use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt};

@@ -33,7 +33,8 @@ use crate::stream::manifest::{Options, TokenizerInfo};
 use crate::stream::parts::{Mark, Named, Order, Part};
 
 const FORMAT: &str = "tokend-checkpoint";
-const VERSION: u32 = 1;
+/// 2: with the places of documents of text.
+const VERSION: u32 = 2;
 /// Bytes read at a time when partial files are checked.
 const READ_BYTES: usize = 1 << 20;
 
@@ -50,6 +51,9 @@ pub(crate) struct Position {
     /// What a streamed source holds between two steps.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) carry: Option<Carry>,
+    /// Where in the content a document of text began that is still open, where places are kept.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) document_bytes: Option<u64>,
 }
 
 impl Position {

@@ -19,6 +19,7 @@ use xxhash_rust::xxh3::Xxh3;
 
 use super::buffers::{Buffers, Pool};
 use super::checkpoint::{Log, Position, Progress, Record, Share};
+use super::places::Places;
 use super::records::Made;
 use super::sink::Sink;
 use super::work::STREAM_BYTES;
@@ -52,6 +53,8 @@ pub(super) struct Block<L> {
     pub(super) ended: Option<Arc<Opened>>,
     /// What else there is if these are records of the one source in `shares`.
     pub(super) records: Option<Box<Made>>,
+    /// Of text that is no records: where each document's text ended in its source.
+    pub(super) text_ends: Vec<u64>,
 }
 
 impl<L: Lane> Block<L> {
@@ -64,7 +67,17 @@ impl<L: Lane> Block<L> {
     ) -> Self {
         let (ids, ends) = (std::mem::take(&mut documents.ids), std::mem::take(&mut documents.ends));
         let made = Buffers { text, ids, ends, scratch: Vec::new() };
-        Self { made, shares, is_to_be_hashed: false, n_bytes, next: None, ended: None, records: None }
+        let text_ends = std::mem::take(&mut documents.text_ends);
+        Self {
+            made,
+            shares,
+            is_to_be_hashed: false,
+            n_bytes,
+            next: None,
+            ended: None,
+            records: None,
+            text_ends,
+        }
     }
 }
 
@@ -95,6 +108,8 @@ struct State<L> {
     hashing: usize,
     /// A source, and its lines that are done.
     lines: (usize, u64),
+    /// Where documents of text stand, if that is kept.
+    places: Option<Places>,
     /// An end-of-text id that goes before the first document of the output.
     leading_id: Option<u32>,
     /// Hashes of the texts that are in the output, where duplicates are left out.
@@ -124,24 +139,25 @@ struct Write<L> {
     place: Place,
     record: Record,
     ended: Option<Arc<Opened>>,
-    records: Option<Box<Made>>,
+    docs: Vec<u64>,
+    id_lines: Vec<u8>,
 }
 
 impl<L: Lane> Write<L> {
     fn piece(&self) -> Piece<'_> {
-        piece(&self.made, self.records.as_deref())
+        piece(&self.made, &self.docs, &self.id_lines)
     }
 }
 
-fn piece<'a, L: Lane>(made: &'a Buffers<L>, records: Option<&'a Made>) -> Piece<'a> {
-    let (docs, ids) = records.map_or((&[][..], &[][..]), |records| (&*records.docs, &*records.ids));
-    Piece { ids: as_bytes(&made.ids), ends: &made.ends, sidecars: [parts::as_bytes(docs), ids] }
+fn piece<'a, L: Lane>(made: &'a Buffers<L>, docs: &'a [u64], id_lines: &'a [u8]) -> Piece<'a> {
+    Piece { ids: as_bytes(&made.ids), ends: &made.ends, sidecars: [parts::as_bytes(docs), id_lines] }
 }
 
 impl<'a, L: Lane> Committer<'a, L> {
     /// Goes on from `progress`; `source_hash` is that of the bytes read of the source under way, `texts`
     /// are those of the output so far, and blocks are of about `chunk_bytes` of text. `leading_id` goes
-    /// before the first document of the output.
+    /// before the first document of the output. `separator_bytes` is how long what stands between two documents of
+    /// text is, if their places are kept.
     #[expect(clippy::too_many_arguments, reason = "what was found of an earlier run, piece by piece")]
     pub(super) fn new(
         sink: &'a dyn Sink,
@@ -151,10 +167,12 @@ impl<'a, L: Lane> Committer<'a, L> {
         source_hash: Xxh3,
         texts: FxHashSet<u128>,
         leading_id: Option<u32>,
+        separator_bytes: Option<u64>,
         chunk_bytes: u64,
         is_counted: bool,
     ) -> Self {
         let source = progress.position.source;
+        let places = separator_bytes.map(|bytes| Places::new(&progress.position, bytes));
         let n_lines = progress.sources.get(source).map_or(0, |source| source.counts.n_lines());
         let state = State {
             next: 0,
@@ -163,6 +181,7 @@ impl<'a, L: Lane> Committer<'a, L> {
             source_hash,
             hashing: source,
             lines: (source, n_lines),
+            places,
             leading_id,
             texts,
             parked: BTreeMap::new(),
@@ -377,16 +396,24 @@ impl<'a, L: Lane> Committer<'a, L> {
 
 impl<L: Lane> State<L> {
     fn take(&mut self, block: Block<L>, sink: &dyn Sink) -> Result<Write<L>> {
-        let Block { mut made, mut shares, is_to_be_hashed, n_bytes, next, ended, mut records } = block;
+        let Block { mut made, mut shares, is_to_be_hashed, n_bytes, mut next, ended, mut records, text_ends } =
+            block;
         let mut texts = String::new();
         if let (Some(records), [share]) = (&mut records, shares.as_mut_slice()) {
             texts = self.settle(records, share, &mut made);
+        }
+        let (mut docs, mut id_lines) = (Vec::new(), Vec::new());
+        if let Some(records) = &mut records {
+            (docs, id_lines) = (std::mem::take(&mut records.docs), std::mem::take(&mut records.ids));
+        } else if let Some(places) = &mut self.places {
+            docs = places.take(&shares, &text_ends);
+            places.note(next.as_mut());
         }
         self.lead(&mut made, &mut shares);
         for end in &mut made.ends {
             *end += self.n_tokens;
         }
-        let (place, mark) = sink.place(piece(&made, records.as_deref()))?;
+        let (place, mark) = sink.place(piece(&made, &docs, &id_lines))?;
         if let ([share], true) = (shares.as_mut_slice(), is_to_be_hashed) {
             if self.hashing != share.source {
                 self.hashing = share.source;
@@ -400,7 +427,7 @@ impl<L: Lane> State<L> {
         self.n_tokens += made.ids.len() as u64;
         let skips = records.as_mut().map(|records| std::mem::take(&mut records.skips)).unwrap_or_default();
         let record = Record { n_bytes, mark, shares, next, skips, texts };
-        Ok(Write { made, number, place, record, ended, records })
+        Ok(Write { made, number, place, record, ended, docs, id_lines })
     }
 
     /// Completes a block of records, now that its place is known: duplicates are left out, and lines are

@@ -26,6 +26,7 @@ mod gate;
 mod known_texts;
 mod lumps;
 mod many;
+mod places;
 mod plan;
 pub(crate) mod records;
 pub(crate) mod sink;
@@ -412,6 +413,7 @@ fn make<L: Lane>(
             source_hash,
             texts,
             leading_id,
+            target.separator_bytes(),
             chunk_bytes,
             committers.is_empty(),
         ));

@@ -282,6 +282,7 @@ impl<'a> Planner<'a> {
             offset_bytes,
             content: Some(content),
             carry: None,
+            document_bytes: None,
         };
         let found = match &mut reader {
             Reader::Lumps(reader) => match reader.next(ends, self.chunk_bytes)? {

@@ -27,14 +27,15 @@
 //! # Where documents come from: `OUT.docs` (a stream: `docs-00000.u64`, one for each segment)
 //!
 //! ```text
-//! for each document of a record source, in the order of the output, two uint64, little-endian:
+//! for each document of a source with places, in the order of the output, two uint64, little-endian:
 //!   offset_bytes   of the record's start in the decompressed content of its source (a column: the row, from 0)
 //!   n_bytes        of the record: the line without its end, the text up to its separator; a column: of the text
 //! ```
 //!
 //! The manifest's sources say which documents are a source's: they follow each other in the order of
-//! `sources`, `n_documents` each. Those without a `records` entry (text that is not looked at whole) have
-//! no places here; to skip theirs, add up `n_documents` of the sources that have one.
+//! `sources`, `n_documents` each. A source has places if it has a `records` entry, or `places` (text that is not
+//! looked at whole, see `job::places`). Others have none here: to find a source's, add up `n_documents` of those before
+//! it that have some. There is no file where each input is plain text and one document.
 //!
 //! # Ids: `OUT.ids` (a stream: `ids-00000.jsonl`), with `id_field`
 //!
@@ -42,12 +43,15 @@
 //! a line for each document of a record source: its id as JSON, as it stands in the source; null if missing
 //! ```
 
+use std::borrow::Cow;
+
 use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::xxh3_128;
 
 use crate::documents::{DocumentEncoder, Eot, TextEnd};
 use crate::error::{Error, Result};
 use crate::input::Source;
+use crate::input::columnar::Id;
 use crate::input::detect::{Content, InputFormat};
 use crate::input::jsonl::{FieldPath, Finder};
 use crate::lane::Lane;
@@ -342,22 +346,39 @@ impl<L: Lane> Recorder<'_, '_, L> {
         }
     }
 
-    /// Values of a column, the first of which is row number `first` from 0, with their ids as JSON.
+    /// Values of a column, the first of which is row number `first` from 0, with their ids.
     pub(super) fn rows<'v>(
         &mut self,
-        values: impl Iterator<Item = (Option<&'v [u8]>, Option<String>)>,
+        values: impl Iterator<Item = (Option<&'v [u8]>, Option<Id<'v>>)>,
         first: u64,
     ) -> Result<(), Stop> {
         for (row, (value, id)) in (first..).zip(values) {
             self.made.counts.n_in += 1;
             let n_bytes = value.map_or(0, <[u8]>::len) as u64;
             let place = At { offset_bytes: row, n_bytes };
-            match value {
-                Some(bytes) => self.utf8(bytes, place, "value", id.as_deref())?,
-                None => self.bad(place, "the value is null".to_owned())?,
+            match (value, self.id_json(id)) {
+                (Some(bytes), Ok(id)) => self.utf8(bytes, place, "value", id.as_deref())?,
+                (Some(_), Err(reason)) => self.bad(place, reason)?,
+                (None, _) => self.bad(place, "the value is null".to_owned())?,
             }
         }
         Ok(())
+    }
+
+    /// An id as JSON, or why it is none.
+    fn id_json(&self, id: Option<Id<'_>>) -> Result<Option<String>, String> {
+        Ok(match id {
+            None => None,
+            Some(Id::Integer(number)) => Some(number),
+            Some(Id::Text(bytes)) => {
+                let text = match simdutf8::compat::from_utf8(bytes) {
+                    Ok(text) => Cow::Borrowed(text),
+                    Err(_) if self.replace_invalid => String::from_utf8_lossy(bytes),
+                    Err(error) => return Err(invalid_utf8(error.valid_up_to(), "id")),
+                };
+                serde_json::to_string(&text).ok()
+            }
+        })
     }
 
     /// A document that is one piece of bytes.

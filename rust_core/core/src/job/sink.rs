@@ -66,10 +66,21 @@ pub(crate) struct Target<'a> {
 impl Target<'_> {
     /// Which sidecars the output has.
     pub(crate) fn has(&self, sidecar: Sidecar) -> bool {
-        self.options.records.as_ref().is_some_and(|records| match sidecar {
-            Sidecar::Docs => true,
-            Sidecar::Ids => records.id_field.is_some(),
-        })
+        let records = self.options.records.as_ref();
+        match sidecar {
+            Sidecar::Docs => records.is_some() || self.separator_bytes().is_some(),
+            Sidecar::Ids => records.is_some_and(|records| records.id_field.is_some()),
+        }
+    }
+
+    /// Bytes between two documents of text whose places are kept. They are not where each file is plain text
+    /// and one document, so that its place is known; nor where broken text is replaced, which moves what follows.
+    pub(crate) fn separator_bytes(&self) -> Option<u64> {
+        let are_needed = self.spec.separator.is_some()
+            || self.options.records.is_some()
+            || self.sources.iter().any(|source| !source.kind.is_plain_text());
+        (are_needed && !self.spec.replace_invalid)
+            .then(|| self.spec.separator.as_ref().map_or(0, String::len) as u64)
     }
 
     /// What a resumed job must have in common with the interrupted one.

@@ -382,6 +382,7 @@ impl Shared<'_> {
                             is_open: documents.open,
                             is_untouched: documents.untouched,
                         }),
+                        document_bytes: None,
                     })
                 };
                 let mut block = part_of(source, index, documents, bytes, next);

@@ -4,7 +4,7 @@
 //! OUT.bin        n_tokens ids, little-endian, uint16 or uint32 (`dtype`), nothing else
 //! OUT.bin.ends   n_documents uint64, little-endian: tokens up to the end of each document, its
 //!                end-of-text id included
-//! OUT.bin.docs   where each document of a record source (JSON lines, a column ...) comes from
+//! OUT.bin.docs   where each document of a source that has places (see `job::records`) comes from
 //! OUT.bin.ids    the documents' ids, where they are kept
 //! OUT.bin.skipped.jsonl  records that were left out, if there are any
 //! OUT.bin.json   this manifest; published last, so a set without it is not there
@@ -116,6 +116,14 @@ pub struct SourceInfo {
     /// The account of its records; absent for text that is not taken apart.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub records: Option<Counts>,
+    /// Its documents are no records and have places in `.docs` all the same.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub places: bool,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's signature")]
+pub(crate) fn is_false(value: &bool) -> bool {
+    !value
 }
 
 /// One file of the set, named relative to the manifest.
@@ -178,14 +186,17 @@ impl Options {
     }
 }
 
-/// What a manifest says of a source beside counts and checksum: what it is, and the account of its records.
+/// What a manifest says of a source beside counts and checksum: what it is, the account of its records, and
+/// whether its documents have places without being records.
 pub(crate) fn kind_and_account(
     target: &Target<'_>,
     source: &Source,
     totals: &SourceTotals,
-) -> (Option<String>, Option<Counts>) {
+) -> (Option<String>, Option<Counts>, bool) {
     let format = (!source.kind.is_plain_text()).then(|| source.kind.name());
-    (format, target.spec.records.are_of(source).then_some(totals.counts))
+    let are_records = target.spec.records.are_of(source);
+    let places = !are_records && target.separator_bytes().is_some();
+    (format, are_records.then_some(totals.counts), places)
 }
 
 impl Manifest {
@@ -193,7 +204,7 @@ impl Manifest {
     /// left out, if anything was.
     pub(crate) fn new(target: &Target<'_>, progress: &Progress, name: &str, skipped: Option<Tail>) -> Self {
         let sources = target.sources.iter().zip(&progress.sources).map(|(source, totals)| {
-            let (format, records) = kind_and_account(target, source, totals);
+            let (format, records, places) = kind_and_account(target, source, totals);
             SourceInfo {
                 path: source.path.clone(),
                 size_bytes: source.identity.size_bytes,
@@ -202,6 +213,7 @@ impl Manifest {
                 n_documents: totals.n_documents,
                 format,
                 records,
+                places,
             }
         });
         let mark = progress.parts.last().copied().unwrap_or_default();

@@ -5,8 +5,8 @@
 //! OUT/tokens-00000.bin     ids of segment 0, little-endian, uint16 or uint32 (`dtype`), nothing else
 //! OUT/ends-00000.u64       uint64, little-endian: for each document that ends within segment 0, the
 //!                          tokens of the WHOLE stream up to its end, its end-of-text id included
-//! OUT/docs-00000.u64       where each document of a record source (JSON lines, a column ...) that ends
-//!                          within segment 0 comes from; only if there are such sources
+//! OUT/docs-00000.u64       where each document that ends within segment 0, of a source that has places, comes
+//!                          from; only if there are such sources
 //! OUT/ids-00000.jsonl      their ids, where they are kept; the layouts of both stand in `job::records`
 //! OUT/tokens-00001.bin     segment 1, and so on; numbers have at least five digits
 //! OUT/skipped-00000.jsonl  only of a stream that is made by several jobs, one a segment (`tokend encode
@@ -57,7 +57,7 @@
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 
-use super::manifest::{FileInfo, Options, TokenizerInfo, hex, kind_and_account};
+use super::manifest::{FileInfo, Options, TokenizerInfo, hex, is_false, kind_and_account};
 use super::parts::Sidecar;
 use crate::error::{Error, Result};
 use crate::job::Counts;
@@ -113,6 +113,8 @@ pub struct StreamSource {
     /// As far as it is read.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub records: Option<Counts>,
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub places: bool,
 }
 
 /// The committed part of one segment.
@@ -176,7 +178,7 @@ impl StreamManifest {
         let sources =
             target.sources.iter().zip(&progress.sources).enumerate().map(|(at, (source, totals))| {
                 let known = at < finished;
-                let (format, records) = kind_and_account(target, source, totals);
+                let (format, records, places) = kind_and_account(target, source, totals);
                 StreamSource {
                     path: source.path.clone(),
                     size_bytes: source.identity.size_bytes,
@@ -185,6 +187,7 @@ impl StreamManifest {
                     n_documents: known.then_some(totals.n_documents),
                     format,
                     records,
+                    places,
                 }
             });
         let mut first_token = 0;

@@ -22,7 +22,7 @@ use crate::error::{Error, Result};
 /// Ids that are worth a request to write them, in bytes; a multiple of any page.
 const WRITE_BACK_BYTES: u64 = 1 << 18;
 
-/// What stands beside ids and ends for the documents of records (see `job::records`).
+/// What stands beside ids and ends for documents (see `job::records`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Sidecar {
     /// Where each document stands in its source.

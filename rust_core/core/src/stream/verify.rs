@@ -88,8 +88,8 @@ fn set(roots: &Roots, path: &Path) -> Result<Verified> {
         manifest.n_tokens,
     )?;
     ends.complete(&json, manifest.n_tokens, manifest.n_documents)?;
-    let of_records = manifest.sources.iter().filter(|source| source.records.is_some());
-    let n_places = of_records.map(|source| source.n_documents).fold(0, u64::saturating_add);
+    let with_places = manifest.sources.iter().filter(|source| source.records.is_some() || source.places);
+    let n_places = with_places.map(|source| source.n_documents).fold(0, u64::saturating_add);
     for beside_them in manifest.files().skip(2) {
         sidecar(&beside, beside_them, true)?;
     }
@@ -179,7 +179,7 @@ fn sidecar(beside: &Beside<'_>, file: &FileInfo, whole: bool) -> Result<()> {
     read(beside.roots, &path, file.size_bytes, whole, &file.xxh3, |_| Ok(()))
 }
 
-/// There is a place for each document of a record source.
+/// There is a place for each document of a source that has places.
 fn places(json: &Path, size_bytes: Option<u64>, n_places: u64) -> Result<()> {
     match size_bytes {
         Some(size_bytes) if Some(size_bytes) != n_places.checked_mul(16) => {

@@ -1,0 +1,15 @@
+"""What a manifest says of an input: one of its `sources`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+def is_of_records(source: dict[str, Any]) -> bool:
+    """Whether its documents are records, with an account and ids."""
+    return source.get("records") is not None
+
+
+def has_places(source: dict[str, Any]) -> bool:
+    """Whether `OUT.docs` says of its documents where they stand. Sets that earlier versions made of text do not."""
+    return is_of_records(source) or bool(source.get("places"))
