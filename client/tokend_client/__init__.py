@@ -23,12 +23,12 @@ __all__ = [
 
 if TYPE_CHECKING:
     from .aio import AsyncClient
-    from .assemble import Stream
     from .batch import Batch
     from .client import Client, Job
     from .errors import TokendError
     from .jobs import JobProgress, JobResult
     from .loader import TokenLoader
+    from .run import Stream
     from .stream import TokenStream
 
 _HOME = {
@@ -38,7 +38,7 @@ _HOME = {
     "Job": "client",
     "JobProgress": "jobs",
     "JobResult": "jobs",
-    "Stream": "assemble",
+    "Stream": "run",
     "TokenLoader": "loader",
     "TokenStream": "stream",
     "TokendError": "errors",

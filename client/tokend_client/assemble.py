@@ -11,97 +11,29 @@ import os
 import time
 import zlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
-from os import PathLike
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from . import state
 from .batch import Batch
 from .buffers import Pool
-from .errors import BadRequestError, StateMismatchError, StreamError
+from .errors import BadRequestError, StreamError
 from .feed import Cursor, Feed, failure, has_not_begun, reason, wait_for_stream, wait_for_tokens
-from .mix import Mix, Stage
-from .order import Shuffle, StreamOrder
-from .packing import BlockCounts, Pack, Packing, Pieces, join_pieces
+from .mix import Mix
+from .order import StreamOrder
+from .packing import BlockCounts, Packing, Pieces, join_pieces
 from .permutation import derive
+from .run import Config, Stream, path_of
 from .stream import Ids, TokenStream
-from .stream.foreign import EotAt
 
-STATE_VERSION = 2
-"""1 had the names of the inputs without their sizes."""
-STREAMS_NAMED = 16
-"""Up to so many streams a state tells which one is another; of more it has one hash, to stay small."""
 REPORT_S = 1.0
 """Between two reports to the feed."""
 REPORT_WAITING_S = 0.05
 """The same where a wait begins."""
-
-
-@dataclass(frozen=True)
-class Stream:
-    """A stream of a mixture.
-
-    `path` and the options of `TokenStream`; `weight` among the others; `max_epochs`, how often it may be
-    read (at least 1, fractions count; None: without end). The run ends when a stream has reached that.
-    """
-
-    path: str | PathLike[str] | TokenStream
-    weight: float = 1.0
-    max_epochs: float | None = 1
-    fingerprint: str | None = None
-    dtype: str | None = None
-    eot_id: int | None = None
-    eot_at: EotAt | None = None
-
-    def open(self) -> TokenStream:
-        """Opens it; a stream that is open already is taken as it is, if its tokenizer is the right one."""
-        if isinstance(self.path, TokenStream):
-            self.path.require(self.fingerprint)
-            return self.path
-        return TokenStream(
-            self.path, fingerprint=self.fingerprint, dtype=self.dtype, eot_id=self.eot_id, eot_at=self.eot_at
-        )
-
-
-@dataclass(frozen=True)
-class Config:
-    """What a run is. Pickles, so that worker processes can be given one."""
-
-    streams: Mapping[str, Stream]
-    seq_len: int
-    global_batch: int
-    rank: int
-    world_size: int
-    seed: int
-    shuffle: Shuffle
-    window_tokens: int
-    pack: Pack
-    block_tokens: int
-    stages: tuple[Stage, ...]
-    follow: bool
-    stall_timeout_s: float
-
-    def reopened(self) -> Config:
-        """The same with streams of its own, whose locks no other thread has held at a fork."""
-        streams = {
-            name: replace(spec, path=spec.path.reopen()) if isinstance(spec.path, TokenStream) else spec
-            for name, spec in self.streams.items()
-        }
-        return replace(self, streams=streams)
-
-    @property
-    def rows(self) -> int:
-        """Rows of a batch of this rank."""
-        return self.global_batch // self.world_size
-
-    @property
-    def order(self) -> str:
-        """How the run is ordered and packed, in short."""
-        shuffle = f"{self.shuffle}:{self.window_tokens}" if self.shuffle == "window" else self.shuffle
-        return f"{shuffle}/{self.pack}" if self.pack == "concat" else f"{shuffle}/{self.pack}:{self.block_tokens}"
 
 
 @dataclass
@@ -117,7 +49,7 @@ class _Open:
     samples: int | None = None
     """In one time round; None while it grows."""
     known: tuple[tuple[str | int, ...], int] | None = None
-    """The stream's identity, and what stands for it in a state."""
+    """The stream's identity, and a number for it and the name."""
 
 
 class Assembler:
@@ -380,93 +312,26 @@ class Assembler:
         return each.packing.counts(each.stream, block)
 
     def state(self, k: int) -> dict[str, Any]:
-        """The state after `k` samples. Waits for the last of them if it is not there yet."""
-        streams = self.open()
+        """The state after `k` samples (see `state`). Waits for the last of them if it is not there yet."""
+        self.open()
         if k and self._lacking(k - self.config.global_batch) is not None:
             self.ready(k - self.config.global_batch)
-        ids = "".join(f"{self._id_of(each) >> 32:08x}" for each in self._streams)
-        if len(streams) > STREAMS_NAMED:
-            ids = f"{derive(ids):016x}"
-        state: dict[str, Any] = {
-            "v": STATE_VERSION,
-            "k": k,
-            "seed": self.config.seed,
-            "seq_len": self.config.seq_len,
-            "global_batch": self.config.global_batch,
-            "order": self.config.order,
-            "mix": f"{derive(*self.mix.identity):016x}" if len(streams) > 1 else "",
-            "streams": ids,
-        }
-        # Always there: distributed checkpoints read only the keys that a fresh state has.
-        state["row"] = self._checksum(k - 1) if k else -1
-        return state
+        return state.of(self, k)
 
-    def check(self, state: Mapping[str, Any]) -> int:
-        """The number of samples that a state stands for, if it is one of this run's.
+    def check(self, then: Mapping[str, Any]) -> int:
+        """The number of samples that a state stands for, if it is one of this run's (see `state`). Waits as `state`."""
+        return state.check(self, then)
 
-        Raises `StateMismatchError` that names what differs. Waits as `state` does.
-        """
-        try:
-            k = int(state["k"])
-            version = state["v"]
-        except (KeyError, TypeError, ValueError):
-            raise StateMismatchError(f"{state!r} is no state of a TokenLoader") from None
-        if version != STATE_VERSION:
-            raise StateMismatchError(
-                f"a state of version {version}, of another tokend_client; this one writes version {STATE_VERSION}",
-                f"if streams and parameters are those of then: loader.seek({k}), which checks nothing",
-            )
-        config = self.config
-        if k % config.global_batch:
-            raise StateMismatchError(
-                f"the state is at sample {k}, which global_batch={config.global_batch} does not divide",
-                f"the run had global_batch={state.get('global_batch')}; a divisor of {k} will do",
-            )
-        for name, now in (("seed", config.seed), ("seq_len", config.seq_len), ("order", config.order)):
-            if state.get(name) != now:
-                raise StateMismatchError(
-                    f"the state has {name}={state.get(name)!r}, the loader {now!r}",
-                    "give the loader what the run began with; only rank, world_size, workers, prefetch "
-                    "and global_batch may change",
-                )
-        now_state = self.state(0)
-        if state.get("streams") != now_state["streams"]:
-            then, now_ids = str(state.get("streams")), now_state["streams"]
-            differ = [
-                each.name
-                for n, each in enumerate(self._streams)
-                if then[8 * n : 8 * n + 8] != now_ids[8 * n : 8 * n + 8]
-            ]
-            names = ", ".join(differ)
-            if len(then) != len(now_ids) or not differ:
-                names = "their number"
-            elif len(self._streams) > STREAMS_NAMED:
-                names = f"at least one of {len(self._streams)}"
-            raise StateMismatchError(
-                f"the state was made with other streams (different: {names})",
-                "names, order of names, tokenizer, options, and names and sizes of the inputs must be the same; "
-                f"to go on with other data nevertheless: loader.seek({k}), which checks nothing",
-            )
-        if state.get("mix") != now_state["mix"]:
-            raise StateMismatchError("the state was made with other weights or stages")
-        if k:
-            self.ready(k - config.global_batch)
-            row = self._checksum(k - 1)
-            if state.get("row") != row:
-                raise StateMismatchError(
-                    f"sample {k - 1} has checksum {row}, but had {state.get('row')} when the state was made",
-                    "the streams' tokens have changed since",
-                )
-        return k
+    def identities(self) -> list[int]:
+        """A number for each stream's name and identity, which thousands of inputs make long."""
+        for each in self._streams:
+            identity = each.stream.identity
+            if each.known is None or each.known[0] != identity:
+                each.known = identity, derive(each.name, *identity)
+        return [each.known[1] for each in self._streams if each.known is not None]
 
-    def _id_of(self, each: _Open) -> int:
-        """Stands for a stream's name and identity, which thousands of inputs make long."""
-        identity = each.stream.identity
-        if each.known is None or each.known[0] != identity:
-            each.known = identity, derive(each.name, *identity)
-        return each.known[1]
-
-    def _checksum(self, sample: int) -> int:
+    def checksum(self, sample: int) -> int:
+        """Of the ids of a sample that is known already, whatever their dtype."""
         of, _, numbers = self.place(np.array([sample]))
         row = np.zeros((1, self.config.seq_len + 1), self.dtype)
         self.fill(of, numbers, row)
@@ -542,10 +407,6 @@ def _check_tokenizers(opened: Sequence[_Open]) -> None:
                 raise StreamError(
                     f"streams {first.name!r} and {each.name!r} were made by different tokenizers: {one} and {two}"
                 )
-
-
-def path_of(spec: Stream) -> str:
-    return os.fspath(spec.path.path if isinstance(spec.path, TokenStream) else spec.path)
 
 
 def _fill(each: _Open, numbers: NDArray[np.int64], out: Ids) -> Pieces:

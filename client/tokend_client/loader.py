@@ -7,32 +7,29 @@ nothing else: not of time, workers, ranks, or whether the streams were finished 
 from __future__ import annotations
 
 import logging
-import operator
 import os
-import queue
-import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .assemble import Assembler, Config, Stream, path_of
+from .assemble import Assembler
 from .batch import Batch
 from .errors import BadRequestError, TokendError
-from .feed import Feed, Polling, Stopped
+from .feed import Feed, Polling
 from .mix import Stage
 from .order import Shuffle
 from .packing import BlockCounts, Pack
+from .prefetch import InlineSource, Source, ThreadSource
+from .run import Config, Stream, StreamLike, integer, stream_of
 from .stream import Origin, TokenStream
 
 __all__ = ["LoaderStats", "Stream", "TokenLoader"]
 
 log = logging.getLogger("tokend_client.loader")
-
-StreamLike = str | os.PathLike[str] | TokenStream | Stream
 
 
 @dataclass(frozen=True)
@@ -106,14 +103,14 @@ class TokenLoader:
         given = streams if isinstance(streams, Mapping) else {"stream": streams}
         if not given:
             raise BadRequestError("no streams")
-        seq_len, global_batch = _integer("seq_len", seq_len), _integer("global_batch", global_batch)
-        rank, world_size, seed = _integer("rank", rank), _integer("world_size", world_size), _integer("seed", seed)
-        window_tokens, block_tokens = _integer("window_tokens", window_tokens), _integer("block_tokens", block_tokens)
-        prefetch, workers = _integer("prefetch", prefetch), _integer("workers", workers)
+        seq_len, global_batch = integer("seq_len", seq_len), integer("global_batch", global_batch)
+        rank, world_size, seed = integer("rank", rank), integer("world_size", world_size), integer("seed", seed)
+        window_tokens, block_tokens = integer("window_tokens", window_tokens), integer("block_tokens", block_tokens)
+        prefetch, workers = integer("prefetch", prefetch), integer("workers", workers)
         if not -(1 << 63) <= seed < 1 << 64:
             raise BadRequestError(f"seed={seed}: 64 bits at most")
-        stages = tuple((_integer("the first sample of a stage", start), dict(weights)) for start, weights in stages)
-        specs = {name: _spec(stream, fingerprint) for name, stream in given.items()}
+        stages = tuple((integer("the first sample of a stage", start), dict(weights)) for start, weights in stages)
+        specs = {name: stream_of(stream, fingerprint) for name, stream in given.items()}
         for what, value, least in (
             ("seq_len", seq_len, 1),
             ("global_batch", global_batch, 1),
@@ -266,14 +263,14 @@ class TokenLoader:
             yield batch
             k += step * self._config.global_batch
 
-    def _source(self) -> _Source:
+    def _source(self) -> Source:
         if self._workers:
             from .workers import WorkerSource
 
             return WorkerSource(self._config, self._assembler, self._k, self._workers, self._start_method)
         if self._prefetch:
-            return _ThreadSource(self._assembler, self._k, self._prefetch)
-        return _InlineSource(self._assembler, self._k)
+            return ThreadSource(self._assembler, self._k, self._prefetch)
+        return InlineSource(self._assembler, self._k)
 
     def _handed_out(self, batch: Batch, waited_s: float) -> None:
         self._k = self._assembler.position = batch.end
@@ -372,46 +369,13 @@ class TokenLoader:
         )
 
 
-def _spec(stream: StreamLike, fingerprint: str | None) -> Stream:
-    spec = stream if isinstance(stream, Stream) else Stream(stream)
-    if fingerprint is not None:
-        if spec.fingerprint not in (None, fingerprint):
-            own = str(spec.fingerprint)[:12]
-            raise BadRequestError(f"the loader has fingerprint {fingerprint[:12]}, its stream {path_of(spec)} {own}")
-        spec = replace(spec, fingerprint=fingerprint)
-    if isinstance(spec.path, TokenStream):
-        spec.path.require(spec.fingerprint)
-        if (spec.dtype, spec.eot_id, spec.eot_at) != (None, None, None):
-            raise BadRequestError(
-                f"{spec.path.path} is open already: dtype, eot_id and eot_at change nothing", "give them to TokenStream"
-            )
-    return spec
-
-
-def _integer(name: str, value: Any) -> int:
-    """A Python int of any integer, numpy's too: what the state and the order are made of."""
-    try:
-        return operator.index(value)
-    except TypeError:
-        raise BadRequestError(f"{name}={value!r} is no integer") from None
-
-
-class _Source(Protocol):
-    """Makes batches one after the other; None when the run has ended."""
-
-    @property
-    def depth(self) -> int: ...
-    def next(self) -> Batch | None: ...
-    def close(self) -> None: ...
-
-
 class _BatchIterator(Iterator[Batch]):
     """Hands batches out, and keeps the loader's position."""
 
     def __init__(self, loader: TokenLoader) -> None:
         self._loader = loader
         self._pid = os.getpid()
-        self._source: _Source | None = loader._source()
+        self._source: Source | None = loader._source()
 
     @property
     def depth(self) -> int:
@@ -442,76 +406,3 @@ class _BatchIterator(Iterator[Batch]):
     def __del__(self) -> None:
         if getattr(self, "_source", None) is not None and self._pid == os.getpid():
             self.close()
-
-
-class _InlineSource:
-    """Makes each batch when it is asked for."""
-
-    depth = 0
-
-    def __init__(self, assembler: Assembler, k: int) -> None:
-        self._assembler = assembler
-        self._k = k
-
-    def next(self) -> Batch | None:
-        batch = self._assembler.build(self._k)
-        self._k += self._assembler.config.global_batch
-        return batch
-
-    def close(self) -> None:
-        """Nothing runs."""
-
-
-class _ThreadSource:
-    """A thread that makes batches ahead. It holds no reference to the iterator, so that one can be dropped."""
-
-    def __init__(self, assembler: Assembler, k: int, ahead: int) -> None:
-        self._ready: queue.Queue[Batch | BaseException | None] = queue.Queue()
-        self._room = threading.Semaphore(ahead)
-        self._stop = threading.Event()
-        self._assembler = assembler
-        assembler.stopped = self._stop.is_set
-        self._thread = threading.Thread(
-            target=_produce, args=(assembler, k, self._ready, self._room, self._stop), name="tokend-loader", daemon=True
-        )
-        self._thread.start()
-
-    @property
-    def depth(self) -> int:
-        return self._ready.qsize()
-
-    def next(self) -> Batch | None:
-        item = self._ready.get()
-        self._room.release()
-        if isinstance(item, BaseException):
-            raise item
-        return item
-
-    def close(self) -> None:
-        self._stop.set()
-        self._room.release()
-        # The collector may run in any thread, also in the one that is to end.
-        if self._thread is not threading.current_thread():
-            self._thread.join()
-        self._assembler.stopped = lambda: False
-
-
-def _produce(
-    assembler: Assembler,
-    k: int,
-    ready: queue.Queue[Batch | BaseException | None],
-    room: threading.Semaphore,
-    stop: threading.Event,
-) -> None:
-    try:
-        while True:
-            room.acquire()
-            batch = None if stop.is_set() else assembler.build(k)
-            ready.put(batch)
-            if batch is None:
-                return
-            k += assembler.config.global_batch
-    except Stopped:
-        ready.put(None)
-    except BaseException as error:
-        ready.put(error)

@@ -38,11 +38,12 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from .assemble import Assembler, Config
+from .assemble import Assembler
 from .batch import Batch
 from .errors import BadRequestError, TokendError, WorkerDiedError, from_code
 from .feed import FIRST_WARNING_S, Polling
 from .packing import Pieces
+from .run import Config
 from .stream import Ids
 
 log = logging.getLogger("tokend_client.loader")

@@ -38,8 +38,9 @@ class ServerConfig:
     """Texts over this size have workers of their own, so that those below wait for a millisecond or two at most."""
     max_request_bytes: int = 256 * 1024 * 1024
     """Bytes of requests that wait for a worker or are worked on, of all clients; more get BUSY."""
-    outbox_max_bytes: int = 256 * 1024 * 1024
-    """Replies that may wait for clients that do not read; beyond it the slowest client is dropped."""
+    outbox_max_bytes: int = 192 * 1024 * 1024
+    """Replies that may wait for clients that do not read; beyond it the slowest client is dropped. With the requests
+    under way, and what the allocator keeps, the daemon stays under 700 MiB."""
     drain_timeout_s: float = 30.0
     """How long SIGTERM lets the running job go on; what is not done by then goes on at the next start."""
     idle_timeout_s: float | None = None

@@ -99,7 +99,22 @@ def key_of(options: dict[str, Any], sizes: Sequence[int]) -> str:
     import hashlib
 
     decides = sorted((name, value) for name, value in options.items() if name != "threads")
-    return hashlib.sha256(json.dumps([decides, list(sizes)]).encode()).hexdigest()
+    return f"{len(sizes)}:{hashlib.sha256(json.dumps([decides, list(sizes)]).encode()).hexdigest()}"
+
+
+def has_any_of(n_files: int, state_dir: Path | None = None) -> bool:
+    """Whether a set of so many inputs was ever noted: if not, none of their sizes need be asked for."""
+    if not is_begun(state_dir):
+        return False
+    import sqlite3
+
+    try:
+        with _table(state_dir) as table:
+            # The next character after the colon ends them.
+            keys = (f"{n_files}:", f"{n_files};")
+            return table.execute("SELECT 1 FROM outputs WHERE key BETWEEN ? AND ? LIMIT 1", keys).fetchone() is not None
+    except (OSError, sqlite3.Error):
+        return False
 
 
 def remember(key: str, output: str, state_dir: Path | None = None) -> None:

@@ -85,7 +85,7 @@ def unread(daemon: Daemon, n_replies: int) -> socket.socket:
 
 
 def test_clients_that_do_not_read_fill_no_more_than_their_share(daemon: Daemon) -> None:
-    """12 of them, and 840 MB of replies: 256 MB may wait."""
+    """12 of them, and 840 MB of replies: 200 MB may wait."""
     connections = []
     try:
         for _ in range(12):

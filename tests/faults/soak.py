@@ -90,7 +90,11 @@ def _load(rig: Rig, ground: Ground, number: int, stop: threading.Event, failures
                         if client.decode(client.encode(text)) != text:
                             failures.append("a text did not come back")
                     elif kind < 0.8:
-                        client.encode_batch([text] * chance.randint(1, 50))
+                        # One in ten is of several megabytes, and goes in parts.
+                        n_texts = 200 if len(text) == 30_000 and chance.random() < 0.3 else chance.randint(1, 50)
+                        ids, ends = client.encode_batch([text] * n_texts)
+                        if len(ends) != n_texts or n_texts * int(ends[0]) != len(ids):
+                            failures.append("a batch is not its texts")
                     elif kind < 0.95:
                         output = ground.outputs / f"soak{number}.bin"
                         inputs = [ground.inputs[chance.randrange(4)] for _ in range(chance.randint(1, 3))]

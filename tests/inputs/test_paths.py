@@ -146,3 +146,28 @@ def test_through_the_daemon(tmp_path: Path, client: Client, gpt2: Tokenizer) -> 
     source.write_bytes(data.replace(b"{bad\n", b""))
     assert client.submit([source], output).wait(60).n_documents == 2
     assert not list(tmp_path.glob(".*"))
+
+
+def test_of_many_paths_directories_are_found_as_of_few(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    touch(tmp_path, *(f"many/{n:04}" for n in range(1200)), "many/in/a", "many/in/b", "alone/c", "other/deep/d")
+    (tmp_path / "many/link").symlink_to(tmp_path / "other")
+    (tmp_path / "many/gone").symlink_to(tmp_path / "nowhere")
+    monkeypatch.chdir(tmp_path / "many")
+    listed = [entry.name for entry in os.scandir(".")] + ["../alone", "./../many/in", "../missing", "in/a", "/nowhere/x"]
+    found = expand(listed, tmp_path / "out.bin")
+    assert found == [path for given in listed for path in expand([given], tmp_path / "out.bin")]
+    assert len(found) == 1200 + 2 + 1 + 1 + 1 + 2 + 3
+
+
+def test_a_set_of_many_files_is_found_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TOKEND_STATE_DIR", str(tmp_path / "state"))
+    (tmp_path / "in").mkdir()
+    for n in range(1001):
+        (tmp_path / f"in/{n:04}.txt").write_text(f"{n} words of a file. " * 450)
+    command = ["encode", "--local", str(tmp_path / "in"), "-o"]
+    assert main([*command, str(tmp_path / "a.bin")]) == 0
+    assert main([*command, str(tmp_path / "b.bin")]) == 0
+    assert os.path.samefile(tmp_path / "a.bin", tmp_path / "b.bin")
+    (tmp_path / "in/0500.txt").write_text("501 words of a file. " * 450)
+    assert main([*command, str(tmp_path / "c.bin")]) == 0
+    assert (tmp_path / "a.bin").read_bytes() != (tmp_path / "c.bin").read_bytes()
