@@ -24,6 +24,7 @@ from .common import Row, Scale, need_strace, prose, workplace
 
 FORMATS = ("nanogpt", "llmc", "megatron", "datatrove", "olmo", "litdata", "mds")
 CALLS = ("write", "fsync", "rename", "renameat2", "link", "linkat", "unlink", "unlinkat", "mkdir", "copy_file_range")
+COMMANDS = ("convert", "encode", "layout", "fields", "update", "replace")
 OF_STREAMS = ("pwrite64", "fdatasync", "ftruncate")
 
 
@@ -33,7 +34,8 @@ def run(scale: Scale) -> Row:
     hits = {"SIGKILL": 0, "ENOSPC": 0, "EIO": 0}
     need_strace()
     with workplace() as folder:
-        for command in ("convert", "encode", "layout", "fields", "update", "replace"):
+        # In the short form `layout` stands for all that make formats.
+        for command in COMMANDS if scale.share == 1 else COMMANDS[2:]:
             ground = _Ground(folder / command, command, scale.seed)
             # The short form: one kill and one error for each command.
             for fault in hits if scale.share == 1 else ["SIGKILL", chance.choice(["ENOSPC", "EIO"])]:

@@ -153,7 +153,8 @@ def test_of_many_paths_directories_are_found_as_of_few(tmp_path: Path, monkeypat
     (tmp_path / "many/link").symlink_to(tmp_path / "other")
     (tmp_path / "many/gone").symlink_to(tmp_path / "nowhere")
     monkeypatch.chdir(tmp_path / "many")
-    listed = [entry.name for entry in os.scandir(".")] + ["../alone", "./../many/in", "../missing", "in/a", "/nowhere/x"]
+    listed = [entry.name for entry in os.scandir(".")]
+    listed += ["../alone", "./../many/in", "../missing", "in/a", "/nowhere/x"]
     found = expand(listed, tmp_path / "out.bin")
     assert found == [path for given in listed for path in expand([given], tmp_path / "out.bin")]
     assert len(found) == 1200 + 2 + 1 + 1 + 1 + 2 + 3
