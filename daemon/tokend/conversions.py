@@ -171,6 +171,9 @@ def convert(spec: JobSpec, control: _core.JobControl, say: Say, *, is_again: boo
     if there is not None and (is_again or not spec.force):
         is_there = is_same(there, source, spec.format, asdict(spec.layout)) and verifies(spec.output, spec.format)
         if is_there:
+            if spec.format not in NATIVE:
+                # A run that was killed may have left it without.
+                keep_places(source.sidecars.get("docs", []), spec.output)
             return Made(there, True, source.found.remarks)
     say("verifies the set")
     source.check()
@@ -230,9 +233,17 @@ def hidden_set(output: str) -> str:
     return os.path.join(folder, f".{name}.tokend-set.bin")
 
 
+_OF_SET = (".json", ".ends", ".docs", ".ids", ".skipped.jsonl", "")
+
+
+def is_any_left(path: str) -> bool:
+    """Whether there is anything of a set."""
+    return any(os.path.lexists(f"{path}{suffix}") for suffix in _OF_SET)
+
+
 def remove_set(path: str) -> None:
     """Removes a set; the manifest goes first, so that what is left of it is none."""
-    for suffix in (".json", ".ends", ".docs", ".ids", ".skipped.jsonl", ""):
+    for suffix in _OF_SET:
         if os.path.lexists(f"{path}{suffix}"):
             os.unlink(f"{path}{suffix}")
 

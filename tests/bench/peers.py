@@ -86,9 +86,7 @@ def _pieces(text: str, n_chars: int = 100_000) -> list[str]:
     pieces, start = [], 0
     while start < len(text):
         end = start + n_chars
-        while end < len(text) and not (
-            text[end - 1] == "\n" and not text[end - 2].isspace() and text[end].isalpha()
-        ):
+        while end < len(text) and not (text[end - 1] == "\n" and not text[end - 2].isspace() and text[end].isalpha()):
             end += 1
         pieces.append(text[start:end])
         start = end

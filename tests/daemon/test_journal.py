@@ -213,9 +213,7 @@ def test_a_failed_fsync_is_not_tried_again_but_nothing_is_lost(tmp_path: Path) -
 def test_of_two_generations_the_later_counts(tmp_path: Path) -> None:
     """A daemon died between making the next one and removing the one before."""
     filled(tmp_path, 2)
-    journal_file.create(
-        journal_path(tmp_path, ENDPOINT, 1), {"job9": (7, msgspec.msgpack.encode(record(9)))}
-    ).close()
+    journal_file.create(journal_path(tmp_path, ENDPOINT, 1), {"job9": (7, msgspec.msgpack.encode(record(9)))}).close()
     journal = Journal(tmp_path, ENDPOINT)
     assert journal.records == [record(9)]
     journal.close()

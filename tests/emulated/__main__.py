@@ -78,9 +78,7 @@ def build_kernel() -> None:
     linker = ["-nostdlib", "-static", "-no-pie", f"-Wl,-T,{HERE / 'kernel.ld'}", "-Wl,--build-id=none"]
     options = [f"-Clink-arg={word}" for word in linker]
     options += ["-Cpanic=abort", "-Crelocation-model=static", "-Ccode-model=small"]
-    subprocess.run(
-        ["rustc", "--edition=2024", "-O", *options, "-o", BUILD / "kernel", HERE / "kernel.rs"], check=True
-    )
+    subprocess.run(["rustc", "--edition=2024", "-O", *options, "-o", BUILD / "kernel", HERE / "kernel.rs"], check=True)
     for image, words in (("rom.bin", ["-j", ".rom"]), ("kernel.bin", ["-R", ".rom"])):
         subprocess.run(["objcopy", "-O", "binary", *words, BUILD / "kernel", BUILD / image], check=True)
 

@@ -28,6 +28,7 @@ ITEMS = {
     12: "soak",
     13: "input_kinds",
     14: "formats",
+    15: "output_kinds",
 }
 
 

@@ -1,8 +1,9 @@
 """14. SIGKILL before, and ENOSPC and EIO from, the N-th write, fsync, rename, link, ... of the commands that make the
-formats of trainers, that bring a set up to date, and that put a stream in the place of another.
+formats of trainers, whole or in shards, split and shuffled; that make sets of several fields, with ids and lists; that
+bring a set up to date; and that put a stream in the place of another.
 
 Whatever has its final name is complete: it verifies. An error is told and leaves nothing half made. The same command
-with --force then makes what an undisturbed one makes, byte for byte, and nothing hidden stays.
+with --force (fields: --resume) then makes what an undisturbed one makes, byte for byte, and nothing hidden stays.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+from inputs.containers import in_parts
 from tokend import _core
 from tokend_client.errors import TokendError
 
@@ -22,20 +24,22 @@ from .common import Row, Scale, need_strace, prose, workplace
 
 FORMATS = ("nanogpt", "llmc", "megatron", "datatrove", "olmo", "litdata", "mds")
 CALLS = ("write", "fsync", "rename", "renameat2", "link", "linkat", "unlink", "unlinkat", "mkdir", "copy_file_range")
+COMMANDS = ("convert", "encode", "layout", "fields", "update", "replace")
 OF_STREAMS = ("pwrite64", "fdatasync", "ftruncate")
 
 
 def run(scale: Scale) -> Row:
-    row = Row("SIGKILL, ENOSPC, EIO at the N-th call of convert, encode --format, --update, --force")
+    row = Row("SIGKILL, ENOSPC, EIO at the N-th call of convert, encode --format, shards, fields, --update, --force")
     chance = random.Random(scale.seed)
     hits = {"SIGKILL": 0, "ENOSPC": 0, "EIO": 0}
     need_strace()
     with workplace() as folder:
-        for command in ("convert", "encode", "update", "replace"):
+        # In the short form `layout` stands for all that make formats.
+        for command in COMMANDS if scale.share == 1 else COMMANDS[2:]:
             ground = _Ground(folder / command, command, scale.seed)
             # The short form: one kill and one error for each command.
             for fault in hits if scale.share == 1 else ["SIGKILL", chance.choice(["ENOSPC", "EIO"])]:
-                calls = CALLS + (OF_STREAMS if command == "replace" else ())
+                calls = CALLS + (OF_STREAMS if command in ("replace", "fields") else ())
                 if scale.share < 1:
                     calls = (chance.choice(["unlinkat" if command == "replace" else "write", "fsync", "renameat2"]),)
                 for call in calls:
@@ -60,6 +64,8 @@ class _Ground:
         chance = random.Random(seed)
         self.text = "".join(f"{prose(chance, 300)}||" for _ in range(60))
         (folder / "a.txt").write_text(self.text)
+        lines = [f"{{bad {n}\n" if n % 9 == 0 else _line(n % 50, prose(chance, 300)) for n in range(60)]
+        (folder / "a.jsonl.zst").write_bytes(in_parts("zst", "".join(lines).encode()))
         self.place = folder / "place"
         assert self.tokend("encode", str(folder / "a.txt"), "-o", str(folder / "source.bin"), *_LOCAL).returncode == 0
         self.prepare()
@@ -88,6 +94,13 @@ class _Ground:
         if self.command == "convert":
             return self.tokend("convert", str(self.folder / "source.bin"), *output, *formats, *again, before=before)
         source = str(self.folder / "a.txt")
+        lines, local = str(self.folder / "a.jsonl.zst"), [*_LOCAL[:3], *_LIMITS]
+        if self.command == "layout":
+            return self.tokend("encode", lines, "--field", "a", *output, *local, *_LAYOUT, *again, before=before)
+        if self.command == "fields":
+            fields = [word for name in "ab" for word in ("--field", f"{name}={self.place / name}.bin")]
+            again = ["--resume"] if is_again else []
+            return self.tokend("encode", lines, *fields, *local, "--id-field", "id", *again, before=before)
         if self.command == "encode":
             return self.tokend("encode", source, *output, *_LOCAL, *formats, *again, before=before)
         if self.command == "replace":
@@ -118,12 +131,20 @@ class _Ground:
             return [path for path in [self.place / "o.bin"] if Path(f"{path}.json").exists()]
         if self.command == "replace":
             return [path for path in [self.place / "o.stream"] if (path / "manifest.json").exists()]
+        if self.command == "fields":
+            return [path for path in [self.place / "a.bin", self.place / "b.bin"] if Path(f"{path}.json").exists()]
         places = [self.place / f"o.{name}" for name in FORMATS if name != "megatron"]
         index = self.place / "o.megatron.idx"
         return [place for place in [*places, index] if place.exists()]
 
 
 _LOCAL = ["--local", "--threads", "1", "--separator", "||", "--no-reuse"]
+_LIMITS = ["--bad-documents", "skip", "--deduplicate", "--min-tokens", "2", "--truncate-tokens", "90"]
+_LAYOUT = ["--format", "datatrove", "--format", "mds", "--shard-documents", "25", "--val-fraction", "0.2", "--shuffle"]
+
+
+def _line(number: int, text: str) -> str:
+    return json.dumps({"id": number, "a": text, "b": f"title {number}"}) + "\n"
 
 
 def _try(row: Row, ground: _Ground, fault: str, call: str, number: int) -> bool:

@@ -1,8 +1,9 @@
 """13. Every kind of input: cut off anywhere, a bit flipped anywhere, and kill -9 with --resume inside it.
 
-What is compressed carries a checksum here, so damage is an error or changes nothing; a parquet or arrow file
-may decode to another text, but neither ends the process nor is called a defect. What was cut off never
-becomes an output. A killed job that is resumed ends with the files of an undisturbed one.
+What is compressed, in one piece or two or in many that are decoded side by side, carries a checksum here, so damage is
+an error or changes nothing; a parquet or arrow file may decode to another text, but neither ends the process nor is
+called a defect. What was cut off never becomes an output. A killed job that is resumed ends with the files of an
+undisturbed one.
 """
 
 from __future__ import annotations
@@ -13,10 +14,13 @@ import signal
 import subprocess
 import sys
 import time
+from itertools import accumulate
 from pathlib import Path
+from unittest.mock import patch
 
 import numpy as np
 from inputs import naive
+from inputs.containers import IN_PARTS, in_parts, pieces
 from inputs.test_packed import GOLDEN
 from inputs.test_resume import contents, make_inputs
 from tokend import Tokenizer
@@ -34,7 +38,7 @@ def run(scale: Scale) -> Row:
     """All of it."""
     row = Row("every kind of input: cut, flipped, killed")
     chance = random.Random(scale.seed)
-    with workplace() as folder:
+    with workplace() as folder, patch.dict(os.environ, {"TOKEND_PART_BYTES": "1"}):
         tokenizer = Tokenizer.load("gpt2")
         made = make_inputs(folder)
         small = {
@@ -42,14 +46,24 @@ def run(scale: Scale) -> Row:
             for name in made
             if name.startswith(("jsonl.", "txt."))
         }
+        lines = made["jsonl"][0].read_bytes()
+        borders: dict[str, set[int]] = {}
+        for kind in IN_PARTS:
+            name = f"parts-{kind}.jsonl.{ {'bgzf': 'gz', 'xz-blocks': 'xz'}.get(kind, kind) }"
+            parts = pieces(kind, lines[:20_000], 3000)
+            small[name], borders[name] = b"".join(parts), set(accumulate(map(len, parts)))
+            (folder / name).write_bytes(in_parts(kind, lines))
+            made[name] = [folder / name]
         columns = {path.name: path.read_bytes() for path in GOLDEN.iterdir()}
         n_cut = n_noticed = n_flips = 0
         for name, data in (small | columns).items():
             is_packed = name in small
             source, output = folder / f"broken.{name}", folder / "broken.bin"
+            # Cut between its pieces it is a whole file.
+            sizes = [size for size in range(1, len(data) - 1) if size not in borders.get(name, ())]
             whole = _ids(tokenizer, source, data, folder / "whole.bin")
             for _ in range(scale.n(CUTS // 20, 2)):
-                size = chance.randrange(1, len(data) - 1)
+                size = chance.choice(sizes)
                 n_cut += 1
                 problem = _ids(tokenizer, source, data[:size], output)
                 # A parquet or arrow file cut in the middle has no footer; an arrow stream has none to miss.
@@ -81,7 +95,7 @@ def _ids(tokenizer: Tokenizer, source: Path, data: bytes, output: Path) -> bytes
     source.write_bytes(data)
     options = {"field": "meta.body"} if "nested" in source.name else {}
     try:
-        tokenizer.encode_files([source], output, bad_documents="skip", force=True, **options)  # type: ignore[arg-type]
+        tokenizer.encode_files([source], output, bad_documents="skip", force=True, threads=3, **options)  # type: ignore[arg-type]
     except TokendError as error:
         return error
     return np.fromfile(output, np.uint16).tobytes()

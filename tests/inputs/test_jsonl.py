@@ -8,109 +8,39 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tiktoken
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from tokend import Tokenizer, _core
+from tokend import Tokenizer
 from tokend_client.errors import BadDocumentError, BadRequestError
 
 from . import naive
-
-GOOD = {
-    "crlf": b'{"text":"a"}\r',
-    "escaped NUL": b'{"text":"a\\u0000b"}',
-    "huge": b'{"text":"' + b"long line " * 50_000 + b'"}',
-    "duplicate key": b'{"text":"first","x":1,"text":"last"}',
-    "space around": b' \t{ "text" : "a" } ',
-    "surrogate pair": b'{"text":"\\ud83d\\ude00"}',
-    "empty text": b'{"text":""}',
-    "lone surrogate elsewhere": b'{"other":"\\ud800x","text":"a"}',
-    "special token": b'{"text":"a<|endoftext|>b"}',
-}
-BAD = {
-    "lone surrogate": b'{"text":"a\\ud800b"}',
-    "not UTF-8": b'{"text":"a\xffb"}',
-    "not UTF-8 elsewhere": b'{"text":"a","b":"\xc3("}',
-    "trailing comma": b'{"text":"a",}',
-    "missing": b'{"texts":"a"}',
-    "null": b'{"text":null}',
-    "number": b'{"text":3}',
-    "object": b'{"text":{"text":"a"}}',
-    "array": b'["text"]',
-    "cut off": b'{"text":"a',
-    "two values": b'{"text":"a"}{"text":"b"}',
-    "raw NUL": b'{"text":"a\0b"}',
-    "NaN": b'{"text":"a","x":NaN}',
-    "byte order mark later": b'\xef\xbb\xbf{"text":"a"}',
-}
-
-
-@pytest.mark.parametrize("name", BAD)
-def test_a_bad_document_fails_the_job_or_is_listed(name: str, tmp_path: Path, gpt2: Tokenizer) -> None:
-    source, output = tmp_path / "in.jsonl", tmp_path / "out.bin"
-    source.write_bytes(b'{"text":"one"}\n\n' + BAD[name] + b'\n{"text":"four"}\n')
-    with pytest.raises(BadDocumentError, match=r"in\.jsonl: line 3, byte 16: ") as raised:
-        gpt2.encode_files([source], output)
-    assert raised.value.hint is not None and "--bad-documents skip" in raised.value.hint
-    assert not output.exists() and not Path(f"{output}.json").exists()
-    manifest = gpt2.encode_files([source], output, bad_documents="skip", resume=True)
-    assert gpt2.decode(np.fromfile(output, np.uint16)) == "one<|endoftext|>four<|endoftext|>"
-    (entry,) = naive.skipped_of(output)
-    assert (entry["kind"], entry["path"], entry["line"], entry["offset_bytes"]) == ("bad", str(source), 3, 16)
-    assert manifest["sources"][0]["records"] == {
-        "n_in": 3,
-        "n_bad": 1,
-        "n_filtered": 0,
-        "n_duplicates": 0,
-        "n_truncated": 0,
-        "n_blank_lines": 1,
-        "n_byte_order_marks": 0,
-    }
-    assert not list(tmp_path.glob(".*"))
-    _core.verify(str(output))
-
-
-@pytest.mark.parametrize("name", GOOD)
-def test_what_is_valid_is_a_document(name: str, tmp_path: Path, gpt2: Tokenizer) -> None:
-    source, output = tmp_path / "in.jsonl", tmp_path / "out.bin"
-    source.write_bytes(GOOD[name])
-    expected = naive.jsonl(gpt2, GOOD[name])
-    assert len(expected.ends) == 1 or name == "lone surrogate elsewhere"
-    manifest = gpt2.encode_files([source], output)
-    assert manifest["n_documents"] == 1
-    naive.check(manifest, output, expected)
-    assert not Path(f"{output}.skipped.jsonl").exists()
-
-
-def test_special_tokens_raise_where_that_is_asked_for(tmp_path: Path, gpt2: Tokenizer) -> None:
-    source, output = tmp_path / "in.jsonl", tmp_path / "out.bin"
-    source.write_bytes(b'{"text":"a"}\n' + GOOD["special token"])
-    with pytest.raises(BadDocumentError, match=r'line 2, byte 13: text contains the special token "<\|endoftext'):
-        gpt2.encode_files([source], output, special="raise")
-    manifest = gpt2.encode_files([source], output, special="raise", bad_documents="skip", resume=True)
-    naive.check(manifest, output, naive.jsonl(gpt2, source.read_bytes(), special="raise"))
-    manifest = gpt2.encode_files([source], tmp_path / "token.bin", special="token")
-    naive.check(manifest, tmp_path / "token.bin", naive.jsonl(gpt2, source.read_bytes(), special="token"))
+from .malformed import LINES
 
 
 def mixture(seed: int, n_lines: int) -> bytes:
     chance = random.Random(seed)
-    small = [line for name, line in (GOOD | BAD).items() if name not in ("huge", "lone surrogate elsewhere")]
+    small = [case.content for case in LINES.values() if len(case.content) < 1000 and not case.begins]
     texts = [json.dumps({"id": n, "text": "some words 日本 \n" * chance.randrange(0, 9)}).encode() for n in range(50)]
     blank = [b"", b"  ", b"\r"]
     lines = [chance.choice(chance.choice([small, texts, texts, blank])) for _ in range(n_lines)]
-    lines.insert(n_lines // 2, GOOD["huge"])
+    lines.insert(n_lines // 2, LINES["huge line"].content)
     return chance.choice([b"", b"\xef\xbb\xbf"]) + b"\n".join(lines) + chance.choice([b"", b"\n"])
 
 
 @pytest.mark.parametrize("deduplicate", [False, True])
 def test_parallel_is_serial_is_naive(
-    deduplicate: bool, tmp_path: Path, gpt2: Tokenizer, monkeypatch: pytest.MonkeyPatch
+    deduplicate: bool,
+    tmp_path: Path,
+    gpt2: Tokenizer,
+    tiktoken_gpt2: tiktoken.Encoding,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     for seed in range(3):
         data = mixture(seed, 400)
         source = tmp_path / f"in{seed}.jsonl"
         source.write_bytes(data)
-        expected = naive.jsonl(gpt2, data, deduplicate=deduplicate)
+        expected = naive.jsonl(tiktoken_gpt2, data, seen=set() if deduplicate else None)
         for chunk_bytes, threads in ((1 << 20, 1), (50, 1), (700, 2), (3000, 3)):
             monkeypatch.setenv("TOKEND_CHUNK_BYTES", str(chunk_bytes))
             output = tmp_path / f"{seed}-{chunk_bytes}.bin"
@@ -127,14 +57,16 @@ def test_parallel_is_serial_is_naive(
         max_size=12,
     )
 )
-def test_any_bytes_are_accounted_for(tmp_path: Path, gpt2: Tokenizer, lines: list[bytes]) -> None:
+def test_any_bytes_are_accounted_for(
+    tmp_path: Path, gpt2: Tokenizer, tiktoken_gpt2: tiktoken.Encoding, lines: list[bytes]
+) -> None:
     source, output = tmp_path / "any.jsonl", tmp_path / "any.bin"
     data = b"\n".join(lines)
     if data[:4].startswith((b"PAR1", b"\xff\xff\xff\xff", b"BZh", b"\x1f\x8b", b"\x28\xb5\x2f\xfd")) or b"\\ud" in data:
         return
     source.write_bytes(data)
     manifest = gpt2.encode_files([source], output, bad_documents="skip", force=True, input_format="jsonl")
-    naive.check(manifest, output, naive.jsonl(gpt2, data))
+    naive.check(manifest, output, naive.jsonl(tiktoken_gpt2, data))
 
 
 def test_dotted_fields_ids_and_several_inputs(tmp_path: Path, gpt2: Tokenizer) -> None:

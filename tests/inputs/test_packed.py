@@ -51,28 +51,6 @@ def test_packed_is_plain(
         assert gpt2.encode_files([packed], output, separator="|")["up_to_date"]
 
 
-@pytest.mark.parametrize("kind", naive.KINDS)
-def test_what_is_cut_off_fails_at_its_end(kind: str, tmp_path: Path, gpt2: Tokenizer) -> None:
-    chance = random.Random(2)
-    packed = naive.compress(kind, texts(2)[1].encode())
-    for size in {1, 5, len(packed) - 1, *(chance.randrange(1, len(packed)) for _ in range(12))}:
-        cut = tmp_path / f"cut.jsonl.{kind}"
-        cut.write_bytes(packed[:size])
-        for bad_documents in ("fail", "skip"):
-            try:
-                gpt2.encode_files([cut], tmp_path / "cut.bin", bad_documents=bad_documents)
-            except InputInvalidError as error:
-                assert f"at byte {size}" in error.message and "ends too early" in error.message, error
-                assert not (tmp_path / "cut.bin").exists() and not list(tmp_path.glob(".*"))
-            except BadDocumentError as error:
-                raise AssertionError(f"{kind} cut at {size}: {error}") from error
-            else:
-                # Where a member ends nothing is missing, as far as the format can tell.
-                half = len(naive.compress(kind, texts(2)[1].encode()[: len(texts(2)[1].encode()) // 2])) // 2
-                assert size >= half
-                raise AssertionError(f"{kind} cut at {size} of {len(packed)} went unnoticed")
-
-
 @pytest.mark.parametrize("bad_documents", ["fail", "skip"])
 @pytest.mark.parametrize("kind", naive.KINDS)
 def test_what_does_not_begin_as_it_is_named_is_no_text(
@@ -105,15 +83,6 @@ def test_lines_of_json_whose_first_is_bad_are_no_text(first: str, tmp_path: Path
         gpt2.encode_files([lines], tmp_path / "x.bin")
     made = gpt2.encode_files([lines], tmp_path / "x.bin", bad_documents="skip", force=True)
     assert made["n_documents"] == 2 and made["sources"][0]["format"] == "jsonl"
-
-
-def test_a_packed_bad_document_is_named_by_its_place_in_the_content(tmp_path: Path, gpt2: Tokenizer) -> None:
-    source = tmp_path / "x.jsonl.gz"
-    source.write_bytes(naive.compress("gz", b'{"text":"a"}\n{"text":1}\n{"text":"b"}\n'))
-    with pytest.raises(BadDocumentError, match=r"line 2, byte 13 \(decompressed\): field"):
-        gpt2.encode_files([source], tmp_path / "x.bin")
-    gpt2.encode_files([source], tmp_path / "x.bin", bad_documents="skip", resume=True)
-    assert [(entry["line"], entry["offset_bytes"]) for entry in naive.skipped_of(tmp_path / "x.bin")] == [(2, 13)]
 
 
 @pytest.mark.parametrize("path", sorted(GOLDEN.iterdir()), ids=lambda path: path.name)
@@ -211,6 +180,25 @@ def test_ids_that_are_not_utf8(path: Path, tmp_path: Path, gpt2: Tokenizer) -> N
     ids = [json.loads(line) for line in (tmp_path / "b.bin.ids").read_text().splitlines()]
     rows = [row for row, value in enumerate(texts_and_others()) if value is not None]
     assert ids == [f"row {row}" if row % 7 else f"row \ufffd {row}" for row in rows]
+
+
+def test_values_that_are_no_utf8(tmp_path: Path, gpt2: Tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(name: str) -> Path:
+        data = (GOLDEN / name).read_bytes()
+        at = data.index(b"word")
+        (tmp_path / name).write_bytes(data[:at] + b"w\xffrd" + data[at + 4 :])
+        return tmp_path / name
+
+    source = broken("stream.arrow")
+    for chunk_bytes, threads in ((1 << 20, 1), (2000, 2)):
+        monkeypatch.setenv("TOKEND_CHUNK_BYTES", str(chunk_bytes))
+        output = tmp_path / f"{threads}.bin"
+        with pytest.raises(BadDocumentError, match="row 1: not valid UTF-8 at byte 34 of the value"):
+            gpt2.encode_files([source], output, threads=threads)
+        manifest = gpt2.encode_files([source], output, threads=threads, bad_documents="skip", resume=True)
+        assert [entry["line"] for entry in naive.skipped_of(output)] == [1, 51, 151, 251]
+        counts = manifest["sources"][0]["records"]
+        assert (counts["n_in"], counts["n_bad"], manifest["n_documents"]) == (300, 4, 296)
 
 
 def test_columns_that_are_not_there(tmp_path: Path, gpt2: Tokenizer) -> None:

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-import struct
 import time
-import zlib
 from pathlib import Path
 
 import pytest
@@ -14,35 +12,14 @@ from interrupt import suspended_at
 from tokend import Tokenizer, _core
 from tokend_client.errors import TokendError
 
-from . import naive
+from .containers import IN_PARTS, in_parts
 from .test_resume import SMALL, contents
-
-KINDS = ("bgzf", "bz2", "xz", "zst")
 
 
 def lines(n_lines: int) -> bytes:
     """Lines of JSON, of all lengths, with characters of all widths."""
     texts = ("é中🙂 " * (n % 40) + f"line {n * n}" for n in range(n_lines))
     return "".join(json.dumps({"text": text}, ensure_ascii=n % 2 == 0) + "\n" for n, text in enumerate(texts)).encode()
-
-
-def bgzf(part: bytes) -> bytes:
-    """A gzip member that says how long it is."""
-    packer = zlib.compressobj(6, zlib.DEFLATED, -15)
-    data = packer.compress(part) + packer.flush()
-    head = b"\x1f\x8b\x08\x04" + bytes(5) + b"\xff" + struct.pack("<H2sHH", 6, b"BC", 2, len(data) + 25)
-    return head + data + struct.pack("<II", zlib.crc32(part), len(part))
-
-
-def in_parts(kind: str, data: bytes, n_bytes: int = 5000) -> bytes:
-    """Frames, members or streams of a few bytes each, cut wherever that is; an empty one among them."""
-    pieces = [data[at : at + n_bytes] for at in range(0, len(data), n_bytes)]
-    pieces.insert(3, b"")
-    packed = [bgzf(piece) if kind == "bgzf" else naive.compress(kind, piece) for piece in pieces]
-    if kind == "zst":
-        # A skippable frame, as the seekable format ends with.
-        packed.append(struct.pack("<II", 0x184D2A5E, 9) + b"123456789")
-    return b"".join(packed)
 
 
 def old(path: Path, data: bytes) -> Path:
@@ -53,7 +30,7 @@ def old(path: Path, data: bytes) -> Path:
     return path
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", IN_PARTS)
 def test_parts_give_the_set_of_the_plain_text_also_when_interrupted(
     kind: str, tmp_path: Path, gpt2: Tokenizer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -84,7 +61,7 @@ def test_parts_give_the_set_of_the_plain_text_also_when_interrupted(
     _core.verify(str(output))
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", IN_PARTS)
 def test_a_damaged_part_fails_the_job_where_the_plain_decoder_does(
     kind: str, tmp_path: Path, gpt2: Tokenizer, monkeypatch: pytest.MonkeyPatch
 ) -> None:

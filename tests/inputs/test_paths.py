@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import tiktoken
 from tokend import Tokenizer
 from tokend.cli import main
 from tokend_client import Client
@@ -84,7 +85,7 @@ def tokend(*arguments: str | Path, stdin: bytes | Path = b"") -> subprocess.Comp
     return subprocess.run(command, input=stdin, capture_output=True, timeout=120)
 
 
-def test_stdin(tmp_path: Path, gpt2: Tokenizer) -> None:
+def test_stdin(tmp_path: Path, tiktoken_gpt2: tiktoken.Encoding) -> None:
     data = b'{"text":"one"}\n{bad\n{"text":"two"}\n'
     output = tmp_path / "out.bin"
     failed = tokend("encode", "--local", "-", "-o", output, stdin=naive.compress("gz", data))
@@ -92,7 +93,7 @@ def test_stdin(tmp_path: Path, gpt2: Tokenizer) -> None:
     assert (tmp_path / ".out.bin.stdin").exists(), "a resumed run needs it"
     done = tokend("encode", "--local", "-", "-o", output, "--bad-documents", "skip", "--resume", "--json")
     assert done.returncode == 0, done.stderr
-    naive.check(json.loads(done.stdout), output, naive.jsonl(gpt2, data))
+    naive.check(json.loads(done.stdout), output, naive.jsonl(tiktoken_gpt2, data))
     assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
     source = tmp_path / "in.jsonl"
     source.write_bytes(data)
@@ -152,7 +153,8 @@ def test_of_many_paths_directories_are_found_as_of_few(tmp_path: Path, monkeypat
     (tmp_path / "many/link").symlink_to(tmp_path / "other")
     (tmp_path / "many/gone").symlink_to(tmp_path / "nowhere")
     monkeypatch.chdir(tmp_path / "many")
-    listed = [entry.name for entry in os.scandir(".")] + ["../alone", "./../many/in", "../missing", "in/a", "/nowhere/x"]
+    listed = [entry.name for entry in os.scandir(".")]
+    listed += ["../alone", "./../many/in", "../missing", "in/a", "/nowhere/x"]
     found = expand(listed, tmp_path / "out.bin")
     assert found == [path for given in listed for path in expand([given], tmp_path / "out.bin")]
     assert len(found) == 1200 + 2 + 1 + 1 + 1 + 2 + 3

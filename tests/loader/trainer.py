@@ -1,6 +1,6 @@
 """A rank of a training run, as a process: `python trainer.py CONFIG.json`. One line per batch on stdout.
 
-    {"batch": digest, "state": {...}, "workers": [pids]}      or, at last,      {"error": code}
+{"batch": digest, "state": {...}, "workers": [pids]}      or, at last,      {"error": code}
 """
 
 from __future__ import annotations

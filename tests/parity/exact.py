@@ -73,9 +73,7 @@ def pieces(text: str, n_chars: int = 200_000) -> list[str]:
     found, start = [], 0
     while start < len(text):
         end = start + n_chars
-        while end < len(text) and not (
-            text[end - 1] == "\n" and not text[end - 2].isspace() and text[end].isalpha()
-        ):
+        while end < len(text) and not (text[end - 1] == "\n" and not text[end - 2].isspace() and text[end].isalpha()):
             end += 1
         found.append(text[start:end])
         start = end

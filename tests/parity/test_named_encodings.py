@@ -90,9 +90,7 @@ def test_carried_rank_files(found: Carried) -> None:
     opener = gzip.open if found.path.suffix == ".gz" else open
     with opener(found.path, "rb") as file:
         ranks = {base64.b64decode(token): int(rank) for token, rank in map(bytes.split, file)}
-    theirs = tiktoken.Encoding(
-        "x", pat_str=ours.pattern, mergeable_ranks=ranks, special_tokens=ours.special_tokens
-    )
+    theirs = tiktoken.Encoding("x", pat_str=ours.pattern, mergeable_ranks=ranks, special_tokens=ours.special_tokens)
     for text in nasty(2, 300):
         assert ours.encode(text, "text").tolist() == theirs.encode_ordinary(text)
         assert ours.encode(text, "token").tolist() == theirs.encode(text, allowed_special="all")

@@ -45,6 +45,7 @@ def convert(arguments: argparse.Namespace) -> int:
         is_same=lambda made, name: conversions.is_same(made, source, name, _layout(arguments, formats, name)),
     )
     if not made_at:
+        keep_places(arguments, source, formats)
         return 0
     for name in made_at:
         conversions.check_width(source.dtype.itemsize == 4, name)
@@ -65,6 +66,7 @@ def convert(arguments: argparse.Namespace) -> int:
         # The others are made of what was just written.
         own = own if source.is_own else place
     if not made_at:
+        keep_places(arguments, source, formats)
         return 0
     is_hidden = not source.is_own and own == str(source.path)
     if is_hidden:
@@ -81,8 +83,7 @@ def convert(arguments: argparse.Namespace) -> int:
     finally:
         if is_hidden:
             conversions.remove_set(own)
-    for place in made_at.values():
-        conversions.keep_places(source.sidecars.get("docs", []), place)
+    keep_places(arguments, source, formats)
     return 0
 
 
@@ -256,6 +257,15 @@ def say(made: dict[str, Any], place: str, seconds: float) -> None:
     print(f"{place} ({kind}): {what} in {files}, {duration(seconds)}", file=sys.stderr)
 
 
+def keep_places(arguments: argparse.Namespace, source: TokenSource, formats: list[str]) -> None:
+    """Puts the places of the documents beside each format, also beside those that were there: a run that was killed may
+    have made them, and left them without.
+    """
+    has_native = bool({"bin", "stream"} & set(arguments.format))
+    for place in places(arguments.output, formats, has_native=has_native).values():
+        conversions.keep_places(source.sidecars.get("docs", []), place)
+
+
 def keep_account(arguments: argparse.Namespace, made: str, *, is_hidden: bool = True) -> None:
     """What the set that trainers' sets were made of knows and will not be there to tell: the ids of the documents,
     which side of a split they are on, and, of a hidden set, what was left out.
@@ -268,7 +278,6 @@ def keep_account(arguments: argparse.Namespace, made: str, *, is_hidden: bool = 
     beside.keep(made, output, is_shuffled=arguments.shuffle, **split)
     if not is_hidden:
         return
-
     with open(f"{made}.json", encoding="utf-8") as file:
         manifest: dict[str, Any] = json.load(file)
     if os.path.exists(f"{made}.skipped.jsonl"):

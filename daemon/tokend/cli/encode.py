@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import sys
@@ -109,7 +110,9 @@ def _encode(arguments: argparse.Namespace, inputs: list[str]) -> int:
         _native(arguments, inputs, arguments.output, native)
         _convert(arguments, os.path.abspath(arguments.output), places, foreign)
         return 0
+    made = conversions.hidden_set(arguments.output)
     if not places:
+        _end_interrupted(arguments, made, foreign)
         return 0
     known = look(arguments, inputs, _options(arguments))
     if known and known.output and known.manifest and not {"skipped", "ids"} & set(known.manifest):
@@ -117,7 +120,6 @@ def _encode(arguments: argparse.Namespace, inputs: list[str]) -> int:
         _convert(arguments, known.output, places, foreign)
         convert.keep_account(arguments, known.output, is_hidden=False)
         return 0
-    made = conversions.hidden_set(arguments.output)
     _native(arguments, inputs, made, "bin", is_hidden=True)
     try:
         _convert(arguments, made, places, foreign)
@@ -139,22 +141,43 @@ def _convert(arguments: argparse.Namespace, source: str, places: dict[str, str],
     """Makes the formats of trainers where the set was made: by the daemon, or in this process."""
     from tokend_client.protocol import Told
 
-    from .. import conversions
     from ..token_source import open_source
     from . import convert
 
-    if not places:
-        return
-    if not arguments.local:
+    if places and not arguments.local:
         with connected(arguments) as client:
             # One that is confined to directories makes no conversions.
             if not client.roots():
                 convert.make(arguments, source, places, formats, client)
                 return
     convert.make(arguments, source, places, formats)
-    docs = open_source(source, Told()).sidecars.get("docs", [])
-    for place in places.values():
-        conversions.keep_places(docs, place)
+    convert.keep_places(arguments, open_source(source, Told()), formats)
+
+
+def _end_interrupted(arguments: argparse.Namespace, made: str, formats: list[str]) -> None:
+    """Does what is left of a run that was killed when the last format was there: what stands beside the formats, and
+    the end of the hidden set.
+    """
+    from tokend_client.errors import ConflictError
+    from tokend_client.protocol import Told
+
+    from .. import conversions, publish
+    from ..token_source import open_source
+    from . import convert
+
+    if not conversions.is_any_left(made):
+        return
+    place = convert.places(arguments.output, formats, has_native=False)[formats[0]]
+    # Whoever holds it makes other formats just now, and ends the set itself.
+    with contextlib.suppress(ConflictError), publish.claimed(made):
+        note, manifest = conversions.read_note(place, formats[0]), conversions.read_made(made, "bin")
+        if manifest is not None and note is not None and conversions.is_of(note, manifest):
+            convert.keep_places(arguments, open_source(made, Told()), formats)
+            convert.keep_account(arguments, made)
+        elif manifest is not None:
+            # Of other inputs or options, kept for `tokend convert`.
+            return
+        conversions.remove_set(made)
 
 
 def _formats(arguments: argparse.Namespace) -> tuple[str | None, list[str]]:
