@@ -3,7 +3,7 @@
 use std::ops::Range;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, LazyLock, Mutex, OnceLock, PoisonError};
 
 use crate::cache::{CACHE_BYTES, CacheStats, Table, WordCache, image};
 use crate::decode::{Decoder, ROOM_BYTES};
@@ -46,6 +46,11 @@ pub struct Tokenizer {
 const TOGETHER_BYTES: usize = 1 << 14;
 /// A cache that has learned less than this is not worth writing.
 const SAVE_MIN_ENTRIES: u64 = 8192;
+
+/// So many workers' memories are kept, megabytes each. More have only run at a time for a moment, and a
+/// daemon would keep what its busiest moment took.
+static IDLE_MAX: LazyLock<usize> =
+    LazyLock::new(|| std::thread::available_parallelism().map_or(1, std::num::NonZero::get) + 2);
 
 impl Tokenizer {
     /// Builds the tables of a vocabulary.
@@ -259,7 +264,10 @@ impl Tokenizer {
         let result = run(&mut Encoder { model: &self.model, table: &table, scratch: &mut scratch });
         table.count(std::mem::take(&mut scratch.learned));
         self.cache.count(std::mem::take(&mut scratch.hits), std::mem::take(&mut scratch.misses_seen));
-        self.idle.lock().unwrap_or_else(PoisonError::into_inner).push(scratch);
+        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
+        if idle.len() < *IDLE_MAX {
+            idle.push(scratch);
+        }
         result
     }
 
