@@ -210,6 +210,10 @@ impl Unpacked {
         let what = if error.kind() == io::ErrorKind::UnexpectedEof && offset == self.source.size_bytes() {
             format!("the {name} data ends too early,")
         } else {
+            // What zstd calls the same damage depends on how much of the frame it has before it: where it would decode all
+            // at one go, content that does not fit is a buffer that is too small.
+            let error =
+                error.to_string().replace("Destination buffer is too small", "Data corruption detected");
             format!("the {name} data is damaged ({error})")
         };
         Error::DamagedInput { path: self.source.path.clone(), offset, what }
