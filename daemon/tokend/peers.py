@@ -19,6 +19,7 @@ import os
 import socket
 import struct
 import termios
+import time
 from collections import deque
 from dataclasses import dataclass, field
 from typing import Any
@@ -62,6 +63,14 @@ class Peer:
     outbox_bytes: int = 0
     window_bytes: int = 0
     """What libzmq was given since the peer's socket was last seen empty."""
+    unread_since: float = 0.0
+    """When that was, or when it was given something after it had read all."""
+
+    def slowness(self, now: float) -> float:
+        """Bytes it has not read, times seconds: a long reply that is just being read counts little, and so does a
+        short one that a sleeping client leaves.
+        """
+        return (self.outbox_bytes + self.window_bytes) * (now - self.unread_since)
 
     def has_unread(self) -> bool:
         """Whether the kernel holds anything that the peer has not read."""
@@ -122,6 +131,8 @@ class Peers(dict[bytes, Peer]):
             frames = protocol.pack(op, protocol.FLAG_ERROR, request_id, ErrorReply.of(error))
         peer = self.get(identity)
         n_bytes = _n_bytes(frames)
+        if peer is not None and not (peer.outbox or peer.window_bytes):
+            peer.unread_since = time.monotonic()
         # What came before goes first.
         if peer is not None and (peer.outbox or not self._has_room(peer, n_bytes)):
             self._queue(identity, peer, frames, n_bytes)
@@ -156,6 +167,7 @@ class Peers(dict[bytes, Peer]):
         if peer.window_bytes and not peer.has_unread():
             self._held_bytes -= peer.window_bytes
             peer.window_bytes = 0
+            peer.unread_since = time.monotonic()
 
     def _send(self, identity: bytes, frames: list[Any]) -> None:
         """Sends a message whole or not at all: only its first frame can be refused."""
@@ -172,7 +184,9 @@ class Peers(dict[bytes, Peer]):
         peer.outbox_bytes += n_bytes
         self._held_bytes += n_bytes
         while self._held_bytes > self._max_bytes and self:
-            worst = max(self, key=lambda each: self[each].outbox_bytes + self[each].window_bytes)
+            # By bytes alone it would be a client that is being sent one long reply, and would ask for it again.
+            now = time.monotonic()
+            worst = max(self, key=lambda each: self[each].slowness(now))
             held = self[worst].outbox_bytes + self[worst].window_bytes
             log.warning("a client does not read its replies, %d bytes of them, and is hung up on", held)
             self[worst].hang_up()

@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 import zmq
 from conftest import Daemon
+from tokend.peers import Peer
 from tokend_client import AsyncClient, Client, TokenStream, protocol
 from tokend_client.errors import (
     BadRequestError,
@@ -82,6 +83,13 @@ def unread(daemon: Daemon, n_replies: int) -> socket.socket:
         for n in range(n_replies):
             channel.send(protocol.pack(Op.DECODE, 0, 2 + n, header, [body]), until)
     return channel._socket
+
+
+def test_who_has_left_most_for_longest_is_the_slowest() -> None:
+    reads = Peer(last_seen=100.0, window_bytes=50 << 20, unread_since=99.9)
+    sleeps = Peer(last_seen=0.0, window_bytes=1 << 10, unread_since=0.0)
+    leaves = Peer(last_seen=95.0, window_bytes=4 << 20, outbox_bytes=11 << 20, unread_since=95.0)
+    assert max((reads, sleeps, leaves), key=lambda peer: peer.slowness(100.0)) is leaves
 
 
 def test_clients_that_do_not_read_fill_no_more_than_their_share(daemon: Daemon) -> None:

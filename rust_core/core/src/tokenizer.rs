@@ -50,7 +50,7 @@ const SAVE_MIN_ENTRIES: u64 = 8192;
 /// So many workers' memories are kept, megabytes each. More have only run at a time for a moment, and a
 /// daemon would keep what its busiest moment took.
 static IDLE_MAX: LazyLock<usize> =
-    LazyLock::new(|| std::thread::available_parallelism().map_or(1, std::num::NonZero::get) + 2);
+    LazyLock::new(|| std::thread::available_parallelism().map_or(1, std::num::NonZero::get) + 1);
 
 impl Tokenizer {
     /// Builds the tables of a vocabulary.
