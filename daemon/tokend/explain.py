@@ -25,7 +25,7 @@ from .tokenizer import Tokenizer
 
 _BLOCK_TOKENS = 1 << 20
 _BLOCK_BYTES = 1 << 22
-_NO_PLACES = "encode it again: places of compressed text are kept now, but with --errors replace"
+_NO_PLACES = "encode it again: they are kept now, but not with --errors replace"
 
 
 @dataclass

@@ -156,11 +156,14 @@ class Peers(dict[bytes, Peer]):
         if peer.window_bytes + n_bytes > _WINDOW_BYTES:
             self._look(peer)
         if self._held_bytes + n_bytes > self._max_bytes:
-            for other in self.values():
-                self._look(other)
+            self._look_at_all()
         if peer.window_bytes and peer.window_bytes + n_bytes > _WINDOW_BYTES:
             return False
         return self._held_bytes + n_bytes <= self._max_bytes
+
+    def _look_at_all(self) -> None:
+        for peer in self.values():
+            self._look(peer)
 
     def _look(self, peer: Peer) -> None:
         """Empties a peer's window if it has read all that was written to it."""
@@ -183,6 +186,9 @@ class Peers(dict[bytes, Peer]):
         self._patience_ms = _PATIENCE_MS[0]
         peer.outbox_bytes += n_bytes
         self._held_bytes += n_bytes
+        if self._held_bytes > self._max_bytes:
+            # Who has read all since it was last looked at would seem to have left it for all that time.
+            self._look_at_all()
         while self._held_bytes > self._max_bytes and self:
             # By bytes alone it would be a client that is being sent one long reply, and would ask for it again.
             now = time.monotonic()

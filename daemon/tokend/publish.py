@@ -161,7 +161,7 @@ def finish(output: str, folder: str) -> bool:
         put_folder(folder, output)
         shutil.rmtree(folder, ignore_errors=True)
         return True
-    if os.path.lexists(f"{output}.json") or not os.path.exists(os.path.join(folder, "json")):
+    if os.path.lexists(f"{output}.json"):
         return False
     for part, place in _places(folder, output):
         ours = [os.path.join(folder, name) for name in (part, f"was{SUFFIXES[part]}")]

@@ -113,7 +113,8 @@ def has_any_of(n_files: int, state_dir: Path | None = None) -> bool:
             # The next character after the colon ends them.
             keys = (f"{n_files}:", f"{n_files};")
             return table.execute("SELECT 1 FROM outputs WHERE key BETWEEN ? AND ? LIMIT 1", keys).fetchone() is not None
-    except (OSError, sqlite3.Error):
+    except (OSError, sqlite3.Error) as error:
+        _log().warning("known outputs could not be looked up: %s", error)
         return False
 
 

@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 import zmq
 from conftest import Daemon
-from tokend.peers import Peer
+from tokend.peers import Peer, Peers
 from tokend_client import AsyncClient, Client, TokenStream, protocol
 from tokend_client.errors import (
     BadRequestError,
@@ -90,6 +90,20 @@ def test_who_has_left_most_for_longest_is_the_slowest() -> None:
     sleeps = Peer(last_seen=0.0, window_bytes=1 << 10, unread_since=0.0)
     leaves = Peer(last_seen=95.0, window_bytes=4 << 20, outbox_bytes=11 << 20, unread_since=95.0)
     assert max((reads, sleeps, leaves), key=lambda peer: peer.slowness(100.0)) is leaves
+
+
+def test_who_has_read_all_is_not_hung_up_on_for_what_it_read_long_ago() -> None:
+    with contextlib.ExitStack() as stack:
+        ends = [stack.enter_context(end) for _ in range(2) for end in socket.socketpair()]
+        ends[2].send(b"not read")
+        peers = Peers(stack.enter_context(zmq.Context.instance().socket(zmq.ROUTER)), 10 << 20)
+        peers[b"has read"] = Peer(last_seen=0.0, fd=ends[0].fileno(), window_bytes=1 << 20)
+        peers[b"leaves"] = Peer(time.monotonic(), ends[2].fileno(), unread_since=time.monotonic() - 1.0)
+        peers._held_bytes = 1 << 20
+        for _ in range(3):
+            if b"leaves" in peers:
+                peers._queue(b"leaves", peers[b"leaves"], [b"", b"", bytes(4 << 20)], 4 << 20)
+        assert list(peers) == [b"has read"] and peers[b"has read"].window_bytes == 0
 
 
 def test_clients_that_do_not_read_fill_no_more_than_their_share(daemon: Daemon) -> None:
