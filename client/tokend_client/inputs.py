@@ -72,7 +72,7 @@ _MANY = 1000
 
 
 class _Directories:
-    """Which of many paths are directories: the kernel lists a hundred names in the time in which it looks up four."""
+    """Which of many paths are directories: a name that is listed takes a fifth of the time of one that is looked up."""
 
     def __init__(self, paths: list[str]) -> None:
         n_in = Counter(map(os.path.dirname, paths))

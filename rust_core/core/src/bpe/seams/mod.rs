@@ -13,10 +13,10 @@
 //! ```
 //!
 //! The first kind is frequent and stands in a table by hash, up to 128 KiB: two pairs with one bit forbid a
-//! cut that would be possible; for a vocabulary with 30,000 such pairs three places in a hundred. The others are rare, a hundred or two in a vocabulary. So
-//! the characters that have any differ in few ways, and each has the number of its *row*: a byte for a
-//! character, rows of two words. A bit is cleared for what is in a token; where all three are set there is no
-//! such token, so that no merge can cross the place, as in `inert`.
+//! cut that would be possible; for a vocabulary with 30,000 such pairs three places in a hundred. The others
+//! are rare, a hundred or two in a vocabulary. So the characters that have any differ in few ways, and each
+//! has the number of its *row*: a byte for a character, rows of two words. A bit is cleared for what is in a
+//! token; where all three are set there is no such token, so that no merge can cross the place, as in `inert`.
 //!
 //! **Tokens that are found whole only** (see `encode::Model::whole`) are what they are as a pretoken, not as a
 //! part of one. No part may be equal to one: beside their first and last characters nothing is cut.
