@@ -28,7 +28,7 @@ import time
 import uuid
 import weakref
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
 import msgspec
@@ -113,7 +113,13 @@ class Connection:
             self._interrupt()
             raise
         finally:
-            self._leave_all((slot,))
+            # Not in a method: an interrupt can come where one is entered, before it has tried anything.
+            try:
+                self._leave(slot)
+            except BaseException:
+                # Interrupted even here: all of it once more.
+                self._leave(slot)
+                raise
         return slot.result()
 
     def call_each(self, calls: Iterator[Call[T]], window: int, deadline_s: float, take: Callable[[T], None]) -> None:
@@ -138,7 +144,14 @@ class Connection:
             self._interrupt()
             raise
         finally:
-            self._leave_all([slot for slot, _ in under_way])
+            # See `call`.
+            try:
+                for slot, _ in under_way:
+                    self._leave(slot)
+            except BaseException:
+                for slot, _ in under_way:
+                    self._leave(slot)
+                raise
 
     def _take(self, under_way: deque[tuple[Slot, Call[T]]], take: Callable[[T], None]) -> None:
         slot, call = under_way[0]
@@ -157,16 +170,6 @@ class Connection:
                 slot.wake.acquire(timeout=max(0.0, min(slot.deadline_s - time.monotonic(), _LOOK_S)))
             if not slot.is_done and time.monotonic() >= slot.deadline_s:
                 slot.finish(slot.too_late(self.endpoint))
-
-    def _leave_all(self, slots: Sequence[Slot]) -> None:
-        try:
-            for slot in slots:
-                self._leave(slot)
-        except BaseException:
-            # Interrupted even here: all of it once more.
-            for slot in slots:
-                self._leave(slot)
-            raise
 
     def _leave(self, slot: Slot) -> None:
         """A slot is done with; somebody else has to drive on. May be called again."""
