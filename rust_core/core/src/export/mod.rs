@@ -28,12 +28,14 @@ mod megatron;
 mod nanogpt;
 mod native;
 mod olmo;
+mod shuffle;
 mod staging;
 pub(crate) mod verify;
 
 use std::path::Path;
 
-pub use arrange::{ExportSpec, Exported, Shuffle, check, export, sides};
+pub use arrange::{ExportSpec, Exported, check, export, sides};
+pub use shuffle::Shuffle;
 
 use crate::documents::Eot;
 use crate::error::{Error, Result};

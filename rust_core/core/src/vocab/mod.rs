@@ -5,26 +5,10 @@
 //! (`tokenizer.json`), [`gpt2`] (the bundled one);
 //! `from_merges` stands here. Every loader
 //! checks what it reads and names the line of what it refuses; afterwards a vocabulary is immutable.
-//!
-//! The **fingerprint** is the SHA-256 of this, numbers little-endian, texts and byte strings with
-//! their length as u32 before them:
-//!
-//! ```text
-//! "tokend vocabulary 1"
-//! reference            u8   0 tiktoken, 1 Python regex, 2 Hugging Face
-//! rule                 u8   0 ranks, 1 merge list
-//! pattern              text
-//! class tables' hash   text
-//! tokens               u32 count, then for each ordinary token, by id: u32 id, bytes
-//! merges               u32 count, then for each: u32 left, u32 right, u32 result   (0 for ranks)
-//! order of specials    u8   0 as listed, 1 longest first
-//! special tokens       u32 count, then for each, as listed (longest first: by id): text, u32 id
-//! Han                  u32 first, u32 last of each range of `\p{Han}`, where the pattern has it
-//! pipeline             text as `pipeline` writes it, then the ranges of `Digits`; Hugging Face only
-//! ```
-//!
-//! Names and paths are not in it: the same tokenizer from another file has the same fingerprint.
+//! What decides ids is in the [`fingerprint`]; names and paths are not.
 
+mod files;
+mod fingerprint;
 pub mod gpt2;
 mod hf_json;
 mod merges_txt;
@@ -36,21 +20,14 @@ mod simple_bpe;
 mod tekken;
 
 use std::collections::BTreeMap;
-use std::fmt::Write as _;
-use std::io::Read as _;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use rustc_hash::FxHashMap;
-use sha2::{Digest, Sha256};
 
 use crate::error::{Error, Result};
-use crate::input::access::Roots;
-use crate::pretokenize::unicode::classes;
+use files::{json_path, name_of, read_file, read_text, within_limit};
 use parts::{KnownParts, Parts};
 use pipeline::{Pipeline, TokenFlags};
-
-/// A larger file is none of a vocabulary's; the largest that are published have some 35 MB.
-const FILE_MAX_BYTES: u64 = 256 << 20;
 
 /// Whose results are the truth for a vocabulary: its class tables come from there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -341,7 +318,7 @@ impl Vocabulary {
         alike.next().filter(|_| alike.next().is_none()).map(|special| special.id)
     }
 
-    /// SHA-256 of everything that decides ids, in hexadecimal digits (see the module header).
+    /// SHA-256 of everything that decides ids, in hexadecimal digits (see [`fingerprint`]).
     #[must_use]
     pub fn fingerprint(&self) -> &str {
         &self.fingerprint
@@ -352,129 +329,9 @@ impl Vocabulary {
     pub fn is_wide(&self) -> bool {
         self.len_ids > 1 << 16
     }
-
-    fn compute_fingerprint(&self) -> String {
-        let mut hash = Fingerprint(Sha256::new());
-        hash.0.update(b"tokend vocabulary 1");
-        hash.0.update([
-            match self.reference {
-                Reference::Tiktoken => 0,
-                Reference::PythonRegex => 1,
-                Reference::HuggingFace => 2,
-            },
-            u8::from(matches!(self.merges, Merges::List(_))),
-        ]);
-        hash.bytes(self.pattern.as_bytes());
-        hash.bytes(classes(self.reference).hash().as_bytes());
-        hash.number(self.ordinary().count() as u32);
-        for (id, token) in self.ordinary() {
-            hash.number(id);
-            hash.bytes(token);
-        }
-        let list = if let Merges::List(list) = &self.merges { &list[..] } else { &[] };
-        hash.number(list.len() as u32);
-        for &(left, right, result) in list {
-            for number in [left, right, result] {
-                hash.number(number);
-            }
-        }
-        hash.0.update([u8::from(self.special_order == SpecialOrder::Longest)]);
-        hash.number(self.specials.len() as u32);
-        let mut specials: Vec<_> = self.specials.iter().collect();
-        if self.special_order == SpecialOrder::Longest {
-            // Where length decides, the order of the list does not.
-            specials.sort_by_key(|special| special.id);
-        }
-        for special in specials {
-            hash.bytes(special.text.as_bytes());
-            hash.number(special.id);
-        }
-        if self.pattern.contains("Han}") {
-            for (first, last) in classes(self.reference).han() {
-                hash.number(first.into());
-                hash.number(last.into());
-            }
-        }
-        if let Some(pipeline) = &self.pipeline {
-            hash.bytes(&pipeline.canonical());
-            for (first, last) in classes(self.reference).digits() {
-                hash.number(first.into());
-                hash.number(last.into());
-            }
-        }
-        let mut text = String::with_capacity(64);
-        for byte in hash.0.finalize() {
-            let _ = write!(text, "{byte:02x}");
-        }
-        text
-    }
-}
-
-struct Fingerprint(Sha256);
-
-impl Fingerprint {
-    fn number(&mut self, number: u32) {
-        self.0.update(number.to_le_bytes());
-    }
-
-    fn bytes(&mut self, bytes: &[u8]) {
-        self.number(bytes.len() as u32);
-        self.0.update(bytes);
-    }
-}
-
-/// The JSON file with everything in it that a path means: any other `.json` than those of a pair of
-/// files, or the `tokenizer.json` in a folder.
-fn json_path(path: &Path) -> Option<PathBuf> {
-    if path.is_dir() {
-        return Some(path.join("tokenizer.json")).filter(|json| json.exists());
-    }
-    let is_json = path.extension().is_some_and(|extension| extension == "json");
-    let name = path.file_name()?;
-    (is_json && name != "vocab.json" && name != "encoder.json" && path.exists()).then(|| path.to_owned())
 }
 
 /// Bytes for a message.
 fn show(bytes: &[u8]) -> String {
     format!("b\"{}\"", bytes.escape_ascii())
-}
-
-/// Reads a file as text whose broken lines can be named.
-fn read_text(path: &Path) -> Result<String> {
-    let bytes = read_file(path)?;
-    String::from_utf8(bytes).map_err(|error| {
-        let offset = error.utf8_error().valid_up_to();
-        let byte = error.as_bytes().get(offset).copied().unwrap_or_default();
-        Error::InvalidUtf8 { path: path.to_owned(), offset: offset as u64, byte }
-    })
-}
-
-/// The bytes of a regular file that is not too large for a vocabulary.
-///
-/// A daemon loads what anybody names: a FIFO would keep it waiting, a device would fill its memory.
-fn read_file(path: &Path) -> Result<Vec<u8>> {
-    let fail = |error| Error::io(path, "reading", error);
-    let file = Roots::default().open_output(path)?;
-    let n_bytes = file.metadata().map_err(fail)?.len();
-    let mut bytes = Vec::new();
-    if n_bytes <= FILE_MAX_BYTES {
-        bytes.reserve_exact(n_bytes as usize + 1);
-        // Counted as it is read: of a file of the kernel's the size says nothing.
-        file.take(FILE_MAX_BYTES + 1).read_to_end(&mut bytes).map_err(fail)?;
-    }
-    within_limit(path, bytes, n_bytes)
-}
-
-/// Refuses what is too large for a vocabulary's file.
-fn within_limit(path: &Path, bytes: Vec<u8>, n_bytes: u64) -> Result<Vec<u8>> {
-    if n_bytes.max(bytes.len() as u64) <= FILE_MAX_BYTES {
-        return Ok(bytes);
-    }
-    let what = format!("more than {FILE_MAX_BYTES} bytes, which no vocabulary has");
-    Err(Error::BadTokenizer { name: path.display().to_string(), what })
-}
-
-/// The name of a vocabulary that was loaded from a file: its absolute path.
-fn name_of(path: &Path) -> String {
-    std::path::absolute(path).unwrap_or_else(|_| path.to_owned()).display().to_string()
 }

@@ -11,9 +11,8 @@ use std::path::Path;
 use rustc_hash::FxHashMap;
 use sha2::{Digest, Sha256};
 
-use super::{
-    FILE_MAX_BYTES, Merges, Parts, Reference, SpecialOrder, SpecialToken, Vocabulary, read_file, within_limit,
-};
+use super::files::FILE_MAX_BYTES;
+use super::{Merges, Parts, Reference, SpecialOrder, SpecialToken, Vocabulary, read_file, within_limit};
 use crate::error::{Error, Result};
 
 pub(super) fn load(
