@@ -7,7 +7,7 @@ cannot be read. Whatever a client sends, the loop goes on.
     ROUTER ─► unpack ─► quick? ─┬─ yes ─► handler ─────────────────────────┐
                                 └─ no ──► (lane ─►) worker ─► finished ──┴─► outbox of the peer ─► ROUTER
 
-A request whose tokenizer has to be looked for on the disk goes through that tokenizer's lane (`lanes`).
+Who works on requests is in `workers`; who waits for jobs, in `waiting`; who is connected, in `peers`.
 """
 
 from __future__ import annotations
@@ -18,10 +18,6 @@ import os
 import threading
 import time
 import uuid
-from collections import deque
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,28 +26,24 @@ import zmq.backend
 from tokend_client import paths, protocol
 from tokend_client.errors import (
     BusyError,
-    DeadlineExceededError,
     HelloRequiredError,
-    InternalError,
-    ShuttingDownError,
     TokendError,
     UnknownOpError,
     UnsupportedVersionError,
 )
-from tokend_client.protocol import TERMINAL_STATES, Message, Op
+from tokend_client.protocol import Message, Op
 
 from . import __version__, lifecycle
-from ._core import Tokenizer
-from .budget import Budget
 from .config import ServerConfig
-from .handlers import TEXT_OPS, Handlers, Reply, deadline_s, job_reply
+from .handlers import Handlers, Reply, deadline_s, job_reply
 from .job import Job
 from .job_book import stopping
 from .jobs import JobTable
-from .lanes import Lanes
 from .pacing import Pacer
 from .peers import Peer, Peers
 from .registry import Registry
+from .waiting import Waiting
+from .workers import Workers, typed
 
 log = logging.getLogger("tokend.server")
 
@@ -80,14 +72,6 @@ def _events(router: zmq.Socket[bytes]) -> int:
     return int(_get(router, _EVENTS))
 
 
-@dataclass
-class _Waiter:
-    peer: bytes
-    message: Message
-    job: Job
-    deadline: float
-
-
 class Server:
     """A daemon; `run` blocks until it has stopped. `stop` may be called from anywhere."""
 
@@ -95,20 +79,8 @@ class Server:
         self.config = config
         self.epoch = str(uuid.uuid4())
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
-        self._finished: deque[tuple[bytes, int, int, int, Reply | TokendError]] = deque()
-        self._waiters: list[_Waiter] = []
         self._stop_at: float | None = None
         self._finish_queued = True
-        self._budget = Budget(config.max_request_bytes)
-        # Texts of some length; those that take long have workers of their own, and are not waited for by others.
-        self._workers = ThreadPoolExecutor(max_workers=4, thread_name_prefix="tokend-worker")
-        self._large_workers = ThreadPoolExecutor(max_workers=4, thread_name_prefix="tokend-large")
-        # Submits wait for the disk: they have threads of their own, so that no long text holds them up, and
-        # many, so that a disk that does not answer holds up few of them.
-        self._submitters = ThreadPoolExecutor(max_workers=32, thread_name_prefix="tokend-submit")
-        self._n_working = 0
-        """Requests that are with a worker."""
-        self._lanes = Lanes()
         self._last_activity = time.monotonic()
         self._watchdog_s = lifecycle.watchdog_s()
         self._watched_s = 0.0
@@ -138,11 +110,13 @@ class Server:
             jobs = JobTable(self.config, registry, self.wake)
             pacer = Pacer(self.config, jobs)
             self.handlers = Handlers(self.config, registry, jobs, pacer, self.epoch, time.monotonic())
+            self._workers = Workers(self.config, self.handlers, self.wake)
             for name in self.config.preload:
                 self.handlers.registry.get(name)
             context = zmq.Context()
             router = context.socket(zmq.ROUTER)
             self._peers = Peers(router, self.config.outbox_max_bytes)
+            self._waiting = Waiting(self.handlers, self._workers, self._peers)
             for option, value in (
                 (zmq.ROUTER_MANDATORY, 1),
                 (zmq.LINGER, 1000),
@@ -170,9 +144,7 @@ class Server:
 
     def _close(self, router: zmq.Socket[bytes], context: zmq.Context[zmq.Socket[bytes]], path: Path) -> None:
         """Ends everything within a limit, also where a thread hangs in a disk."""
-        self._lanes.close()
-        for pool in (self._workers, self._large_workers, self._submitters):
-            pool.shutdown(wait=False, cancel_futures=True)
+        self._workers.close()
         self.handlers.jobs.suspend()
         closing = threading.Thread(target=self._close_files, name="tokend-close", daemon=True)
         closing.start()
@@ -214,25 +186,22 @@ class Server:
         """Sends what workers have finished, and what the journal has."""
         with contextlib.suppress(BlockingIOError):
             os.eventfd_read(self._wake)
-        while self._finished:
-            peer, op, request_id, n_bytes, reply = self._finished.popleft()
-            self._budget.give(n_bytes)
-            self._n_working -= 1
+        for peer, op, request_id, _, reply in self._workers.fetch():
             if peer in self._peers:
                 self._peers[peer].inflight -= 1
             self._peers.reply(peer, op, request_id, reply)
-        self._answer_waiters()
+        self._waiting.answer()
 
     def _more_soon(self, router: zmq.Socket[bytes]) -> bool:
         """Looks out for the next request for a moment before the thread goes to sleep: one that comes right
         after a reply would wait for it to wake up, which takes longer than its answer. Yields to whoever
         else wants the core.
         """
-        if self._n_working:
+        if self._workers.n_working:
             # A worker needs the core, and the interpreter.
             return False
         until = self._last_activity + _SPIN_S
-        while not self._finished and time.monotonic() < until:
+        while not self._workers.finished and time.monotonic() < until:
             if _events(router) & _POLLIN:
                 return True
             os.sched_yield()
@@ -240,7 +209,7 @@ class Server:
 
     def _tick(self, now: float) -> bool:
         """What has to be looked at every so often; True once the daemon is over."""
-        self._answer_waiters()
+        self._waiting.answer()
         jobs = self.handlers.jobs
         jobs.expire()
         if self._watchdog_s is not None and now - self._watched_s > self._watchdog_s / 3:
@@ -252,7 +221,7 @@ class Server:
         if idle is not None and now - self._last_activity > idle and jobs.is_idle():
             log.info("idle for %g s", idle)
             return True
-        self._peers.forget_silent(now, {waiter.peer for waiter in self._waiters})
+        self._peers.forget_silent(now, self._waiting.peers())
         self.handlers.n_clients = len(self._peers)
         return False
 
@@ -263,7 +232,7 @@ class Server:
             jobs.suspend()
         is_late = now >= stop_at + _SUSPEND_LIMIT_S
         if jobs.is_over() or is_late:
-            self._dismiss_waiters()
+            self._waiting.dismiss()
             return is_late or self._peers.have_all()
         return False
 
@@ -302,7 +271,7 @@ class Server:
             try:
                 self._request(identity, message, fd)
             except BaseException as error:
-                self._peers.reply(identity, message.op, message.request_id, _typed(error, message))
+                self._peers.reply(identity, message.op, message.request_id, typed(error, message))
 
     def _request(self, identity: bytes, message: Message, fd: int) -> None:
         if message.op not in _OPS:
@@ -325,13 +294,7 @@ class Server:
             self.stop(header.timeout_ms / 1000 if header.drain else 5.0, finish_queued=True)
             return
         if message.op == Op.JOB_WAIT:
-            wait = protocol.decode_header(message.header, protocol.JobWait)
-            deadline = time.monotonic() + min(wait.timeout_ms, 3_600_000) / 1000
-            job = self.handlers.jobs.get(wait.job_id)
-            # Without a body, which would be kept for as long as it waits.
-            waiter = _Waiter(identity, message._replace(body=[]), job, deadline)
-            if not self._answer(waiter, peer, time.monotonic()):
-                self._waiters.append(waiter)
+            self._waiting.add(identity, peer, message)
             return
         if message.op == Op.JOB_CANCEL:
             job, written = self.handlers.cancel(message)
@@ -339,66 +302,18 @@ class Server:
                 self._peers.reply(identity, message.op, message.request_id, job_reply(job))
             else:
                 peer.inflight += 1
-                self._n_working += 1
+                self._workers.expect()
                 written.add_done_callback(lambda written: self._cancelled(identity, message, job))
             return
         if message.op == Op.SUBMIT and self._stop_at is not None:
             raise stopping()
         if peer.inflight >= self.config.max_inflight:
             raise BusyError(f"{peer.inflight} requests of this client are waiting", retry_after_s=0.05)
-        self._hand_over(identity, peer, message, time.monotonic() + deadline_s(message))
-
-    def _hand_over(self, identity: bytes, peer: Peer, message: Message, deadline: float) -> None:
-        n_bytes = sum(len(frame) for frame in message.body)
-        name = self.handlers.unsettled(message)
-        self._budget.take(n_bytes)
+        self._workers.hand_over(identity, message, time.monotonic() + deadline_s(message))
         peer.inflight += 1
-        self._n_working += 1
-        if name is not None:
-            self._lanes.submit(name, partial(self._look, name, n_bytes, identity, message, deadline))
-            return
-        pool = self._workers_for(n_bytes) if message.op in TEXT_OPS else self._submitters
-        pool.submit(self._work, identity, message, deadline)
-
-    def _workers_for(self, n_bytes: int) -> ThreadPoolExecutor:
-        return self._large_workers if n_bytes > self.config.large_bytes else self._workers
 
     def _cancelled(self, identity: bytes, message: Message, job: Job) -> None:
-        self._finished.append((identity, message.op, message.request_id, 0, job_reply(job)))
-        self.wake()
-
-    def _look(self, name: str, n_bytes: int, identity: bytes, message: Message, deadline: float) -> None:
-        """Finds a request's tokenizer, in its lane; what is more than a moment's work goes on to a worker."""
-        try:
-            found = self.handlers.registry.get(name)
-        except BaseException as error:
-            self._finish(identity, message, n_bytes, _typed(error, message))
-            return
-        if n_bytes <= self.config.inline_bytes:
-            self._work(identity, message, deadline, found)
-        else:
-            self._workers_for(n_bytes).submit(self._work, identity, message, deadline, found)
-
-    def _work(self, identity: bytes, message: Message, deadline: float, found: Tokenizer | None = None) -> None:
-        n_bytes = sum(len(frame) for frame in message.body)
-        reply: Reply | TokendError
-        try:
-            if time.monotonic() > deadline:
-                raise DeadlineExceededError("the request waited longer than its deadline")
-            if message.op in TEXT_OPS:
-                # Before anything is made: what will be made has to have its place.
-                reply_bytes = self.handlers.reply_bytes(message, found)
-                self._budget.take(reply_bytes, n_bytes)
-                n_bytes += reply_bytes
-            reply = self.handlers.handle(message, found)
-        except BaseException as error:
-            reply = _typed(error, message)
-        self._finish(identity, message, n_bytes, reply)
-
-    def _finish(self, identity: bytes, message: Message, n_bytes: int, reply: Reply | TokendError) -> None:
-        """Has a reply sent, and what was taken for it given back."""
-        self._finished.append((identity, message.op, message.request_id, n_bytes, reply))
-        self.wake()
+        self._workers.finish(identity, message, 0, job_reply(job))
 
     def _hello(self, identity: bytes, message: Message, fd: int) -> Reply:
         hello = protocol.decode_header(message.header, protocol.Hello)
@@ -420,42 +335,6 @@ class Server:
         )
         return reply, []
 
-    def _answer_waiters(self) -> None:
-        now = time.monotonic()
-        left = []
-        for waiter in self._waiters:
-            peer = self._peers.get(waiter.peer)
-            if peer is not None and not self._answer(waiter, peer, now):
-                left.append(waiter)
-        self._waiters = left
-
-    def _answer(self, waiter: _Waiter, peer: Peer, now: float) -> bool:
-        """Answers one that waits for a job, if it is time to; True if so."""
-        job = waiter.job
-        if job.state == "done" and job.manifest is None:
-            # It is read from the disk.
-            peer.inflight += 1
-            self._n_working += 1
-            self._submitters.submit(self._work, waiter.peer, waiter.message, now + 3600.0)
-        elif job.state in TERMINAL_STATES or now >= waiter.deadline:
-            reply = self.handlers.result_reply(job)
-            self._peers.reply(waiter.peer, Op.JOB_WAIT, waiter.message.request_id, reply)
-        else:
-            return False
-        return True
-
-    def _dismiss_waiters(self) -> None:
-        """Tells those who wait for jobs that another daemon will finish."""
-        self._answer_waiters()
-        for waiter in self._waiters:
-            lives = ShuttingDownError(
-                f"the daemon is stopping; job {waiter.job.job_id} is kept, and goes on with the next one",
-                "wait for it again once a daemon runs (`tokend serve`)",
-                retry_after_s=0.2,
-            )
-            self._peers.reply(waiter.peer, Op.JOB_WAIT, waiter.message.request_id, lives)
-        self._waiters = []
-
 
 def _fd_of(frame: zmq.Frame) -> int:
     """The connection that a message came by; -1 if it is gone."""
@@ -463,14 +342,6 @@ def _fd_of(frame: zmq.Frame) -> int:
         return int(frame.get(_SRCFD))
     except (zmq.ZMQError, ValueError):
         return -1
-
-
-def _typed(error: BaseException, message: Message) -> TokendError:
-    """The error that a client is told; the log is told of what is no error of ours to tell."""
-    if isinstance(error, TokendError):
-        return error
-    log.error("operation %d", message.op, exc_info=error)
-    return InternalError(f"{type(error).__name__}: {error}")
 
 
 def serve(config: ServerConfig) -> int:
