@@ -259,11 +259,11 @@ impl<'a> Lines<'a> {
         }
         let (mut is_object, mut is_record) = (false, false);
         if let Ok(line) = std::str::from_utf8(line)
-            && let Ok(mut finder) = Finder::new(vec![self.field.clone()])
+            && let Ok(mut finder) = Finder::new(vec![self.field.clone()], Vec::new())
         {
             let line = line.trim_start_matches('\u{FEFF}');
             is_object = finder.read(line).is_ok();
-            is_record = is_object && finder.text(0, line, &mut Vec::new()).is_ok();
+            is_record = is_object && finder.text(line).is_ok();
         }
         self.n += 1;
         self.n_objects += usize::from(is_object);

@@ -1,136 +1,247 @@
 //! What is within the quotes of a JSON string: where it ends, and what its escapes stand for.
+//!
+//! Text has an escape each fifty bytes or so (newlines, quotes), so that what counts is what an escape costs:
+//! the way from one to the next is found 16 bytes at a time, and a text that is wanted is checked, unescaped and
+//! copied in one walk ([`decode`]); walking twice, to its end and then back to its escapes, took twice as long.
+//! What nobody wants is only checked ([`skip`]).
 
-use super::jsonl::Fault;
-
-/// The first quote, backslash or control character at or after `at`, or the end.
-#[inline]
-pub(super) fn next_special(bytes: &[u8], at: usize) -> usize {
-    #[cfg(target_arch = "x86_64")]
-    let at = match sixteen_at_a_time(bytes, at) {
-        Ok(found) => return found,
-        Err(at) => at,
-    };
-    eight_at_a_time(bytes, at)
+/// Where a string ends, and what it is if its text was wanted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Scanned {
+    /// Of its closing quote.
+    pub(super) end: usize,
+    pub(super) text: Text,
 }
 
-/// [`next_special`] in whole steps of 16 bytes: where it is, or how far there is none.
-#[cfg(target_arch = "x86_64")]
-#[inline]
-fn sixteen_at_a_time(bytes: &[u8], mut at: usize) -> Result<usize, usize> {
-    use std::arch::x86_64::{
-        _mm_cmpeq_epi8, _mm_loadu_si128, _mm_min_epu8, _mm_movemask_epi8, _mm_or_si128, _mm_set1_epi8,
-    };
-    while let Some(block) = bytes.get(at..at + 16) {
-        // SAFETY: these instructions are part of every x86-64; the load is of 16 bytes of `block`.
-        let hits = unsafe {
-            let block = _mm_loadu_si128(block.as_ptr().cast());
-            let quote = _mm_cmpeq_epi8(block, _mm_set1_epi8(b'"'.cast_signed()));
-            let backslash = _mm_cmpeq_epi8(block, _mm_set1_epi8(b'\\'.cast_signed()));
-            let control = _mm_cmpeq_epi8(_mm_min_epu8(block, _mm_set1_epi8(0x1F)), block);
-            _mm_movemask_epi8(_mm_or_si128(_mm_or_si128(quote, backslash), control))
+/// What a string's text is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Text {
+    /// What stands between the quotes: it has no escapes.
+    Plain,
+    /// It has escapes, and was not wanted.
+    Escaped,
+    /// It has escapes; so many bytes of the caller's buffer are what it stands for.
+    Decoded { n_bytes: usize },
+    /// It has a surrogate escape without its other half; where.
+    LoneSurrogate { at: usize },
+}
+
+/// Why what follows a quote is no string: what is wrong, and where.
+pub(super) type Broken = (&'static str, usize);
+
+/// Checks the string whose first byte behind the quote is at `at`.
+pub(super) fn skip(bytes: &[u8], mut at: usize) -> Result<Scanned, Broken> {
+    let mut text = Text::Plain;
+    loop {
+        at = next_special(bytes, at);
+        match bytes.get(at) {
+            Some(b'"') => return Ok(Scanned { end: at, text }),
+            Some(b'\\') => {
+                text = Text::Escaped;
+                at = match bytes.get(at + 1) {
+                    Some(&byte) if SIMPLE[usize::from(byte)] != 0 => at + 2,
+                    Some(b'u') => hex4(bytes, at + 2).map(|_| at + 6)?,
+                    _ => return Err(("unknown escape", at + 1)),
+                };
+            }
+            other => return Err((outside(other), at)),
+        }
+    }
+}
+
+/// Checks the string whose first byte behind the quote is at `at`, and puts the text that it stands for into `out`
+/// if that is not what stands there. What `out` has beyond that text is of no concern; it only ever grows.
+///
+/// Naive twin: [`skip`] and `serde_json`, in the tests of `jsonl`.
+pub(super) fn decode(bytes: &[u8], start: usize, out: &mut Vec<u8>) -> Result<Scanned, Broken> {
+    let mut at = next_special(bytes, start);
+    if bytes.get(at) == Some(&b'"') {
+        return Ok(Scanned { end: at, text: Text::Plain });
+    }
+    // No escape stands for more bytes than it has, and whole blocks are stored.
+    let room = bytes.len() - start + BLOCK;
+    if out.len() < room {
+        out.resize(room, 0);
+    }
+    out[..at - start].copy_from_slice(&bytes[start..at]);
+    let (mut to, mut lone) = (at - start, None);
+    loop {
+        // One escape is often behind another: `\n\n`, and all of a text that was written in ASCII.
+        while bytes.get(at) == Some(&b'\\') {
+            let byte = *bytes.get(at + 1).ok_or(("unknown escape", at + 1))?;
+            let simple = SIMPLE[usize::from(byte)];
+            if simple != 0 {
+                out[to] = simple;
+                (at, to) = (at + 2, to + 1);
+            } else if byte == b'u' {
+                let (character, n_bytes) = unicode(bytes, at)?;
+                if let Some(character) = character {
+                    to += character.encode_utf8(&mut out[to..to + 4]).len();
+                } else {
+                    lone = lone.or(Some(at));
+                }
+                at += n_bytes;
+            } else {
+                return Err(("unknown escape", at + 1));
+            }
+        }
+        let n = match bytes[at..].first_chunk::<BLOCK>() {
+            Some(block) => {
+                out[to..to + BLOCK].copy_from_slice(block);
+                first_special(block)
+            }
+            None => match bytes.get(at) {
+                Some(&byte) if !is_special(byte) => {
+                    out[to] = byte;
+                    1
+                }
+                _ => 0,
+            },
         };
-        if hits != 0 {
-            return Ok(at + hits.trailing_zeros() as usize);
+        (at, to) = (at + n, to + n);
+        if n == BLOCK {
+            continue;
         }
-        at += 16;
+        match bytes.get(at) {
+            Some(b'"') => {
+                let text = lone.map_or(Text::Decoded { n_bytes: to }, |at| Text::LoneSurrogate { at });
+                return Ok(Scanned { end: at, text });
+            }
+            Some(b'\\') => {}
+            Some(&byte) if !is_special(byte) => {}
+            other => return Err((outside(other), at)),
+        }
     }
-    Err(at)
 }
 
-const ONES: u64 = u64::MAX / 255;
-const HIGH: u64 = ONES << 7;
-
-/// The high bit of each byte that is zero; above the lowest of these there may be others.
-fn zeros(word: u64) -> u64 {
-    word.wrapping_sub(ONES) & !word & HIGH
+/// Why a byte, or the end, is none that a string has.
+fn outside(byte: Option<&u8>) -> &'static str {
+    if byte.is_some() { "unescaped control character in a string" } else { "unterminated string" }
 }
 
-/// [`next_special`] for any machine.
+/// The character of the escape at `at`, which begins with `\u`, and how many bytes it takes; `None` for a surrogate
+/// without its other half.
+fn unicode(bytes: &[u8], at: usize) -> Result<(Option<char>, usize), Broken> {
+    let first = hex4(bytes, at + 2)?;
+    if (0xD800..=0xDBFF).contains(&first) && bytes.get(at + 6..at + 8) == Some(b"\\u") {
+        // If it has no four digits, the walk comes to that.
+        if let Ok(second @ 0xDC00..=0xDFFF) = hex4(bytes, at + 8) {
+            let code = 0x10000 + ((first - 0xD800) << 10) + (second - 0xDC00);
+            return Ok((char::from_u32(code), 12));
+        }
+    }
+    Ok((char::from_u32(first), 6))
+}
+
+/// The number that four hexadecimal digits are.
+fn hex4(bytes: &[u8], at: usize) -> Result<u32, Broken> {
+    let digit = |byte: u8| u32::from(HEX[usize::from(byte)]);
+    if let Some(&[a, b, c, d]) = bytes.get(at..).and_then(<[u8]>::first_chunk::<4>) {
+        let [a, b, c, d] = [a, b, c, d].map(digit);
+        if (a | b | c | d) < 16 {
+            return Ok(a << 12 | b << 8 | c << 4 | d);
+        }
+    }
+    let n_digits = bytes.iter().skip(at).take_while(|byte| byte.is_ascii_hexdigit()).count();
+    Err(("four hexadecimal digits are expected", at + n_digits))
+}
+
+/// What the byte behind a backslash stands for; 0 if it is none, or `u`.
+const SIMPLE: [u8; 256] = {
+    let mut table = [0; 256];
+    let pairs = *b"\"\"\\\\//b\x08f\x0Cn\nr\rt\t";
+    let mut at = 0;
+    while at < pairs.len() {
+        table[pairs[at] as usize] = pairs[at + 1];
+        at += 2;
+    }
+    table
+};
+
+/// What a hexadecimal digit is worth; 255 for other bytes.
+const HEX: [u8; 256] = {
+    let mut table = [255; 256];
+    let mut value = 0;
+    while value < 16 {
+        table[b"0123456789abcdef"[value] as usize] = value as u8;
+        table[b"0123456789ABCDEF"[value] as usize] = value as u8;
+        value += 1;
+    }
+    table
+};
+
+const BLOCK: usize = 16;
+
+/// A quote, a backslash or a control character.
+fn is_special(byte: u8) -> bool {
+    matches!(byte, b'"' | b'\\' | 0..=0x1F)
+}
+
+/// The first special byte at or after `at`, or the end.
 #[inline]
-fn eight_at_a_time(bytes: &[u8], mut at: usize) -> usize {
-    while let Some(&eight) = bytes.get(at..).and_then(<[u8]>::first_chunk::<8>) {
-        let word = u64::from_le_bytes(eight);
-        // As for zero, below 0x20.
-        let control = word.wrapping_sub(ONES * 0x20) & !word & HIGH;
-        let hits = zeros(word ^ (ONES * u64::from(b'"'))) | zeros(word ^ (ONES * u64::from(b'\\'))) | control;
-        if hits != 0 {
-            return at + hits.trailing_zeros() as usize / 8;
+fn next_special(bytes: &[u8], mut at: usize) -> usize {
+    while let Some(block) = bytes[at..].first_chunk::<BLOCK>() {
+        let n = first_special(block);
+        at += n;
+        if n < BLOCK {
+            return at;
         }
-        at += 8;
     }
-    while at < bytes.len() && !matches!(bytes[at], b'"' | b'\\' | 0..=0x1F) {
+    while at < bytes.len() && !is_special(bytes[at]) {
         at += 1;
     }
     at
 }
 
-/// Puts the text that the checked escapes in `line[start..end]` stand for into `out`.
-///
-/// Bytes are copied eight at a time and behind the first backslash once more from there: text has an
-/// escape each fifty bytes or so, for which calls to find and to copy cost more than the bytes.
-pub(super) fn unescape(line: &str, start: usize, end: usize, out: &mut Vec<u8>) -> Result<(), Fault> {
-    let bytes = &line.as_bytes()[..end];
-    out.clear();
-    // An escape stands for no more bytes than it has.
-    out.resize(end - start + 8, 0);
-    let (mut at, mut to) = (start, 0);
-    while at < end {
-        let n = if let Some(eight) = bytes[at..].first_chunk::<8>() {
-            out[to..to + 8].copy_from_slice(eight);
-            let hits = zeros(u64::from_le_bytes(*eight) ^ (ONES * u64::from(b'\\')));
-            if hits == 0 { 8 } else { hits.trailing_zeros() as usize / 8 }
-        } else {
-            let n = bytes[at..].iter().position(|&byte| byte == b'\\').unwrap_or(end - at);
-            out[to..to + n].copy_from_slice(&bytes[at..at + n]);
-            n
-        };
-        (at, to) = (at + n, to + n);
-        if at == end || bytes[at] != b'\\' {
-            continue;
+/// How many bytes of a block stand before its first special one.
+#[cfg(target_arch = "x86_64")]
+#[inline]
+fn first_special(block: &[u8; BLOCK]) -> usize {
+    use std::arch::x86_64::{
+        _mm_cmpeq_epi8, _mm_loadu_si128, _mm_min_epu8, _mm_movemask_epi8, _mm_or_si128, _mm_set1_epi8,
+    };
+    // SAFETY: these instructions are part of every x86-64; the load is of the 16 bytes of `block`.
+    let hits = unsafe {
+        let block = _mm_loadu_si128(block.as_ptr().cast());
+        let quote = _mm_cmpeq_epi8(block, _mm_set1_epi8(b'"'.cast_signed()));
+        let backslash = _mm_cmpeq_epi8(block, _mm_set1_epi8(b'\\'.cast_signed()));
+        let control = _mm_cmpeq_epi8(_mm_min_epu8(block, _mm_set1_epi8(0x1F)), block);
+        _mm_movemask_epi8(_mm_or_si128(_mm_or_si128(quote, backslash), control))
+    };
+    (hits | 1 << BLOCK).trailing_zeros() as usize
+}
+
+/// How many bytes of a block stand before its first special one.
+#[cfg(not(target_arch = "x86_64"))]
+#[inline]
+fn first_special(block: &[u8; BLOCK]) -> usize {
+    swar::first_special(block)
+}
+
+/// The same for any machine, eight bytes to a number.
+#[cfg(any(test, not(target_arch = "x86_64")))]
+mod swar {
+    use super::BLOCK;
+
+    const ONES: u64 = u64::MAX / 255;
+    const HIGH: u64 = ONES << 7;
+
+    pub(super) fn first_special(block: &[u8; BLOCK]) -> usize {
+        let words =
+            [0, 8].map(|at| block[at..].first_chunk::<8>().map_or(0, |&eight| u64::from_le_bytes(eight)));
+        let hits = words.map(|word| {
+            // The high bit of each byte that is below 0x20; above the lowest of these there may be others.
+            let below = |word: u64, limit: u64| word.wrapping_sub(ONES * limit) & !word & HIGH;
+            below(word, 0x20)
+                | below(word ^ (ONES * u64::from(b'"')), 1)
+                | below(word ^ (ONES * u64::from(b'\\')), 1)
+        });
+        match hits {
+            [0, 0] => BLOCK,
+            [0, second] => 8 + second.trailing_zeros() as usize / 8,
+            [first, _] => first.trailing_zeros() as usize / 8,
         }
-        at += 2;
-        out[to] = match bytes[at - 1] {
-            b'n' => b'\n',
-            b't' => b'\t',
-            b'r' => b'\r',
-            b'b' => 8,
-            b'f' => 12,
-            b'u' => {
-                let (character, n) = unicode(bytes, at)?;
-                at += n;
-                to += character.encode_utf8(&mut out[to..]).len();
-                continue;
-            }
-            // A quote, a backslash or a slash.
-            byte => byte,
-        };
-        to += 1;
     }
-    out.truncate(to);
-    Ok(())
-}
-
-/// The character of the checked escape whose digits start at `at`, and how many bytes it takes from there.
-fn unicode(bytes: &[u8], at: usize) -> Result<(char, usize), Fault> {
-    let alone = Fault::LoneSurrogate { at: at - 2 };
-    let first = hex4(bytes, at);
-    if !(0xD800..=0xDBFF).contains(&first) {
-        return char::from_u32(first).map(|character| (character, 4)).ok_or(alone);
-    }
-    if at + 10 > bytes.len() || &bytes[at + 4..at + 6] != b"\\u" {
-        return Err(alone);
-    }
-    let second = hex4(bytes, at + 6);
-    if !(0xDC00..=0xDFFF).contains(&second) {
-        return Err(alone);
-    }
-    let code = 0x10000 + ((first - 0xD800) << 10) + (second - 0xDC00);
-    char::from_u32(code).map(|character| (character, 10)).ok_or(alone)
-}
-
-/// Four hexadecimal digits, which were checked.
-fn hex4(bytes: &[u8], at: usize) -> u32 {
-    bytes[at..at + 4].iter().fold(0, |code, &digit| code << 4 | char::from(digit).to_digit(16).unwrap_or(0))
 }
 
 #[cfg(test)]
@@ -144,11 +255,44 @@ mod tests {
                 for byte in 0..=255_u8 {
                     let mut bytes = vec![0xC3_u8; len];
                     bytes[at] = byte;
-                    let special = matches!(byte, b'"' | b'\\' | 0..=0x1F);
-                    let expected = if special { at } else { len };
+                    let expected = if is_special(byte) { at } else { len };
                     assert_eq!(next_special(&bytes, 0), expected, "{byte} at {at}");
-                    assert_eq!(eight_at_a_time(&bytes, 0), expected, "{byte} at {at}");
+                    if let Some(block) = bytes.first_chunk::<BLOCK>() {
+                        assert_eq!(swar::first_special(block), expected.min(BLOCK), "{byte} at {at}");
+                    }
                 }
+            }
+        }
+    }
+
+    #[test]
+    fn both_walks_agree_wherever_a_string_ends() {
+        let parts: [&[u8]; 12] = [
+            b"a",
+            b"0123456789abcde",
+            b"0123456789abcdef",
+            b"\\n",
+            b"\\u00e9",
+            b"\\ud83d\\ude00",
+            b"\\ud83d",
+            b"\\u12g",
+            b"\\x",
+            b"\x01",
+            "\u{7FFF}".as_bytes(),
+            b"\\",
+        ];
+        let mut out = Vec::new();
+        for mut number in 0..parts.len().pow(4) {
+            let mut bytes = Vec::new();
+            for _ in 0..4 {
+                bytes.extend_from_slice(parts[number % parts.len()]);
+                number /= parts.len();
+            }
+            for end in [&b""[..], b"\"", b"\", \"meta\": \"0123456789\"}"] {
+                let bytes = [&bytes, end].concat();
+                let skipped = skip(&bytes, 0).map(|scanned| scanned.end);
+                let decoded = decode(&bytes, 0, &mut out).map(|scanned| scanned.end);
+                assert_eq!(skipped, decoded, "{:?}", bytes.escape_ascii().to_string());
             }
         }
     }

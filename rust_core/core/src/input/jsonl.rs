@@ -1,12 +1,12 @@
 //! JSON Lines: one JSON object a line, of which one field is a document's text.
 //!
 //! ```text
-//! line ─► check the whole line's grammar, note where the wanted values lie ─► unescape those
+//! line ─► check the whole line's grammar, note where the wanted values lie, unescape the text on the way
 //! ```
 //!
-//! No tree is built. The scanner walks a line once, eight bytes at a time inside strings, and keeps
-//! of each wanted field only the range of its value; text without escapes is then used where it is,
-//! other text is unescaped into one buffer that the caller reuses. The grammar is RFC 8259, all of
+//! No tree is built. The scanner walks a line once, sixteen bytes at a time inside strings, and keeps
+//! of each wanted field only the range of its value; text without escapes is used where it is, other text is
+//! unescaped into one buffer while it is walked over. The grammar is RFC 8259, all of
 //! it: a line that breaks it anywhere is a bad document, also behind the wanted field.
 //!
 //! * Duplicate keys: the last one wins, at every level of a dotted path (a later `a` without `b`
@@ -15,7 +15,7 @@
 //! * Surrogate escapes must pair up in the values that are used; others are of no concern.
 //! * Objects and arrays nest at most [`MAX_DEPTH`] deep.
 
-use super::json_strings::{next_special, unescape};
+use super::json_strings::{self, Scanned, Text};
 use crate::error::{Error, Result};
 
 /// Deepest nesting of a line's objects and arrays.
@@ -87,10 +87,7 @@ pub enum Fault {
 /// What kind of value was found.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Kind {
-    /// `escaped`: it has backslashes.
-    String {
-        escaped: bool,
-    },
+    String(Text),
     Number,
     Bool,
     Null,
@@ -101,7 +98,7 @@ enum Kind {
 impl Kind {
     fn name(self) -> &'static str {
         match self {
-            Self::String { .. } => "a string",
+            Self::String(_) => "a string",
             Self::Number => "a number",
             Self::Bool => "a boolean",
             Self::Null => "null",
@@ -119,30 +116,38 @@ struct Value {
     kind: Kind,
 }
 
-/// Finds the values of a few fields in lines.
+/// Finds the values of a few fields in lines, the first of which is the text.
 pub struct Finder {
     fields: Vec<FieldPath>,
     found: Vec<Option<Value>>,
+    /// Where text with escapes is put.
+    unescaped: Vec<u8>,
 }
 
 impl Finder {
-    /// A finder of these fields, at most 32.
+    /// A finder of these fields, at least one and at most 32; `buffer` is room for text with escapes.
     ///
     /// # Errors
     /// [`Error::BadOption`] for more.
-    pub fn new(fields: Vec<FieldPath>) -> Result<Self> {
+    pub fn new(fields: Vec<FieldPath>, buffer: Vec<u8>) -> Result<Self> {
         if fields.len() > 32 {
             return Err(Error::BadOption { option: "field", what: "more than 32 fields".into() });
         }
-        Ok(Self { found: vec![None; fields.len()], fields })
+        Ok(Self { found: vec![None; fields.len()], fields, unescaped: buffer })
     }
 
-    /// Reads a line and notes where the fields' values lie.
+    /// The room that it was given.
+    #[must_use]
+    pub fn into_buffer(self) -> Vec<u8> {
+        self.unescaped
+    }
+
+    /// Reads a line, notes where the fields' values lie and keeps the text of the first.
     pub fn read(&mut self, line: &str) -> Result<(), Fault> {
         self.found.fill(None);
         let mask = u32::MAX.checked_shr(32 - self.fields.len() as u32).unwrap_or(0);
-        let mut scan =
-            Scan { bytes: line.as_bytes(), at: 0, fields: &self.fields, found: &mut self.found, text: line };
+        let (fields, found, unescaped) = (&*self.fields, &mut *self.found, &mut self.unescaped);
+        let mut scan = Scan { bytes: line.as_bytes(), at: 0, fields, found, unescaped };
         scan.space();
         if scan.peek() != Some(b'{') {
             // Whatever it is, it must be JSON to be called "not an object".
@@ -159,22 +164,22 @@ impl Finder {
     #[must_use]
     pub fn json<'a>(&self, index: usize, line: &'a str) -> Option<&'a str> {
         let Value { start, end, kind } = self.found[index]?;
-        Some(if matches!(kind, Kind::String { .. }) { &line[start - 1..=end] } else { &line[start..end] })
+        Some(if matches!(kind, Kind::String(_)) { &line[start - 1..=end] } else { &line[start..end] })
     }
 
-    /// The text of field number `index` in the line that was read last. Text with escapes is put into
-    /// `buffer`, whatever was there, and the answer is a view of that.
-    pub fn text<'a>(&self, index: usize, line: &'a str, buffer: &'a mut Vec<u8>) -> Result<&'a str, Fault> {
-        let field = || self.fields[index].name.clone();
-        let Some(value) = self.found[index] else { return Err(Fault::Missing { field: field() }) };
+    /// The text of the first field in the line that was read last.
+    pub fn text<'a>(&'a self, line: &'a str) -> Result<&'a str, Fault> {
+        let field = || self.fields[0].name.clone();
+        let Some(value) = self.found[0] else { return Err(Fault::Missing { field: field() }) };
         match value.kind {
-            Kind::String { escaped: false } => Ok(&line[value.start..value.end]),
-            Kind::String { escaped: true } => {
-                unescape(line, value.start, value.end, buffer)?;
+            Kind::String(Text::Decoded { n_bytes }) => {
                 // It is: whole characters were put in the place of ASCII.
-                simdutf8::basic::from_utf8(buffer)
+                simdutf8::basic::from_utf8(&self.unescaped[..n_bytes])
                     .map_err(|_| Fault::Syntax { what: "broken text", at: value.start })
             }
+            Kind::String(Text::LoneSurrogate { at }) => Err(Fault::LoneSurrogate { at }),
+            // The first field's escapes were decoded.
+            Kind::String(Text::Plain | Text::Escaped) => Ok(&line[value.start..value.end]),
             kind => Err(Fault::NotString { field: field(), found: kind.name() }),
         }
     }
@@ -182,10 +187,10 @@ impl Finder {
 
 struct Scan<'a> {
     bytes: &'a [u8],
-    text: &'a str,
     at: usize,
     fields: &'a [FieldPath],
     found: &'a mut [Option<Value>],
+    unescaped: &'a mut Vec<u8>,
 }
 
 impl Scan<'_> {
@@ -224,7 +229,7 @@ impl Scan<'_> {
             if self.peek() != Some(b'"') {
                 return self.fault("a key in quotes is expected");
             }
-            let key = self.string()?;
+            let key = self.string(false)?;
             let matched = if mask == 0 { 0 } else { self.matching(key, mask, level) };
             self.space();
             if self.peek() != Some(b':') {
@@ -263,14 +268,16 @@ impl Scan<'_> {
                 }
             }
         }
+        let here = matched & !deeper;
         let value = if deeper != 0 && self.peek() == Some(b'{') {
             let start = self.at;
             self.object(deeper, level + 1, depth + 1)?;
             Value { start, end: self.at, kind: Kind::Object }
+        } else if here & 1 != 0 && self.peek() == Some(b'"') {
+            self.string(true)?
         } else {
             self.value(level, depth)?
         };
-        let here = matched & !deeper;
         for (index, found) in self.found.iter_mut().enumerate() {
             if here & (1 << index) != 0 {
                 *found = Some(value);
@@ -281,16 +288,14 @@ impl Scan<'_> {
 
     /// Which fields of `mask` have this key at `level`.
     fn matching(&self, key: Value, mask: u32, level: usize) -> u32 {
-        let raw = &self.text[key.start..key.end];
         let mut unescaped = Vec::new();
-        let key = if key.kind == (Kind::String { escaped: true }) {
-            match unescape(self.text, key.start, key.end, &mut unescaped) {
-                Ok(()) => &*unescaped,
+        let key = match key.kind {
+            Kind::String(Text::Plain) => &self.bytes[key.start..key.end],
+            _ => match json_strings::decode(self.bytes, key.start, &mut unescaped) {
+                Ok(Scanned { text: Text::Decoded { n_bytes }, .. }) => &unescaped[..n_bytes],
                 // A key with a lone surrogate is no field's.
-                Err(_) => return 0,
-            }
-        } else {
-            raw.as_bytes()
+                _ => return 0,
+            },
         };
         let mut matched = 0;
         for (index, field) in self.fields.iter().enumerate() {
@@ -304,7 +309,7 @@ impl Scan<'_> {
     fn value(&mut self, level: usize, depth: usize) -> Result<Value, Fault> {
         let start = self.at;
         let kind = match self.peek() {
-            Some(b'"') => return self.string(),
+            Some(b'"') => return self.string(false),
             Some(b'{') => {
                 self.object(0, level, depth + 1)?;
                 Kind::Object
@@ -392,38 +397,22 @@ impl Scan<'_> {
         Ok(())
     }
 
-    /// A string, from its opening quote on.
-    fn string(&mut self) -> Result<Value, Fault> {
-        self.at += 1;
-        let start = self.at;
-        let mut escaped = false;
-        loop {
-            self.at = next_special(self.bytes, self.at);
-            match self.peek() {
-                Some(b'"') => {
-                    let value = Value { start, end: self.at, kind: Kind::String { escaped } };
-                    self.at += 1;
-                    return Ok(value);
-                }
-                Some(b'\\') => {
-                    escaped = true;
-                    self.at += 1;
-                    match self.peek() {
-                        Some(b'"' | b'\\' | b'/' | b'b' | b'f' | b'n' | b'r' | b't') => self.at += 1,
-                        Some(b'u') => {
-                            self.at += 1;
-                            for _ in 0..4 {
-                                if !self.peek().is_some_and(|byte| byte.is_ascii_hexdigit()) {
-                                    return self.fault("four hexadecimal digits are expected");
-                                }
-                                self.at += 1;
-                            }
-                        }
-                        _ => return self.fault("unknown escape"),
-                    }
-                }
-                Some(_) => return self.fault("unescaped control character in a string"),
-                None => return self.fault("unterminated string"),
+    /// A string, from its opening quote on; its text is unescaped if it `is_wanted`.
+    fn string(&mut self, is_wanted: bool) -> Result<Value, Fault> {
+        let start = self.at + 1;
+        let scanned = if is_wanted {
+            json_strings::decode(self.bytes, start, self.unescaped)
+        } else {
+            json_strings::skip(self.bytes, start)
+        };
+        match scanned {
+            Ok(Scanned { end, text }) => {
+                self.at = end + 1;
+                Ok(Value { start, end, kind: Kind::String(text) })
+            }
+            Err((what, at)) => {
+                self.at = at;
+                self.fault(what)
             }
         }
     }
@@ -435,10 +424,10 @@ mod tests {
     use proptest::prelude::*;
 
     fn text(field: &str, line: &str) -> Result<String, Fault> {
-        let mut finder = Finder::new(vec![FieldPath::parse(field).expect("a path")]).expect("one field");
+        let mut finder =
+            Finder::new(vec![FieldPath::parse(field).expect("a path")], Vec::new()).expect("one field");
         finder.read(line)?;
-        let mut buffer = Vec::new();
-        finder.text(0, line, &mut buffer).map(str::to_owned)
+        finder.text(line).map(str::to_owned)
     }
 
     /// The naive twin: a tree, and a walk down it.
@@ -505,7 +494,7 @@ mod tests {
     #[test]
     fn values_are_given_as_they_stand() {
         let fields = ["id", "a.b", "none"].map(|name| FieldPath::parse(name).expect("a path")).to_vec();
-        let mut finder = Finder::new(fields).expect("three fields");
+        let mut finder = Finder::new(fields, Vec::new()).expect("three fields");
         for (line, expected) in [
             (r#"{"id": "x\n" ,"a":{"b":[1, {"c":2}] }}"#, [Some(r#""x\n""#), Some(r#"[1, {"c":2}]"#), None]),
             (r#"{"id":-1.5e3,"a":null}"#, [Some("-1.5e3"), None, None]),

@@ -270,10 +270,8 @@ struct At {
 impl<L: Lane> Recorder<'_, '_, L> {
     /// Whole lines of JSON that start `offset` bytes into their content.
     pub(super) fn lines(&mut self, bytes: &[u8], offset: u64) -> Result<(), Stop> {
-        let text_field = self.options.text_field();
-        let mut finder =
-            Finder::new([text_field].into_iter().chain(self.options.id_field.clone()).collect())?;
-        let mut buffer = std::mem::take(&mut self.scratch);
+        let fields = [self.options.text_field()].into_iter().chain(self.options.id_field.clone()).collect();
+        let mut finder = Finder::new(fields, std::mem::take(&mut self.scratch))?;
         // One check for all lines, where they are as they should be.
         let all = simdutf8::basic::from_utf8(bytes).ok();
         let mut at = 0;
@@ -303,9 +301,10 @@ impl<L: Lane> Recorder<'_, '_, L> {
                     Err(error) => Err(invalid_utf8(error.valid_up_to(), "line")),
                 },
             };
-            let found = text.and_then(|line| {
-                let read = finder.read(line).and_then(|()| finder.text(0, line, &mut buffer));
-                read.map(|text| (line, text)).map_err(|fault| fault.to_string())
+            let read =
+                text.and_then(|line| finder.read(line).map(|()| line).map_err(|fault| fault.to_string()));
+            let found = read.and_then(|line| {
+                finder.text(line).map(|text| (line, text)).map_err(|fault| fault.to_string())
             });
             match found {
                 Ok((line, text)) => {
@@ -316,7 +315,7 @@ impl<L: Lane> Recorder<'_, '_, L> {
             }
             at = end + 1;
         }
-        self.scratch = buffer;
+        self.scratch = finder.into_buffer();
         Ok(())
     }
 
