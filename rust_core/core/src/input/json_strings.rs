@@ -85,21 +85,19 @@ pub(super) fn decode(bytes: &[u8], start: usize, out: &mut Vec<u8>) -> Result<Sc
                 return Err(("unknown escape", at + 1));
             }
         }
-        let n = match bytes[at..].first_chunk::<BLOCK>() {
-            Some(block) => {
-                out[to..to + BLOCK].copy_from_slice(block);
-                first_special(block)
+        if let Some(block) = bytes[at..].first_chunk::<BLOCK>() {
+            out[to..to + BLOCK].copy_from_slice(block);
+            let hits = special(block);
+            if hits == 0 {
+                // A branch, not a sum: the next block is loaded before it is known that this one has nothing.
+                (at, to) = (at + BLOCK, to + BLOCK);
+                continue;
             }
-            None => match bytes.get(at) {
-                Some(&byte) if !is_special(byte) => {
-                    out[to] = byte;
-                    1
-                }
-                _ => 0,
-            },
-        };
-        (at, to) = (at + n, to + n);
-        if n == BLOCK {
+            let n = hits.trailing_zeros() as usize;
+            (at, to) = (at + n, to + n);
+        } else if let Some(&byte) = bytes.get(at).filter(|&&byte| !is_special(byte)) {
+            out[to] = byte;
+            (at, to) = (at + 1, to + 1);
             continue;
         }
         match bytes.get(at) {
@@ -108,7 +106,6 @@ pub(super) fn decode(bytes: &[u8], start: usize, out: &mut Vec<u8>) -> Result<Sc
                 return Ok(Scanned { end: at, text });
             }
             Some(b'\\') => {}
-            Some(&byte) if !is_special(byte) => {}
             other => return Err((outside(other), at)),
         }
     }
@@ -181,11 +178,11 @@ fn is_special(byte: u8) -> bool {
 #[inline]
 fn next_special(bytes: &[u8], mut at: usize) -> usize {
     while let Some(block) = bytes[at..].first_chunk::<BLOCK>() {
-        let n = first_special(block);
-        at += n;
-        if n < BLOCK {
-            return at;
+        let hits = special(block);
+        if hits != 0 {
+            return at + hits.trailing_zeros() as usize;
         }
+        at += BLOCK;
     }
     while at < bytes.len() && !is_special(bytes[at]) {
         at += 1;
@@ -193,10 +190,10 @@ fn next_special(bytes: &[u8], mut at: usize) -> usize {
     at
 }
 
-/// How many bytes of a block stand before its first special one.
+/// Which bytes of a block are special, the first one's bit lowest.
 #[cfg(target_arch = "x86_64")]
 #[inline]
-fn first_special(block: &[u8; BLOCK]) -> usize {
+fn special(block: &[u8; BLOCK]) -> u32 {
     use std::arch::x86_64::{
         _mm_cmpeq_epi8, _mm_loadu_si128, _mm_min_epu8, _mm_movemask_epi8, _mm_or_si128, _mm_set1_epi8,
     };
@@ -208,40 +205,20 @@ fn first_special(block: &[u8; BLOCK]) -> usize {
         let control = _mm_cmpeq_epi8(_mm_min_epu8(block, _mm_set1_epi8(0x1F)), block);
         _mm_movemask_epi8(_mm_or_si128(_mm_or_si128(quote, backslash), control))
     };
-    (hits | 1 << BLOCK).trailing_zeros() as usize
+    hits.cast_unsigned()
 }
 
-/// How many bytes of a block stand before its first special one.
+/// Which bytes of a block are special, the first one's bit lowest.
 #[cfg(not(target_arch = "x86_64"))]
 #[inline]
-fn first_special(block: &[u8; BLOCK]) -> usize {
-    swar::first_special(block)
+fn special(block: &[u8; BLOCK]) -> u32 {
+    special_anywhere(block)
 }
 
-/// The same for any machine, eight bytes to a number.
+/// [`special`] for any machine; the compiler makes of it what the machine has.
 #[cfg(any(test, not(target_arch = "x86_64")))]
-mod swar {
-    use super::BLOCK;
-
-    const ONES: u64 = u64::MAX / 255;
-    const HIGH: u64 = ONES << 7;
-
-    pub(super) fn first_special(block: &[u8; BLOCK]) -> usize {
-        let words =
-            [0, 8].map(|at| block[at..].first_chunk::<8>().map_or(0, |&eight| u64::from_le_bytes(eight)));
-        let hits = words.map(|word| {
-            // The high bit of each byte that is below 0x20; above the lowest of these there may be others.
-            let below = |word: u64, limit: u64| word.wrapping_sub(ONES * limit) & !word & HIGH;
-            below(word, 0x20)
-                | below(word ^ (ONES * u64::from(b'"')), 1)
-                | below(word ^ (ONES * u64::from(b'\\')), 1)
-        });
-        match hits {
-            [0, 0] => BLOCK,
-            [0, second] => 8 + second.trailing_zeros() as usize / 8,
-            [first, _] => first.trailing_zeros() as usize / 8,
-        }
-    }
+fn special_anywhere(block: &[u8; BLOCK]) -> u32 {
+    block.iter().rev().fold(0, |hits, &byte| hits << 1 | u32::from(is_special(byte)))
 }
 
 #[cfg(test)]
@@ -258,7 +235,7 @@ mod tests {
                     let expected = if is_special(byte) { at } else { len };
                     assert_eq!(next_special(&bytes, 0), expected, "{byte} at {at}");
                     if let Some(block) = bytes.first_chunk::<BLOCK>() {
-                        assert_eq!(swar::first_special(block), expected.min(BLOCK), "{byte} at {at}");
+                        assert_eq!(special(block), special_anywhere(block), "{byte} at {at}");
                     }
                 }
             }
