@@ -16,10 +16,19 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 
 from .errors import BadRequestError, IoError, NotFoundError
+from .sidecars import ALL, MANIFEST
+
+STDIN = "-"
+"""What manifests, lists and errors call the input that came through stdin; the job reads it from a file."""
 
 
 class Files(list[str]):
     """What `expand` gave: it is not looked at again."""
+
+
+def names_of(files: Sequence[str], stdin: str | None) -> list[str]:
+    """What inputs are called, of which `stdin` is the file with what came through stdin, if any did."""
+    return list(files) if stdin is None else [STDIN if path == stdin else path for path in files]
 
 
 def expand(
@@ -149,10 +158,9 @@ def _goes_round(folder: str, known: dict[str, bool]) -> bool:
 
 
 _MADE = (
-    r"(_train|_val)?\.(ends|docs|ids|skipped\.jsonl|tokend\.json|bin|idx"
-    r"|(nanogpt|llmc|megatron|datatrove|olmo|litdata|mds)([._/].*)?)"
+    r"(_train|_val)?\.(tokend\.json|bin|idx|(nanogpt|llmc|megatron|datatrove|olmo|litdata|mds)(_train|_val)?([._/].*)?)"
 )
-"""What tokend calls what it makes beside an output, behind its name."""
+"""What else than sidecars tokend makes beside an output, behind its name."""
 
 
 def _is_of(path: str, outputs: tuple[str, ...]) -> bool:
@@ -164,8 +172,9 @@ def _is_of(path: str, outputs: tuple[str, ...]) -> bool:
     return any(
         path == output
         or path.startswith(f"{output}/")
+        or (path.startswith(output) and path[len(output) :] in ALL - {MANIFEST})
         or (path.startswith(output) and re.fullmatch(_MADE, path[len(output) :]) is not None)
-        or (path == f"{output}.json" and _is_manifest(path))
+        or (path == f"{output}{MANIFEST}" and _is_manifest(path))
         for output in outputs
     )
 

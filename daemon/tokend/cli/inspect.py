@@ -16,8 +16,8 @@ from ..foreign import TOKEN_FORMATS
 from ..notes import is_native, read_note
 from ..token_source import UNKNOWN
 from ..tokenizer import Tokenizer
-from .encode import account
 from .output import plural, size
+from .report import account
 from .verify import told
 
 _HEAD_TOKENS = 40

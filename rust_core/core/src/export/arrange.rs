@@ -54,6 +54,8 @@ pub struct ExportSpec {
     /// A set in another format that was just made of the same input: where its ids lie as in this one,
     /// its files are taken.
     pub sibling: Option<(PathBuf, Kind)>,
+    /// Names of files that will be put beside the set, for its note.
+    pub beside: Vec<String>,
 }
 
 impl ExportSpec {
@@ -75,6 +77,7 @@ impl ExportSpec {
             shuffle: false,
             force: false,
             sibling: None,
+            beside: Vec::new(),
         }
     }
 
@@ -106,6 +109,9 @@ pub struct Exported {
     pub sources: Value,
     pub arrangement: Value,
     pub files: Vec<FileInfo>,
+    /// Files beside the set that go with it, as far as whoever made it puts some there.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub beside: Vec<String>,
     pub tokend_version: String,
 }
 
@@ -199,25 +205,33 @@ pub fn export(spec: &ExportSpec, control: &Control) -> Result<Exported> {
         sources: set.manifest["sources"].clone(),
         arrangement: with_limits(arrangement, spec, n_tokens),
         files: staging.files(),
+        beside: spec.beside.clone(),
         tokend_version: env!("CARGO_PKG_VERSION").to_owned(),
     };
     publish(spec, &staging, &name, &exported)?;
     Ok(exported)
 }
 
-/// For each document of a finished set, in its order, whether a split puts it on the side of validation.
+/// For the documents of a finished set that are in `range`, in its order, whether a split puts each on the side of
+/// validation.
 ///
 /// # Errors
 /// What opening and reading the set fails with, and [`Error::Cancelled`].
-pub fn sides(input: &Path, val_fraction: f64, seed: u64, control: &Control) -> Result<Vec<bool>> {
+pub fn sides(
+    input: &Path,
+    val_fraction: f64,
+    seed: u64,
+    range: Range<u64>,
+    control: &Control,
+) -> Result<Vec<bool>> {
     let mut set = NativeSet::open(input)?;
     let threshold = threshold(val_fraction);
-    let n_documents = set.n_documents;
+    let range = range.start..range.end.min(set.n_documents);
     let mut side = |document| {
         let own = own_ids(&mut set, document, document)?;
         is_val(&mut set, own, threshold, seed, control)
     };
-    (0..n_documents).map(&mut side).collect()
+    range.map(&mut side).collect()
 }
 
 /// The hashes below it are those of validation.
@@ -436,16 +450,47 @@ impl Shuffle {
         }
     }
 
+    /// The position of a document below `n`: the reverse of [`Shuffle::at`].
+    #[must_use]
+    pub fn position_of(&self, document: u64) -> u64 {
+        let mut value = document;
+        loop {
+            value = self.way_back(value);
+            if value < self.n {
+                return value;
+            }
+        }
+    }
+
     fn round_trip(&self, value: u64) -> u64 {
-        let mask = (1_u64 << self.half_bits) - 1;
-        let (mut left, mut right) = (value >> self.half_bits, value & mask);
+        let (mut left, mut right) = self.halves(value);
         for round in 0..Self::ROUNDS {
-            let mut key = [0; 16];
-            key[..8].copy_from_slice(&right.to_le_bytes());
-            key[8..].copy_from_slice(&round.to_le_bytes());
-            (left, right) = (right, left ^ (xxh3_64_with_seed(&key, self.seed) & mask));
+            (left, right) = (right, left ^ self.scrambled(right, round));
         }
         left << self.half_bits | right
+    }
+
+    fn way_back(&self, value: u64) -> u64 {
+        let (mut left, mut right) = self.halves(value);
+        for round in (0..Self::ROUNDS).rev() {
+            (left, right) = (right ^ self.scrambled(left, round), left);
+        }
+        left << self.half_bits | right
+    }
+
+    fn mask(&self) -> u64 {
+        (1 << self.half_bits) - 1
+    }
+
+    fn halves(&self, value: u64) -> (u64, u64) {
+        (value >> self.half_bits, value & self.mask())
+    }
+
+    fn scrambled(&self, half: u64, round: u64) -> u64 {
+        let mut key = [0; 16];
+        key[..8].copy_from_slice(&half.to_le_bytes());
+        key[8..].copy_from_slice(&round.to_le_bytes());
+        xxh3_64_with_seed(&key, self.seed) & self.mask()
     }
 }
 
@@ -480,6 +525,8 @@ mod tests {
         for n in (0..70).chain([1000, 4096, 4097]) {
             let mut seen = order(n, 7);
             assert_eq!(seen, order(n, 7));
+            let shuffle = Shuffle::new(n, 7);
+            assert!(seen.iter().map(|&document| shuffle.position_of(document)).eq(0..n));
             seen.sort_unstable();
             assert!(seen.into_iter().eq(0..n));
         }

@@ -18,6 +18,7 @@
 //! there, with or without `force`, goes on with the removal.
 
 use std::ffi::{OsStr, OsString};
+use std::io::BufReader;
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -106,7 +107,7 @@ fn checkpoint_name(key: &str) -> OsString {
 /// Checks an output before any work: what is there, and whether an input lies in it.
 pub(crate) fn check(spec: &JobSpec, sources: &[Source]) -> Result<()> {
     for source in sources {
-        if source.path == spec.output || source.path.starts_with(&spec.output) {
+        if source.file().starts_with(&spec.output) {
             return Err(Error::OutputIsInput { path: spec.output.clone() });
         }
     }
@@ -180,22 +181,32 @@ pub(crate) fn discard(spec: &JobSpec) -> Result<bool> {
     }
     let folder = Folder::open(&spec.roots, &spec.output)?;
     folder.lock()?;
-    retire(&folder)?;
     let (parent, name) = Folder::of(&spec.roots, &spec.output)?;
+    retire(&folder, &parent, &name)?;
     parent.remove(&partial(&suffixed(&name, SKIPPED), key))?;
     parent.remove_directory(&name)?;
     parent.sync()?;
     Ok(true)
 }
 
-/// Removes a stream's files, the manifest first: without it the rest is nothing.
-fn retire(folder: &Folder) -> Result<()> {
+/// Removes the files of the stream `name`, the manifest first: without it the rest is nothing. The list beside it goes
+/// if the manifest, which is kept under another name until all is gone, says that it is the stream's.
+fn retire(folder: &Folder, parent: &Folder, name: &OsStr) -> Result<()> {
     if folder.stat(OsStr::new(MANIFEST))?.is_some() {
         folder.rename(OsStr::new(MANIFEST), OsStr::new(RETIRED), true)?;
         folder.sync()?;
     }
     for name in folder.names()?.iter().filter(|name| is_own(name) && **name != RETIRED) {
         folder.remove(name)?;
+    }
+    if let Some(file) = folder.reopen(OsStr::new(RETIRED))? {
+        let list = suffixed(name, SKIPPED);
+        let retired: Option<StreamManifest> = serde_json::from_reader(BufReader::new(file)).ok();
+        let has_list =
+            retired.and_then(|retired| retired.skipped).is_some_and(|skipped| *skipped.file == *list);
+        if has_list && parent.remove(&list)? {
+            parent.sync()?;
+        }
     }
     folder.remove(OsStr::new(RETIRED))?;
     Ok(())
@@ -258,8 +269,8 @@ pub(crate) fn begin<'a>(target: &'a Target<'a>, control: &'a Control) -> Result<
         {
             return take_up(target, &folder, key, *manifest, control);
         }
-        There::Stream(_) if spec.force => retire(&folder)?,
-        There::Remains => retire(&folder)?,
+        There::Stream(_) if spec.force => retire(&folder, &parent, &name)?,
+        There::Remains => retire(&folder, &parent, &name)?,
         There::Nothing | There::Empty => {}
         There::Stream(_) => return Err(Error::OutputExists { path: spec.output.clone() }),
         There::Other => return Err(Error::ForeignOutput { path: spec.output.clone() }),
@@ -279,7 +290,7 @@ pub(crate) fn begin<'a>(target: &'a Target<'a>, control: &'a Control) -> Result<
         Ok((part, manifest, fresh))
     };
     let (part, manifest, fresh) = begin().inspect_err(|_| {
-        let _ = retire(&folder).and_then(|()| parent.remove_directory(&name));
+        let _ = retire(&folder, &parent, &name).and_then(|()| parent.remove_directory(&name));
     })?;
     let Resumed { log, progress, order, texts } = fresh;
     let sink = Box::new(Growing::new(target, control, &folder, key, order, part, manifest));
@@ -409,8 +420,6 @@ impl<'a> Growing<'a> {
         let (parent, name) = Folder::of(&self.target.spec.roots, &self.target.spec.output)?;
         let name = suffixed(&name, SKIPPED);
         if progress.n_skipped() == 0 {
-            // One that a stream had which this one replaces.
-            parent.remove(&name)?;
             return Ok(None);
         }
         let temporary = partial(&name, self.key);
