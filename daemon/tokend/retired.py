@@ -1,7 +1,8 @@
 """What stood beside a trainer's set that is replaced, and does not stand beside the new one.
 
 A set's note lists the files that go with it and lie beside it (`OUT.docs`, `OUT.ids` ...: `sidecars.OF_FORMAT`), as
-`beside`. The new set is published first: until its note takes the old one's place, the old set is whole. Then what only
+`beside`. Of Megatron, whose sets are no directories, all files lie there (`OUT_train.bin` of one that is not split
+now). The new set is published first: until its note takes the old one's place, the old set is whole. Then what only
 the old note lists is removed. A kill in between would leave files of which no note tells, so their names are written
 down before:
 
@@ -27,6 +28,8 @@ from . import _core, publish
 from .made import read_note
 
 PURPOSE = "tokend-retired"
+SPLITS = ("", "_train", "_val")
+"""Behind the prefix of a Megatron set."""
 
 
 @contextmanager
@@ -34,8 +37,8 @@ def replacing(output: str, format: str, beside: list[str]) -> Iterator[None]:
     """A set is made at `output`, beside which these files will stand."""
     finish(output)
     old = _listed(read_note(output, format))
-    if stale := [name for name in old if name not in beside and _is_of(name, output, format)]:
-        _write(output, {"format": format, "files": stale})
+    if was := [name for name in old if name not in beside and _is_of(name, output, format)]:
+        _write(output, {"format": format, "files": was})
     try:
         yield
     finally:
@@ -69,8 +72,14 @@ def finish(output: str) -> None:
 
 
 def _listed(note: dict[str, Any] | None) -> list[str]:
-    found = (note or {}).get("beside", [])
-    return [name for name in found if isinstance(name, str)] if isinstance(found, list) else []
+    """What a note names that lies where the set does."""
+    if note is None:
+        return []
+    try:
+        own = [file["file"] for file in note["files"]] if note["kind"] == "megatron" else []
+        return [str(name) for name in (*own, *note.get("beside", ()))]
+    except (KeyError, TypeError):
+        return []
 
 
 def _listed_by_others(output: str, format: str) -> set[str]:
@@ -83,6 +92,8 @@ def _listed_by_others(output: str, format: str) -> set[str]:
 def _is_of(name: str, output: str, format: str) -> bool:
     """Whether it is called as a file beside this set is; a note may say anything."""
     base = os.path.basename(output)
+    if format == "megatron" and name in (f"{base}{split}{end}" for split in SPLITS for end in (".bin", ".idx")):
+        return True
     return any(name == f"{stem}{suffix}" for stem in (base, base.removesuffix(f".{format}")) for suffix in OF_FORMAT)
 
 

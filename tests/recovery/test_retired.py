@@ -65,6 +65,18 @@ def test_a_trainers_set_that_is_replaced_takes_its_files_along(source: Path, tmp
     assert "beside" not in json.loads((tmp_path / "o/tokend.json").read_text())
 
 
+def test_a_megatron_set_is_its_files(source: Path, tmp_path: Path) -> None:
+    made = ["--format", "megatron", "--force"]
+    note, whole = {"o.tokend.json", "o.docs"}, {"o.bin", "o.idx"}
+    sides = {f"o_{side}.{end}" for side in ("train", "val") for end in ("bin", "idx")}
+    (tmp_path / "o_test.bin").write_text("somebody's")
+    for options, data in ((["--bad-documents", "skip", *SPLIT], sides), (["--bad-documents", "skip"], whole)) * 2:
+        assert encode(source, tmp_path / "o", *made, *options) == 0
+        lists = {"o.skipped.jsonl", "o.sides"} if data == sides else {"o.skipped.jsonl"}
+        assert files(tmp_path) == note | data | lists | {"o_test.bin"}
+        assert main(["verify", str(tmp_path / ("o" if data == whole else "o_val"))]) == 0
+
+
 def test_what_is_somebodys_is_not_replaced(source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for name in ("o.ids", "o.train.ids", "o.sides", "o.skipped.jsonl", "o.docs"):
         (tmp_path / name).write_text("somebody's")

@@ -25,7 +25,7 @@ from ..made import NATIVE, read_made
 from ..rewrite import Meter, rewrite
 from ..token_source import TokenSource, open_source
 from .follow import connected, follow_own
-from .output import duration, plural, size, watched
+from .output import duration, plural, short, size, watched
 from .report import skipped
 from .verify import told
 
@@ -244,7 +244,7 @@ def _local(source: str, place: str, name: str, layout: dict[str, Any], *, force:
 
 def say(made: dict[str, Any], place: str, seconds: float) -> None:
     """One line of what a conversion made."""
-    what = f"{plural(made['n_tokens'], 'token')}, {plural(made['n_documents'], 'document')}"
+    what, place = f"{plural(made['n_tokens'], 'token')}, {plural(made['n_documents'], 'document')}", short(place)
     kind = made.get("kind") or str(made["format"]).removeprefix("tokend-")
     if made.get("up_to_date"):
         print(f"{place} ({kind}) is up to date: {what}", file=sys.stderr)

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable
 from functools import cache
 from importlib import import_module
-from typing import Any
+from typing import Any, NoReturn
 
 from .. import __version__
 
@@ -35,9 +35,17 @@ def _width() -> int:
     return (columns if columns > 0 else 80) - 2
 
 
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong as every other error is said, not after a page of usage."""
+
+    def error(self, message: str) -> NoReturn:
+        """Ends the process."""
+        self.exit(2, f"tokend: error: {message}\nhint: {self.prog} --help\n")
+
+
 def build_parser(first: str | None = None) -> argparse.ArgumentParser:
     """The command line: all of it, or if `first` is a command no more than that, which takes a fifth of the time."""
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="tokend",
         description="Exact BPE tokens for training, from one daemon per machine.",
         formatter_class=_Formatter,

@@ -7,7 +7,7 @@ import os
 import sys
 from typing import Any
 
-from .output import duration, plural, size
+from .output import duration, plural, short, size
 
 
 def report(manifest: dict[str, Any], output: str, seconds: float, as_json: bool) -> None:
@@ -20,10 +20,11 @@ def report(manifest: dict[str, Any], output: str, seconds: float, as_json: bool)
 
         say(manifest, output, seconds)
         return
-    n_bytes = sum(source["size_bytes"] for source in manifest["sources"])
+    n_bytes, output = sum(source["size_bytes"] for source in manifest["sources"]), short(output)
     what = f"{plural(manifest['n_tokens'], 'token')}, {plural(manifest['n_documents'], 'document')}"
     if manifest["up_to_date"]:
         print(f"{output} is up to date: {what}", file=sys.stderr)
+        _say_left_out(manifest, output)
         return
     if "reused" in manifest:
         print(f"{output}: {what}, shared with {manifest['reused']}: the same inputs, verified", file=sys.stderr)
@@ -33,8 +34,11 @@ def report(manifest: dict[str, Any], output: str, seconds: float, as_json: bool)
     new = manifest.get("encoded_bytes")
     of_that = f" ({size(new)} of that new and encoded)" if new is not None else rate
     print(f"{output}: {what} from {size(n_bytes)} in {duration(seconds)}{of_that}", file=sys.stderr)
-    left_out = skipped(manifest)
-    if left_out:
+    _say_left_out(manifest, output)
+
+
+def _say_left_out(manifest: dict[str, Any], output: str) -> None:
+    if left_out := skipped(manifest):
         listed = os.path.join(os.path.dirname(output), manifest["skipped"]["file"])
         print(f"left out: {left_out}; listed in {listed}", file=sys.stderr)
 
