@@ -26,7 +26,7 @@ import os
 import struct
 import tempfile
 from collections.abc import Iterator, Sequence
-from itertools import islice
+from itertools import compress, islice, repeat
 from pathlib import Path
 from typing import IO, Any
 
@@ -37,7 +37,6 @@ from . import _core, publish, reuse
 from .sources import is_of_records
 
 _HEAD_BYTES = 16
-_NUMBER = struct.Struct("<Q")
 _BUCKET_BYTES = 64 << 20
 """Of a bucket that is being sorted, in memory, about."""
 _LINE_BYTES = 150
@@ -74,17 +73,22 @@ def keep(
     if not val_fraction and not is_shuffled:
         share_beside(f"{made}.ids", output, ".ids")
         return
-    ids = Path(f"{made}.ids")
-    lines = _Lines(ids, manifest["sources"], n_documents)
-    ordered = _shuffled(lines, seed, os.path.dirname(output) or ".") if is_shuffled else enumerate(lines)
+    lines = _Lines(Path(f"{made}.ids"), manifest["sources"], n_documents)
+    ordered = _shuffled(lines, seed, os.path.dirname(output) or ".") if is_shuffled else lines.blocks()
+    names = [suffix for suffix in suffixes(manifest, val_fraction=val_fraction) if suffix != ".sides"]
     with contextlib.ExitStack() as files:
-        targets = [
-            files.enter_context(_file(output, suffix))
-            for suffix in suffixes(manifest, val_fraction=val_fraction)
-            if suffix != ".sides"
-        ]
-        for document, line in ordered:
-            targets[0 if sides is None else int(sides[document])].write(line)
+        targets = [files.enter_context(_file(output, suffix)) for suffix in names]
+        for documents, block in ordered:
+            if sides is None:
+                targets[0].write(b"".join(block))
+                continue
+            is_val = sides[documents]
+            for target, chosen in zip(targets, (~is_val, is_val), strict=True):
+                target.write(b"".join(compress(block, chosen.tolist())))
+
+
+_Block = tuple[NDArray[np.int64], list[bytes]]
+"""Documents, and the line of each."""
 
 
 class _Lines:
@@ -94,16 +98,21 @@ class _Lines:
         self._ids, self._sources, self.n_documents = ids, sources, n_documents
         self.n_bytes = ids.stat().st_size + n_documents * _LINE_BYTES
 
-    def __iter__(self) -> Iterator[bytes]:
+    def blocks(self) -> Iterator[_Block]:
+        left, start = self._each(), 0
+        while block := list(islice(left, _BLOCK)):
+            yield np.arange(start, start + len(block)), block
+            start += len(block)
+
+    def _each(self) -> Iterator[bytes]:
         with self._ids.open("rb") as lines:
             for source in self._sources:
-                has_ids = is_of_records(source)
-                for _ in range(source["n_documents"]):
-                    yield next(lines) if has_ids else b"null\n"
+                n_documents = source["n_documents"]
+                yield from islice(lines, n_documents) if is_of_records(source) else repeat(b"null\n", n_documents)
 
 
-def _shuffled(lines: _Lines, seed: int, folder: str) -> Iterator[tuple[int, bytes]]:
-    """The documents in the order of a shuffle, with their lines."""
+def _shuffled(lines: _Lines, seed: int, folder: str) -> Iterator[_Block]:
+    """The documents in the order of a shuffle, a bucket at a time."""
     n_buckets = max(1, -(-lines.n_bytes // _BUCKET_BYTES))
     per_bucket = max(1, -(-lines.n_documents // n_buckets))
     n_buckets = -(-lines.n_documents // per_bucket)
@@ -115,30 +124,44 @@ def _shuffled(lines: _Lines, seed: int, folder: str) -> Iterator[tuple[int, byte
             ]
             _distribute(lines, seed, buckets, first * per_bucket, per_bucket)
             for bucket in buckets:
-                yield from _sorted(bucket)
+                yield _sorted(bucket)
                 # Its bytes are not needed any more.
                 bucket.close()
 
 
 def _distribute(lines: _Lines, seed: int, buckets: Sequence[IO[bytes]], begin: int, per_bucket: int) -> None:
-    """Puts each line whose place lies in one of the buckets there; the first one begins with place `begin`."""
-    start, left = 0, iter(lines)
-    while block := list(islice(left, _BLOCK)):
+    """Puts each line whose place lies in one of the buckets there; the first one begins with place `begin`.
+
+    A bucket holds for each block that had lines for it, all int64: how many they are (n) and their bytes, n places, n
+    documents; then the lines.
+    """
+    for documents, block in lines.blocks():
+        start = int(documents[0])
         places = _core.shuffled_to(lines.n_documents, seed, start, start + len(block)).astype(np.int64) - begin
-        for document, place, line in zip(range(start, start + len(block)), places.tolist(), block, strict=True):
-            if 0 <= place < per_bucket * len(buckets):
-                buckets[place // per_bucket].write(_NUMBER.pack(place) + _NUMBER.pack(document) + line)
-        start += len(block)
+        goes_to = places // per_bucket
+        order = np.argsort(goes_to, kind="stable")
+        ends = np.searchsorted(goes_to[order], np.arange(len(buckets) + 1))
+        for bucket, first, end in zip(buckets, ends[:-1].tolist(), ends[1:].tolist(), strict=True):
+            chosen = order[first:end]
+            text = b"".join([block[number] for number in chosen.tolist()])
+            if text:
+                bucket.write(np.array([len(chosen), len(text)], np.int64).tobytes())
+                bucket.write(places[chosen].tobytes() + documents[chosen].tobytes())
+                bucket.write(text)
 
 
-def _sorted(bucket: IO[bytes]) -> Iterator[tuple[int, bytes]]:
+def _sorted(bucket: IO[bytes]) -> _Block:
     bucket.seek(0)
-    found = []
-    while numbers := bucket.read(2 * _NUMBER.size):
-        found.append((numbers, bucket.readline()))
-    found.sort(key=lambda one: _NUMBER.unpack_from(one[0]))
-    for numbers, line in found:
-        yield _NUMBER.unpack_from(numbers, _NUMBER.size)[0], line
+    found: list[NDArray[np.int64]] = []
+    lines: list[bytes] = []
+    while head := bucket.read(16):
+        n_lines, n_bytes = np.frombuffer(head, np.int64).tolist()
+        found.append(np.frombuffer(bucket.read(16 * n_lines), np.int64).reshape(2, n_lines))
+        # Every one ends with its newline.
+        lines += [line + b"\n" for line in bucket.read(n_bytes).split(b"\n")[:-1]]
+    places, documents = np.concatenate([np.empty((2, 0), np.int64), *found], axis=1)
+    order = np.argsort(places)
+    return documents[order], [lines[number] for number in order.tolist()]
 
 
 def share_beside(source: str, output: str, suffix: str) -> None:

@@ -276,10 +276,10 @@ impl<'a> BinSink<'a> {
     fn rename_all(&self, there: &[usize], retired: &[u64]) -> Result<()> {
         let Names { finals, partials, .. } = &self.names;
         let force = self.target.spec.force;
-        if force && self.folder.remove(&finals[MANIFEST])? {
-            self.folder.sync()?;
-        }
         let result = (|| {
+            if force && self.folder.remove(&finals[MANIFEST])? {
+                self.folder.sync()?;
+            }
             for at in 0..MANIFEST {
                 if there.contains(&at) {
                     self.folder.rename(&partials[at], &finals[at], force)?;
