@@ -139,6 +139,7 @@ class Client:
         known_texts: list[str] | None = None,
         exports: Mapping[str, str | os.PathLike[str]] | None = None,
         layout: Mapping[str, Any] | None = None,
+        stdin: str | os.PathLike[str] | None = None,
         key: str | None = None,
         deadline: float | None = None,
         timeout: float | None = None,
@@ -170,6 +171,9 @@ class Client:
         arguments of `convert`: `{"val_fraction": 0.01, "row_tokens": 2048}`. Progress is that of the step that its
         `note` names; `wait()` has what was noted of each in `manifest["exports"]`, in this order. Cancelled, the job
         keeps what is complete by then. Refused by a daemon with `--root`.
+
+        `stdin` is the one of `inputs` that holds what came through a pipe and will not stay: manifests, lists and
+        errors call it `-`.
         """
         call = requests.submit(
             inputs,
@@ -200,6 +204,7 @@ class Client:
             known_texts=known_texts,
             exports=exports,
             layout=layout,
+            stdin=stdin,
         )
         return Job(self, self._call(call, timeout).job_id)
 
@@ -219,6 +224,7 @@ class Client:
         seed: int = 0,
         shuffle: bool = False,
         sibling: tuple[str, str] | None = None,
+        beside: Sequence[str] = (),
         tokenizer: str | os.PathLike[str] | None = None,
         vocab_size: int | None = None,
         dtype: str | None = None,
@@ -233,7 +239,8 @@ class Client:
         `format` is `nanogpt`, `llmc`, `megatron`, `datatrove`, `olmo`, `litdata`, `mds`, `bin` or `stream`, and the
         options are those of `tokend convert`: see docs/guides/trainers.md. `tokenizer` or `vocab_size`, `dtype`,
         `eot_id` and `eot_at` say what another tool's files do not. It is a job like others, with progress in bytes of
-        ids; its result's manifest is `tokend.json`, or that of a set of ours. Refused by a daemon with `--root`.
+        ids; its result's manifest is `tokend.json`, or that of a set of ours. `beside` names files that the caller puts
+        beside a trainer's set, so that they go when it is replaced. Refused by a daemon with `--root`.
         """
         call = requests.convert(
             path,
@@ -252,6 +259,7 @@ class Client:
             seed=seed,
             shuffle=shuffle,
             sibling=sibling,
+            beside=list(beside),
             tokenizer=tokenizer,
             vocab_size=vocab_size,
             dtype=dtype,

@@ -16,10 +16,19 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 
 from .errors import BadRequestError, IoError, NotFoundError
+from .sidecars import ALL, MANIFEST
+
+STDIN = "-"
+"""What manifests, lists and errors call the input that came through stdin; the job reads it from a file."""
 
 
 class Files(list[str]):
     """What `expand` gave: it is not looked at again."""
+
+
+def names_of(files: Sequence[str], stdin: str | None) -> list[str]:
+    """What inputs are called, of which `stdin` is the file with what came through stdin, if any did."""
+    return list(files) if stdin is None else [STDIN if path == stdin else path for path in files]
 
 
 def expand(
@@ -36,7 +45,7 @@ def expand(
         return inputs
     if isinstance(inputs, (str, bytes, os.PathLike)):
         raise BadRequestError(f"inputs is one path, not a list of them; pass [{os.fspath(inputs)!r}]")
-    out = tuple(os.path.abspath(path) for path in (output, *others))
+    out = _Outputs(os.path.abspath(path) for path in (output, *others))
     files = Files()
     # Of a hundred thousand small files what is done for each is what takes time: abspath asks where it is each time.
     here = os.getcwd()
@@ -49,7 +58,7 @@ def expand(
             import glob
 
             matched = sorted(glob.glob(path, recursive=True))
-            matched = [found for found in matched if not (os.path.basename(found) in _MARKS or _is_of(found, out))]
+            matched = [found for found in matched if not (os.path.basename(found) in _MARKS or found in out)]
             if not matched:
                 raise NotFoundError(f"{path}: nothing matches", "check the pattern; ** matches any depth")
             # `**` goes through links to directories, round and round where they lead back.
@@ -99,14 +108,14 @@ def _directories_in(folder: str, most: int) -> set[str] | None:
     return names
 
 
-def _files(folder: str, outputs: tuple[str, ...]) -> list[str]:
+def _files(folder: str, outputs: _Outputs) -> list[str]:
     files = sorted(_walk(folder, outputs, set()))
     if not files:
         raise NotFoundError(f"{folder}: the directory holds no files", "names that begin with a dot do not count")
     return files
 
 
-def _walk(folder: str, outputs: tuple[str, ...], seen: set[tuple[int, int]]) -> Iterator[str]:
+def _walk(folder: str, outputs: _Outputs, seen: set[tuple[int, int]]) -> Iterator[str]:
     try:
         found = os.stat(folder)
         with os.scandir(folder) as entries:
@@ -117,7 +126,7 @@ def _walk(folder: str, outputs: tuple[str, ...], seen: set[tuple[int, int]]) -> 
         return
     seen.add((found.st_dev, found.st_ino))
     for entry in listed:
-        if entry.name.startswith(".") or entry.name in _MARKS or _is_of(entry.path, outputs):
+        if entry.name.startswith(".") or entry.name in _MARKS or entry.path in outputs:
             continue
         if _is_directory(entry):
             yield from _walk(entry.path, outputs, seen)
@@ -148,26 +157,36 @@ def _goes_round(folder: str, known: dict[str, bool]) -> bool:
     return known[folder]
 
 
-_MADE = (
-    r"(_train|_val)?\.(ends|docs|ids|skipped\.jsonl|tokend\.json|bin|idx"
-    r"|(nanogpt|llmc|megatron|datatrove|olmo|litdata|mds)([._/].*)?)"
-)
-"""What tokend calls what it makes beside an output, behind its name."""
+_FORMATS = r"\.(nanogpt|llmc|megatron|datatrove|olmo|litdata|mds)(_train|_val)?([._/].*)?"
+"""Behind an output's name, what tokend calls trainers' formats that it makes beside it."""
+_OF_PREFIX = r"(_train|_val)?\.(tokend\.json|bin|idx)"
+"""The same for Megatron's files, which the output is the common prefix of."""
 
 
-def _is_of(path: str, outputs: tuple[str, ...]) -> bool:
-    """Whether a path is an output or made beside one (`OUT.ends`, `OUT.llmc`)."""
-    if not path.startswith(outputs):
-        return False
+class _Outputs:
+    """Outputs, and what is made beside them (`OUT.ends`, `OUT.llmc`; of `OUT.bin` also `OUT.llmc`)."""
+
+    def __init__(self, paths: Iterable[str]) -> None:
+        self._paths = tuple(paths)
+        self._stems = tuple(path.removesuffix(".bin") for path in self._paths)
+
+    def __contains__(self, path: str) -> bool:
+        if not path.startswith(self._stems):
+            return False
+        return any(map(_is_of, [path] * len(self._paths), self._paths, self._stems))
+
+
+def _is_of(path: str, output: str, stem: str) -> bool:
     import re
 
-    return any(
-        path == output
-        or path.startswith(f"{output}/")
-        or (path.startswith(output) and re.fullmatch(_MADE, path[len(output) :]) is not None)
-        or (path == f"{output}.json" and _is_manifest(path))
-        for output in outputs
-    )
+    if path.startswith(stem) and re.fullmatch(_FORMATS, path[len(stem) :]):
+        return True
+    if not path.startswith(output):
+        return False
+    rest = path[len(output) :]
+    if rest == MANIFEST:
+        return _is_manifest(path)
+    return not rest or rest[0] == "/" or rest in ALL or re.fullmatch(f"{_OF_PREFIX}|{_FORMATS}", rest) is not None
 
 
 def _is_manifest(path: str) -> bool:

@@ -24,6 +24,7 @@ from typing import Any, NamedTuple, TypeVar
 import msgspec
 
 from .errors import BadRequestError, TokendError, TooLargeError, from_code
+from .inputs import names_of
 
 VERSION = 1
 MAGIC = b"TKD1"
@@ -136,7 +137,8 @@ class CountReply(_Struct):
 class Layout(_Struct):
     """How a finished set is laid out for a trainer; what is None is as the format's readers expect it.
 
-    `sibling`: place and format of a set that was just made of the same input, whose files may be shared.
+    `sibling`: place and format of a set that was just made of the same input, whose files may be shared. `beside`:
+    names of files that whoever asks for the set puts beside it, for its note.
     """
 
     eot: str | None = None
@@ -149,6 +151,7 @@ class Layout(_Struct):
     seed: int = 0
     shuffle: bool = False
     sibling: tuple[str, str] | None = None
+    beside: list[str] = []
 
 
 class Export(_Struct):
@@ -211,6 +214,12 @@ class JobSpec(_Struct):
     more: dict[str, str] = {}
     exports: list[Export] = []
     """Made one after the other of `output`, as the second half of the job."""
+    stdin: str | None = None
+    """The one of `inputs` that holds what came through the client's stdin, and is called `-`."""
+
+    def names(self) -> list[str]:
+        """What manifests call the inputs."""
+        return names_of(self.inputs, self.stdin)
 
 
 class Submit(_Struct):

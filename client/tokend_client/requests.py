@@ -112,6 +112,8 @@ def submit(
     files = expand(inputs, output, more.values())
     if options.get("known_texts") is not None:
         options["known_texts"] = [os.path.abspath(path) for path in options["known_texts"]]
+    if options.get("stdin") is not None:
+        options["stdin"] = os.path.abspath(options["stdin"])
     exports = _exports(options.pop("exports", None) or {}, options.pop("layout", None) or {})
     spec = protocol.JobSpec(inputs=files, output=os.path.abspath(output), more=more, exports=exports, **options)
     return _submit(spec, key, deadline)
@@ -119,7 +121,7 @@ def submit(
 
 def _exports(places: Mapping[str, str | os.PathLike[str]], layout: Mapping[str, Any]) -> list[protocol.Export]:
     """Each format with what of the layout is its own: rows are of mds, and some formats have one file."""
-    unknown = set(layout) - set(protocol.Layout.__struct_fields__) | {"sibling"} & set(layout)
+    unknown = set(layout) - set(protocol.Layout.__struct_fields__) | {"sibling", "beside"} & set(layout)
     if unknown:
         raise BadRequestError(f"a layout has no {', '.join(sorted(unknown))}")
     if layout and not places:

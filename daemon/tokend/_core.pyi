@@ -21,6 +21,7 @@ __all__ = [
     "read_record",
     "retire",
     "shuffled",
+    "shuffled_to",
     "sides",
     "verify",
 ]
@@ -118,6 +119,7 @@ def encode_files(
     retire: bool = False,
     known_texts: list[str] | None = None,
     more: list[tuple[str, str]] = ...,
+    stdin: str | None = None,
 ) -> str: ...
 def check_paths(
     inputs: list[str],
@@ -131,6 +133,7 @@ def check_paths(
     records: dict[str, Any] | None = None,
     retire: bool = False,
     more: list[tuple[str, str]] = ...,
+    stdin: str | None = None,
 ) -> int: ...
 def discard_partials(
     output: str, partial_key: str | None = None, format: str = "bin", *, roots: list[str] = ...
@@ -154,6 +157,7 @@ def export(
     shuffle: bool = False,
     force: bool = False,
     sibling: tuple[str, str] | None = None,
+    beside: list[str] = ...,
     control: JobControl | None = None,
 ) -> str: ...
 def check_export(
@@ -170,7 +174,10 @@ def check_export(
 def hash_prefixes(path: str, lengths: list[int], control: JobControl | None = None) -> list[str]: ...
 def read_record(path: str, place: int, n_bytes: int, field: str | None = None) -> bytes: ...
 def shuffled(n_documents: int, seed: int, n_positions: int) -> NDArray[np.uint64]: ...
-def sides(path: str, val_fraction: float, seed: int, control: JobControl | None = None) -> NDArray[np.bool_]: ...
+def shuffled_to(n_documents: int, seed: int, start: int, end: int) -> NDArray[np.uint64]: ...
+def sides(
+    path: str, val_fraction: float, seed: int, start: int, end: int, control: JobControl | None = None
+) -> NDArray[np.bool_]: ...
 def export_formats() -> list[str]: ...
 def retire(output: str, before: int, *, roots: list[str] = ...) -> int: ...
 def verify(path: str, *, roots: list[str] = ...) -> str: ...

@@ -27,16 +27,17 @@ from typing import Any
 from msgspec.structs import asdict
 from tokend_client.errors import BadRequestError, NotFoundError, OutputExistsError, StreamError, TokendError
 from tokend_client.protocol import JobSpec, Layout, Told
+from tokend_client.sidecars import MANIFEST, OF_SET
 
-from . import _core, publish, reuse, rewrite
+from . import _core, beside, publish, retired, rewrite
 from .config import ServerConfig
+from .made import NATIVE, note_path, read_made, read_note
 from .rewrite import Meter
 from .token_source import TokenSource, open_source
 
 Say = Callable[..., None]
 """Told what a job is at, in words (in none where that is plain), and what measures that, if not the job's control."""
 
-NATIVE = ("bin", "stream")
 RAW = ("nanogpt", "megatron", "datatrove", "olmo")
 """Formats whose ids lie as in a set of ours: what one has, the next one need not write again."""
 
@@ -92,14 +93,14 @@ def check_exports(spec: JobSpec, config: ServerConfig, *, is_wide: bool) -> None
         note = read_note(export.output, export.format)
         # Whether one that stands there was made of the same bytes is seen once they are encoded.
         may_stand = note is not None and is_laid_out(note, export.format, layout)
-        if spec.force or not may_stand or not (spec.update or has_inputs(note, spec.inputs)):
+        if spec.force or not may_stand or not (spec.update or has_inputs(note, spec.inputs, spec.names())):
             check_place(export.output, export.format, layout, force=spec.force)
 
 
-def has_inputs(note: dict[str, Any] | None, inputs: list[str]) -> bool:
+def has_inputs(note: dict[str, Any] | None, inputs: list[str], names: list[str]) -> bool:
     """Whether a note tells of files of these names and lengths."""
     try:
-        sizes = [(path, os.stat(path).st_size) for path in inputs]
+        sizes = [(name, os.stat(path).st_size) for path, name in zip(inputs, names, strict=True)]
         return note is not None and [(one["path"], one["size_bytes"]) for one in note["sources"]] == sizes
     except (OSError, KeyError, TypeError):
         return False
@@ -121,8 +122,14 @@ def check_place(output: str, format: str, layout: dict[str, Any], *, force: bool
         val_fraction=layout["val_fraction"],
         force=force,
     )
-    if not force and read_note(output, format) is None and os.path.lexists(f"{output}.docs"):
-        raise OutputExistsError(f"{output}.docs: output exists", "choose another, or replace it with --force")
+    if not force and read_note(output, format) is None:
+        check_free(f"{output}.docs")
+
+
+def check_free(path: str) -> None:
+    """Refuses to put something where anything stands."""
+    if os.path.lexists(path):
+        raise OutputExistsError(f"{path}: output exists", "choose another, or replace it with --force")
 
 
 def check_has_no_layout(layout: dict[str, Any]) -> None:
@@ -172,7 +179,8 @@ def convert(spec: JobSpec, control: _core.JobControl, say: Say, *, is_again: boo
         is_there = is_same(there, source, spec.format, asdict(spec.layout)) and verifies(spec.output, spec.format)
         if is_there:
             if spec.format not in NATIVE:
-                # A run that was killed may have left it without.
+                # A run that was killed may have left it without, and what stood beside an older one.
+                retired.finish(spec.output)
                 keep_places(source.sidecars.get("docs", []), spec.output)
             return Made(there, True, source.found.remarks)
     say("verifies the set")
@@ -205,13 +213,32 @@ def write(
         place = copy_as_own(source, output, meter)
     try:
         say(f"writes {format}")
-        made: dict[str, Any] = json.loads(
-            _core.export(place, output, format, force=force, control=control, **asdict(layout))
-        )
+        made = export(place, output, format, asdict(layout), control, has_places="docs" in source.sidecars, force=force)
     finally:
         if not source.is_own:
             remove_set(place)
     keep_places(source.sidecars.get("docs", []), output)
+    return made
+
+
+def export(
+    place: str,
+    output: str,
+    format: str,
+    layout: dict[str, Any],
+    control: _core.JobControl,
+    *,
+    has_places: bool,
+    force: bool,
+) -> dict[str, Any]:
+    """Makes a set in a trainer's format of one of ours; returns its note. What stands beside one that it replaces, and
+    will not beside this one, goes. `layout` has the fields of `protocol.Layout`; with `has_places` the caller puts
+    `OUT.docs` there.
+    """
+    docs = [f"{os.path.basename(output)}.docs"] if has_places else []
+    layout = {**layout, "beside": [*docs, *layout.get("beside", ())]}
+    with retired.replacing(output, format, layout["beside"]):
+        made: dict[str, Any] = json.loads(_core.export(place, output, format, force=force, control=control, **layout))
     return made
 
 
@@ -233,17 +260,14 @@ def hidden_set(output: str) -> str:
     return os.path.join(folder, f".{name}.tokend-set.bin")
 
 
-_OF_SET = (".json", ".ends", ".docs", ".ids", ".skipped.jsonl", "")
-
-
 def is_any_left(path: str) -> bool:
     """Whether there is anything of a set."""
-    return any(os.path.lexists(f"{path}{suffix}") for suffix in _OF_SET)
+    return any(os.path.lexists(f"{path}{suffix}") for suffix in (MANIFEST, *OF_SET.values()))
 
 
 def remove_set(path: str) -> None:
     """Removes a set; the manifest goes first, so that what is left of it is none."""
-    for suffix in _OF_SET:
+    for suffix in (MANIFEST, *OF_SET.values()):
         if os.path.lexists(f"{path}{suffix}"):
             os.unlink(f"{path}{suffix}")
 
@@ -252,17 +276,12 @@ def keep_places(docs: list[Path], output: str) -> None:
     """Puts the places of the documents beside a set that was made: as a link where there is one file of them."""
     if not docs:
         return
-    partial = publish.hidden_folder(output, "docs.partial")
-    with contextlib.suppress(FileNotFoundError):
-        os.unlink(partial)
     if len(docs) == 1:
-        reuse.share(str(docs[0]), partial)
-    else:
-        rewrite.join(docs, partial)
+        beside.share_beside(str(docs[0]), output, ".docs")
+        return
+    partial = publish.hidden_folder(output, "docs.partial")
+    rewrite.join(docs, partial)
     os.replace(partial, f"{output}.docs")
-    with contextlib.suppress(FileNotFoundError):
-        # Two links of one file: then a rename leaves both.
-        os.unlink(partial)
 
 
 def is_same(there: dict[str, Any], source: TokenSource, format: str, layout: dict[str, Any]) -> bool:
@@ -314,38 +333,9 @@ def verifies(output: str, format: str) -> bool:
     return True
 
 
-def note_path(output: str, format: str) -> Path:
-    """Where the note or manifest of a conversion is."""
-    if format in NATIVE:
-        return Path(output, "manifest.json") if format == "stream" else Path(f"{output}.json")
-    return Path(f"{output}.tokend.json") if format == "megatron" else Path(output, "tokend.json")
-
-
-def read_note(output: str, format: str) -> dict[str, Any] | None:
-    """What a conversion made, if it is there."""
-    note = _read(note_path(output, format))
-    return note if note is not None and note.get("format") == "tokend-export" else None
-
-
-def read_made(output: str, format: str) -> dict[str, Any] | None:
-    """The note of what stands there in this format, or its manifest."""
-    if format not in NATIVE:
-        return read_note(output, format)
-    manifest = _read(note_path(output, format))
-    is_whole = manifest is not None and manifest.get("format") == f"tokend-{format}"
-    return manifest if manifest is not None and is_whole and manifest.get("state", "sealed") == "sealed" else None
-
-
-def _read(path: Path) -> dict[str, Any] | None:
-    try:
-        found = json.loads(path.read_bytes())
-    except (OSError, ValueError):
-        return None
-    return found if isinstance(found, dict) else None
-
-
 def discard(output: str) -> None:
     """Removes what a conversion left half made, unless one runs."""
+    retired.finish(output)
     folder, name = os.path.split(output)
     place = os.path.join(folder, f".{name}.tokend-export")
     with contextlib.suppress(FileNotFoundError, NotADirectoryError), unlocked(place) as is_free:

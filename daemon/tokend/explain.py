@@ -16,11 +16,12 @@ from typing import Any
 
 import numpy as np
 from tokend_client.errors import BadRequestError, StreamError, TokendError
+from tokend_client.inputs import STDIN
 
 from . import _core
 from .foreign import TOKEN_FORMATS
 from .provenance import Explainable, open_explainable
-from .sources import has_places, is_of_records
+from .sources import copy_of_stdin, has_places, is_of_records
 from .tokenizer import Tokenizer
 
 _BLOCK_TOKENS = 1 << 20
@@ -153,7 +154,7 @@ class _Search:
 
     def _in_source(self, result: Explained, n_before: int, own: bytes) -> None:
         source = self._source
-        path, kind = Path(source["path"]), source.get("format") or "text"
+        path, kind = self._opened(source), source.get("format") or "text"
         # A piece of a file that is watched: more may have been written behind it.
         size, piece = path.stat().st_size, source.get("offset_bytes")
         if size < source["size_bytes"] or (piece is None and size != source["size_bytes"]):
@@ -198,6 +199,15 @@ class _Search:
         self._place(result, _Text(text, 0, 0), n_before, own)
         line = f"the record is {n_bytes} bytes from byte {place} on"
         self._remark(result, f"{line}; the token's place counts from the start of its text")
+
+    def _opened(self, source: dict[str, Any]) -> Path:
+        if source["path"] != STDIN:
+            return Path(source["path"])
+        # While a stream grows, or its job waits to be resumed.
+        copy = Path(copy_of_stdin(str(self.path)))
+        if not copy.is_file():
+            raise StreamError("the text came through stdin, and no copy of it is kept")
+        return copy
 
     def _far_before(self, n_before: int) -> int:
         """Bytes of a text before a token that need not be read: those that were not replaced are the tokens' own."""

@@ -26,7 +26,7 @@ from ._core import Tokenizer, default_threads
 from .config import ServerConfig
 from .job import Job
 from .jobs import JobTable
-from .outputs import read_manifest
+from .made import read_manifest
 from .pacing import Pacer
 from .registry import Registry
 
@@ -183,10 +183,13 @@ class Handlers:
             spec.output,
             *spec.more.values(),
             *(spec.known_texts or ()),
+            *(() if spec.stdin is None else (spec.stdin,)),
             *(one.output for one in spec.exports),
         ):
             if not os.path.isabs(path) or "\0" in path:
                 raise BadRequestError(f"{path!r} is not an absolute path")
+        if spec.stdin is not None and spec.stdin not in spec.inputs:
+            raise BadRequestError(f"{spec.stdin!r} holds what came through stdin, but is no input")
         for name in ("threads", "min_tokens", "max_tokens", "truncate_tokens"):
             number = getattr(spec, name)
             if number is not None and not 0 <= number <= _NUMBER_MAX:

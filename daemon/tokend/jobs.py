@@ -31,7 +31,8 @@ from .config import ServerConfig
 from .eot import eot_id
 from .job import Job
 from .job_book import JobBook
-from .outputs import discard_partials, is_replacing, logged_bytes, partial_key, read_manifest, record_options
+from .made import read_manifest
+from .outputs import discard_partials, is_replacing, logged_bytes, partial_key, record_options
 from .record import Record
 from .registry import Registry
 from .runner import Runner, late
@@ -165,6 +166,7 @@ class JobTable:
             partial_key=failed or job_id,
             records=record_options(spec),
             more=list(spec.more.items()),
+            stdin=spec.stdin,
         )
         return tokenizer.name, tokenizer.fingerprint, total, failed
 

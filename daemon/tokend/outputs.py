@@ -11,7 +11,6 @@ import errno
 import logging
 import os
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -208,6 +207,7 @@ def encode_part(
         retire=spec.retire,
         known_texts=spec.known_texts,
         more=more or [],
+        stdin=spec.stdin,
     )
 
 
@@ -230,6 +230,7 @@ def _update(
         options_of(spec),
         encode,
         control,
+        names=spec.names(),
     )
     up_to_date = manifest.pop("up_to_date")
     return _summary(manifest, up_to_date, encoded_bytes=n_bytes)
@@ -256,11 +257,11 @@ def _reuse(
     if reuse.is_taken(spec.output) and not os.path.isdir(folder):
         return None
     say("looks for a set of the same inputs")
-    found = reuse.find(key, spec.inputs, lambda: tokenizer.fingerprint, config.state_dir, control)
+    found = reuse.find(key, spec.inputs, spec.names(), lambda: tokenizer.fingerprint, config.state_dir, control)
     if found is None:
         return None
     try:
-        manifest = reuse.link(*found, spec.output, spec.inputs)
+        manifest = reuse.link(*found, spec.output, spec.names())
     except OutputExistsError:
         # Whether what stands there is this very set, the core finds out.
         return None
@@ -321,78 +322,6 @@ def record_options(spec: JobSpec) -> dict[str, Any]:
 def partial_key(record: Record) -> str:
     """The key that the partial files of a job bear."""
     return record.partial_key or record.job_id
-
-
-def manifest_path(record: Record) -> Path:
-    """Where the manifest of a job's output is."""
-    output = record.spec.output
-    if record.spec.layout is not None:
-        return conversions.note_path(record.spec.output, record.spec.format)
-    return Path(output, "manifest.json") if record.spec.format == "stream" else Path(f"{output}.json")
-
-
-def read_manifest(record: Record) -> bytes | None:
-    """The manifest of a job that is done, from the disk; None if what is there is not what it made."""
-    data = _read_manifest(record)
-    if data is None or not (record.spec.more or record.spec.exports):
-        return data
-    manifest = msgspec.json.decode(data)
-    if record.spec.exports:
-        manifest["exports"] = []
-        for export in record.spec.exports:
-            note = conversions.read_note(export.output, export.format)
-            if note is None:
-                return None
-            manifest["exports"].append({"path": export.output, **note})
-    if not record.spec.more:
-        return msgspec.json.encode(manifest)
-    manifest["more"] = []
-    for output in record.spec.more.values():
-        one = replace(record.spec, output=output, more={})
-        # How much the others hold is not in the journal.
-        other = _read_manifest(replace(record, spec=one), is_counted=False)
-        if other is None:
-            return None
-        manifest["more"].append(msgspec.json.decode(other))
-    return msgspec.json.encode(manifest)
-
-
-def _read_manifest(record: Record, *, is_counted: bool = True) -> bytes | None:
-    try:
-        data = manifest_path(record).read_bytes()
-        manifest = msgspec.json.decode(data)
-        same = (
-            manifest["tokenizer"]["fingerprint"] == record.fingerprint
-            and (
-                record.spec.layout is not None
-                or [source["path"] for source in manifest["sources"]] == record.spec.inputs
-            )
-            and (not is_counted or manifest["n_tokens"] == record.n_tokens)
-            and (not is_counted or manifest["n_documents"] == record.n_documents)
-            and manifest.get("state", "sealed") == "sealed"
-            and all(os.stat(path).st_size >= size for path, size in _files(record, manifest))
-        )
-    except (OSError, msgspec.DecodeError, KeyError, TypeError):
-        return None
-    return data if same else None
-
-
-def _files(record: Record, manifest: dict) -> list[tuple[str, int]]:  # type: ignore[type-arg]
-    """The data files of an output and the least size of each."""
-    output = record.spec.output
-    if record.spec.layout is not None:
-        note = conversions.note_path(record.spec.output, record.spec.format)
-        return [(str(note.parent / file["file"]), file["size_bytes"]) for file in manifest["files"]]
-    if record.spec.format != "stream":
-        folder = os.path.dirname(output)
-        return [
-            (os.path.join(folder, manifest[part]["file"]), manifest[part]["size_bytes"]) for part in ("data", "ends")
-        ]
-    width = 2 if manifest["dtype"] == "uint16" else 4
-    there = [segment for segment in manifest["segments"] if not segment.get("retired")]
-    sizes = [(segment["tokens"], segment["n_tokens"] * width) for segment in there]
-    sizes += [(segment["ends"], segment["n_documents"] * 8) for segment in there]
-    return [(os.path.join(output, name), size) for name, size in sizes]
 
 
 def logged_bytes(record: Record, config: ServerConfig) -> int:

@@ -26,9 +26,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from tokend_client.errors import ConflictError, OutputExistsError
-
-SUFFIXES = {"data": "", "ends": ".ends", "docs": ".docs", "ids": ".ids", "skipped": ".skipped.jsonl"}
-"""The parts of a set, as its manifest names them, and what their names end with."""
+from tokend_client.sidecars import MANIFEST, OF_SET
 
 
 @contextmanager
@@ -101,9 +99,12 @@ def add(folder: str, output: str) -> None:
 
 
 def replace(folder: str, output: str) -> None:
-    """Publishes a sealed folder in the place of the set that stands there, which is put back if that fails."""
+    """Publishes a sealed folder in the place of the set that stands there, which is put back if that fails.
+
+    What the old set had and the new one has not goes; what its manifest does not tell of is not its own, and stays.
+    """
     parent = os.path.dirname(output)
-    kept = [suffix for suffix in (*SUFFIXES.values(), ".json") if os.path.exists(f"{output}{suffix}")]
+    kept = [OF_SET[part] for part in _own_parts(output) if os.path.exists(f"{output}{OF_SET[part]}")] + [MANIFEST]
     for suffix in kept:
         was = os.path.join(folder, f"was{suffix}")
         with contextlib.suppress(FileNotFoundError):
@@ -115,7 +116,7 @@ def replace(folder: str, output: str) -> None:
     sync_folder(parent)
     try:
         _rename(folder, output)
-        for stale in {f"{output}{suffix}" for suffix in kept} - parts - {f"{output}.json"}:
+        for stale in {f"{output}{suffix}" for suffix in kept} - parts - {f"{output}{MANIFEST}"}:
             os.unlink(stale)
     except OSError:
         with contextlib.suppress(FileNotFoundError):
@@ -125,8 +126,18 @@ def replace(folder: str, output: str) -> None:
         raise
 
 
+def _own_parts(output: str) -> list[str]:
+    """The parts that the manifest of the set that stands there tells of, under their usual names."""
+    with open(f"{output}{MANIFEST}", encoding="utf-8") as file:
+        manifest = json.load(file)
+    name = os.path.basename(output)
+    return [part for part in OF_SET if part in manifest and manifest[part]["file"] == f"{name}{OF_SET[part]}"]
+
+
 def put_folder(folder: str, output: str) -> None:
-    """Publishes `FOLDER/stream`, synced, in the place of the stream that stands there, if one does."""
+    """Publishes `FOLDER/stream`, synced, in the place of the stream that stands there, if one does. The old one's list
+    of what was left out goes with it.
+    """
     sync_folder(folder)
     was = os.path.join(folder, "was")
     if os.path.lexists(output):
@@ -135,12 +146,25 @@ def put_folder(folder: str, output: str) -> None:
         # Between the two: whoever goes on where this was killed does it again.
         if os.path.exists(skipped := os.path.join(folder, "skipped.jsonl")):
             os.replace(skipped, f"{output}.skipped.jsonl")
+        elif _has_list(was, output) and not _has_list(os.path.join(folder, "stream"), output):
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(f"{output}.skipped.jsonl")
         os.rename(os.path.join(folder, "stream"), output)
     except OSError:
         if os.path.lexists(was):
             os.rename(was, output)
         raise
     sync_folder(os.path.dirname(output))
+
+
+def _has_list(stream: str, output: str) -> bool:
+    """Whether the manifest of a stream, which may not stand at its place, tells of the list beside that."""
+    try:
+        with open(os.path.join(stream, "manifest.json"), encoding="utf-8") as file:
+            skipped = json.load(file).get("skipped")
+    except (OSError, ValueError):
+        return False
+    return skipped is not None and skipped["file"] == f"{os.path.basename(output)}.skipped.jsonl"
 
 
 def is_begun(output: str, folder: str) -> bool:
@@ -164,7 +188,7 @@ def finish(output: str, folder: str) -> bool:
     if os.path.lexists(f"{output}.json"):
         return False
     for part, place in _places(folder, output):
-        ours = [os.path.join(folder, name) for name in (part, f"was{SUFFIXES[part]}")]
+        ours = [os.path.join(folder, name) for name in (part, f"was{OF_SET[part]}")]
         if os.path.lexists(place) and not any(os.path.exists(one) and os.path.samefile(one, place) for one in ours):
             return False
     _rename(folder, output)
@@ -173,11 +197,11 @@ def finish(output: str, folder: str) -> bool:
 
 
 def _parts(folder: str) -> list[str]:
-    return [part for part in SUFFIXES if os.path.exists(os.path.join(folder, part))]
+    return [part for part in OF_SET if os.path.exists(os.path.join(folder, part))]
 
 
 def _places(folder: str, output: str) -> list[tuple[str, str]]:
-    return [(part, f"{output}{SUFFIXES[part]}") for part in _parts(folder)]
+    return [(part, f"{output}{OF_SET[part]}") for part in _parts(folder)]
 
 
 def _rename(folder: str, output: str) -> None:

@@ -28,6 +28,7 @@ from typing import TYPE_CHECKING, Any
 
 from tokend_client import paths
 from tokend_client.errors import CancelledError, OutputExistsError, TokendError
+from tokend_client.sidecars import MANIFEST, OF_SET
 
 from . import _core
 
@@ -134,12 +135,14 @@ def remember(key: str, output: str, state_dir: Path | None = None) -> None:
 def find(
     key: str,
     files: Sequence[str],
+    names: Sequence[str],
     fingerprint: Callable[[], str],
     state_dir: Path | None = None,
     control: _core.JobControl | None = None,
 ) -> tuple[str, dict[str, Any]] | None:
     """A verified set of these inputs and its manifest, if there is one. Reads inputs and set where one may be.
 
+    `names` is what manifests call the `files`.
     `fingerprint` is that of the tokenizer; it is asked for only then. Raises `CancelledError` where `control` says so.
     """
     if not is_begun(state_dir):
@@ -162,7 +165,7 @@ def find(
                 continue
             if hashes is None:
                 hashes = [_core.hash_prefixes(path, [os.stat(path).st_size], control)[0] for path in files]
-            if hashes != [source["xxh3"] for source in manifest["sources"]] or not _names_fit(manifest, files):
+            if hashes != [source["xxh3"] for source in manifest["sources"]] or not _names_fit(manifest, names):
                 continue
             _core.verify(output)
         except CancelledError:
@@ -174,9 +177,9 @@ def find(
     return None
 
 
-def _names_fit(manifest: dict[str, Any], files: Sequence[str]) -> bool:
+def _names_fit(manifest: dict[str, Any], names: Sequence[str]) -> bool:
     """What was left out is listed by path: such a set is of these very files."""
-    return "skipped" not in manifest or [source["path"] for source in manifest["sources"]] == list(files)
+    return "skipped" not in manifest or [source["path"] for source in manifest["sources"]] == list(names)
 
 
 def read_manifest(output: str) -> dict[str, Any] | None:
@@ -189,8 +192,9 @@ def read_manifest(output: str) -> dict[str, Any] | None:
     return manifest if isinstance(manifest, dict) and manifest.get("format") == "tokend-bin" else None
 
 
-def link(found: str, manifest: dict[str, Any], output: str, files: Sequence[str]) -> dict[str, Any]:
-    """Gives a set a second name, `output`, where nothing is yet; returns its manifest.
+def link(found: str, manifest: dict[str, Any], output: str, names: Sequence[str]) -> dict[str, Any]:
+    """Gives a set a second name, `output`, where nothing is yet; returns its manifest, in which the inputs have these
+    names.
 
     Raises `OutputExistsError` if something stands there, `ConflictError` if another job makes it; nothing is left then.
     What a killed process began of it is brought to its end.
@@ -201,7 +205,7 @@ def link(found: str, manifest: dict[str, Any], output: str, files: Sequence[str]
 
     made: dict[str, Any] = json.loads(json.dumps(manifest))
     base, own = os.path.basename(output), os.path.dirname(found)
-    for source, path in zip(made["sources"], files, strict=True):
+    for source, path in zip(made["sources"], names, strict=True):
         source["path"] = path
     with publish.claimed(output):
         folder = publish.hidden_folder(output, PURPOSE)
@@ -211,7 +215,7 @@ def link(found: str, manifest: dict[str, Any], output: str, files: Sequence[str]
         shutil.rmtree(folder, ignore_errors=True)
         os.mkdir(folder)
         try:
-            for part in [part for part in publish.SUFFIXES if part in manifest]:
+            for part in [part for part in OF_SET if part in manifest]:
                 name = manifest[part]["file"]
                 made[part]["file"] = base + name.removeprefix(os.path.basename(found))
                 share(os.path.join(own, name), os.path.join(folder, part))
@@ -230,9 +234,7 @@ PURPOSE = "reuse"
 
 def is_taken(output: str) -> bool:
     """Whether something stands where a set would be."""
-    from . import publish
-
-    return any(os.path.lexists(f"{output}{suffix}") for suffix in ("", ".json", *publish.SUFFIXES.values()))
+    return any(os.path.lexists(f"{output}{suffix}") for suffix in (MANIFEST, *OF_SET.values()))
 
 
 def share(source: str, target: str) -> None:

@@ -23,12 +23,13 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 from tokend_client.errors import BadRequestError, OutputExistsError
+from tokend_client.sidecars import MANIFEST, OF_SET
 
 from . import __version__, _core, publish
 from .foreign import Span
 from .foreign.scan import blocks
 from .foreign.sets import fault
-from .reuse import is_taken
+from .reuse import is_taken, read_manifest
 from .sources import has_places, is_of_records
 from .token_source import TokenSource
 
@@ -85,7 +86,7 @@ def check_place(output: str, format: str, *, force: bool) -> None:
     if format == "bin":
         if is_taken(output) and not force:
             raise OutputExistsError(f"{output}: output exists", "choose another, or replace it with --force")
-        if force and not os.path.exists(f"{output}.json") and is_taken(output):
+        if force and is_taken(output) and read_manifest(output) is None:
             raise BadRequestError(f"{output} is no set that tokend made, and stays", "choose another output")
         return
     if os.path.lexists(output):
@@ -247,12 +248,12 @@ def _publish_bin(source: TokenSource, written: _Written, folder: str, output: st
     base = os.path.basename(output)
     files = {
         part: _file(os.path.join(folder, part), base + suffix)
-        for part, suffix in publish.SUFFIXES.items()
+        for part, suffix in OF_SET.items()
         if os.path.exists(os.path.join(folder, part))
     }
     made = {"format": "tokend-bin", "version": 1, **_manifest(source, written), **files, "tokend_version": __version__}
     publish.seal(folder, made)
-    if os.path.exists(f"{output}.json"):
+    if os.path.exists(f"{output}{MANIFEST}"):
         publish.replace(folder, output)
         shutil.rmtree(folder, ignore_errors=True)
     else:

@@ -14,9 +14,9 @@ from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
+from tokend_client.sidecars import OF_SET
 
 from . import _core
-from .publish import SUFFIXES
 from .sources import has_places
 
 
@@ -25,6 +25,8 @@ class Taken:
     """What one input of the new set is made of."""
 
     path: str
+    name: str
+    """What the manifest calls it."""
     size_bytes: int
     xxh3: str
     old: int | None = None
@@ -108,7 +110,7 @@ def splice(plan: list[Taken], old: Set, new: Set | None, output: str, folder: st
                 assert new is not None
                 ranges.append((new, number, new.sources[number]["n_documents"], taken.border))
                 number += 1
-            source: dict[str, Any] = {"path": taken.path, "size_bytes": taken.size_bytes, "xxh3": taken.xxh3}
+            source: dict[str, Any] = {"path": taken.name, "size_bytes": taken.size_bytes, "xxh3": taken.xxh3}
             source |= {"n_tokens": 0, "n_documents": 0}
             # What an earlier version made of text has none.
             is_placed = all(has_places(origin.sources[at]) for origin, at, _, _ in ranges)
@@ -141,7 +143,7 @@ def splice(plan: list[Taken], old: Set, new: Set | None, output: str, folder: st
                     skipped.writelines(old.skips(at)[: taken.n_skips])
                 else:
                     counts = entry["records"]
-                    skipped.writelines(moved(line, taken.path, taken.n_lines, border) for line in origin.skips(at))
+                    skipped.writelines(moved(line, taken.name, taken.n_lines, border) for line in origin.skips(at))
                 before = source.get("records", {})
                 source["records"] = {name: before.get(name, 0) + count for name, count in counts.items()}
             made["sources"].append(source)
@@ -153,12 +155,12 @@ def splice(plan: list[Taken], old: Set, new: Set | None, output: str, folder: st
         names.append("docs")
     names += ["ids"] if any("ids" in origin.manifest for origin in (old, new) if origin is not None) else []
     names += ["skipped"] if os.path.getsize(parts["skipped"]) else []
-    for part in SUFFIXES:
+    for part in OF_SET:
         made.pop(part, None)
         path = os.path.join(folder, part)
         if part in names:
             size = os.path.getsize(path)
-            name = os.path.basename(output) + SUFFIXES[part]
+            name = os.path.basename(output) + OF_SET[part]
             made[part] = {"file": name, "size_bytes": size, "xxh3": _core.hash_prefixes(path, [size])[0]}
         elif os.path.exists(path):
             os.unlink(path)

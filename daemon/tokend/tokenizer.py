@@ -243,6 +243,7 @@ class Tokenizer:
         deduplicate: bool = False,
         known_texts: Sequence[str | os.PathLike[str]] | None = None,
         more: Mapping[str, str | os.PathLike[str]] | None = None,
+        stdin: str | os.PathLike[str] | None = None,
         control: _core.JobControl | None = None,
     ) -> dict[str, Any]:
         """Encodes files into one token set and returns its manifest (with `up_to_date` added).
@@ -265,6 +266,8 @@ class Tokenizer:
 
         `more` names further fields and an output for each, `{"meta.title": "titles.bin"}`: made in the same pass,
         each what a call of its own would make. Their manifests are in `more` of the one that is returned.
+        `stdin` is the one of `inputs` that holds what came through a pipe and will not stay: manifest, lists and errors
+        call it `-`.
 
         With an error no set is left behind, and a stream says in its manifest that it failed. Partial
         files stay when the process is killed, when the disk is full, after `control.suspend()` and after a
@@ -305,6 +308,7 @@ class Tokenizer:
                 "deduplicate": deduplicate,
             },
             more=[(field, os.path.abspath(place)) for field, place in (more or {}).items()],
+            stdin=None if stdin is None else os.path.abspath(stdin),
         )
         result: dict[str, Any] = json.loads(report)
         return result

@@ -67,13 +67,17 @@ def update(
     options: dict[str, Any],
     encode: Encode,
     control: _core.JobControl | None = None,
+    *,
+    names: Sequence[str] | None = None,
 ) -> tuple[dict[str, Any], int]:
     """Brings the set `output` up to date with `files`; returns its manifest and how many bytes were encoded.
 
+    `names` is what the manifest calls the files, if not by their paths.
     `fingerprint` is that of the tokenizer, `eot_id` its end-of-text id for these options. Raises `NotPossible` with the
     reason where a full run is needed; nothing has been changed then. Interrupted (by `control`, Ctrl-C, a full disk) it
     leaves what the next one goes on from.
     """
+    names = files if names is None else names
     with claimed(output):
         folder = publish.hidden_folder(output, PURPOSE)
         if publish.finish(output, folder):
@@ -88,8 +92,8 @@ def update(
         except StreamError as error:
             raise NotPossible(f"the set is damaged: {error.message}") from None
         old_set = Set(old, os.path.dirname(output))
-        plan = [_take(path, old_set, control) for path in files]
-        unchanged = [source["path"] for source in old["sources"]] == list(files)
+        plan = [_take(path, name, old_set, control) for path, name in zip(files, names, strict=True)]
+        unchanged = [source["path"] for source in old["sources"]] == list(names)
         if unchanged and all(taken.border is None for taken in plan):
             _drop(folder)
             return {**old, "up_to_date": True}, 0
@@ -198,19 +202,19 @@ def _n_new(plan: list[Taken]) -> int:
     return sum(taken.size_bytes - taken.border for taken in plan if taken.border is not None)
 
 
-def _take(path: str, old: Set, control: _core.JobControl | None) -> Taken:
+def _take(path: str, name: str, old: Set, control: _core.JobControl | None) -> Taken:
     """Compares an input with what was encoded of it."""
     size = os.stat(path).st_size
-    places = [number for number, source in enumerate(old.sources) if source["path"] == path]
+    places = [number for number, source in enumerate(old.sources) if source["path"] == name]
     source = old.sources[places[0]] if len(places) == 1 else None
     if source is None or source["size_bytes"] > size:
-        return Taken(path, size, _core.hash_prefixes(path, [size], control)[0])
+        return Taken(path, name, size, _core.hash_prefixes(path, [size], control)[0])
     was, now = _core.hash_prefixes(path, [source["size_bytes"], size], control)
-    whole = Taken(path, size, now)
+    whole = Taken(path, name, size, now)
     if was != source["xxh3"]:
         return whole
     at, account = places[0], source.get("records", {})
-    taken = Taken(path, size, now, at, source["n_documents"], n_skipped(source), border=None)
+    taken = Taken(path, name, size, now, at, source["n_documents"], n_skipped(source), border=None)
     taken.n_lines = account.get("n_in", 0) + account.get("n_blank_lines", 0)
     if source["size_bytes"] == size:
         return taken
@@ -316,8 +320,8 @@ def in_their_names(error: TokendError, parts: Sequence[str], taken: Sequence[Tak
     for part, piece in zip(parts, taken, strict=True):
         if piece.border:
             message = re.sub(rf"{re.escape(part)}: {_PLACE}", partial(_in_file, piece), message)
-            message = message.replace(part, f"{piece.path} from byte {piece.border} on")
-        message = message.replace(part, piece.path)
+            message = message.replace(part, f"{piece.name} from byte {piece.border} on")
+        message = message.replace(part, piece.name)
     named = type(error)(message, error.hint, retry_after_s=error.retry_after_s)
     return named
 
@@ -328,7 +332,7 @@ _PLACE = r"line (\d+), byte (\d+)"
 
 def _in_file(piece: Taken, place: re.Match[str]) -> str:
     """The place of a record in the input that a part was copied from."""
-    return f"{piece.path}: line {int(place[1]) + piece.n_lines}, byte {int(place[2]) + (piece.border or 0)}"
+    return f"{piece.name}: line {int(place[1]) + piece.n_lines}, byte {int(place[2]) + (piece.border or 0)}"
 
 
 def _part(taken: Taken, folder: str) -> str:

@@ -240,7 +240,7 @@ class Watch:
             return None
         hashed = self._hashed(path, found, known)
         lines = known.n_lines if known else 0
-        return Taken(path, border, hashed.hash.advance(path, border), border=done, n_lines=lines)
+        return Taken(path, path, border, hashed.hash.advance(path, border), border=done, n_lines=lines)
 
     def _hashed(self, path: str, found: os.stat_result, known: _Known | None) -> _Hashed:
         """The running hash of what was taken of a file, after checking that the file still begins so.

@@ -15,6 +15,22 @@ def tokend(*arguments: object, stdin: bytes = b"", **environment: str) -> subpro
     return subprocess.run(command, input=stdin, capture_output=True, timeout=60, env={**os.environ, **environment})
 
 
+def test_what_is_no_set_and_what_is_no_option(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("a text")
+    for command in ("verify", "inspect", "convert"):
+        more = ["-o", tmp_path / "o", "--format", "mds"] if command == "convert" else []
+        for name, message in (
+            ("a.txt", "a.txt: no token set that is known here"),
+            ("none", "none: no such file or set"),
+        ):
+            failed = tokend(command, tmp_path / name, *more)
+            assert failed.returncode == 1 and message in failed.stderr.decode(), (command, failed.stderr)
+    failed = tokend("encode", "a.txt", "-o", "b.bin", "--format", "foo")
+    said = failed.stderr.decode()
+    assert failed.returncode == 2 and said.startswith("tokend: error: argument --format: invalid choice: 'foo'")
+    assert said.endswith("hint: tokend encode --help\n") and "usage" not in said
+
+
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     (tmp_path / "good.txt").write_text("good text")

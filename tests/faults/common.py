@@ -30,6 +30,7 @@ import numpy as np
 from tokend import Tokenizer
 from tokend_client import Client
 from tokend_client.errors import TokendError, UnknownJobError
+from tokend_client.sidecars import MANIFEST, OF_SET
 
 SETTLED = ("done", "failed", "cancelled")
 
@@ -162,8 +163,9 @@ class Ground:
     def strays(self) -> list[str]:
         """Files in the output directory that belong to no complete set."""
         names = {path.name for path in self.outputs.iterdir()} - {self.foreign.name, self.foreign_partial.name}
-        sets = {name.removesuffix(".json") for name in names if name.endswith(".json")}
-        return sorted(name for name in names if name.removesuffix(".json").removesuffix(".ends") not in sets)
+        sets = {name.removesuffix(MANIFEST) for name in names if name.endswith(MANIFEST)}
+        own = sets | {f"{name}{suffix}" for name in sets for suffix in (MANIFEST, *OF_SET.values())}
+        return sorted(names - own)
 
     def check_foreign(self, row: Row) -> None:
         """What others put there is still there."""

@@ -12,6 +12,7 @@ from pathlib import Path
 from tokend import Tokenizer, _core
 from tokend_client import TokenStream
 from tokend_client.errors import TokendError, UnknownJobError
+from tokend_client.sidecars import MANIFEST, OF_SET
 
 from .common import PATIENCE_S, Ground, Known, Rig, Row, Scale, workplace
 
@@ -102,8 +103,8 @@ def _flip_outputs(row: Row, ground: Ground, chance: random.Random, scale: Scale)
     output = next(path for path in sorted(ground.outputs.glob("*.bin")) if path.stat().st_size > 1000)
     stream = ground.outputs.parent / "flipped"
     ground.tokenizer.encode_files(ground.inputs, stream, format="stream")
-    of_set = [Path(f"{output}{suffix}") for suffix in ("", ".ends", ".json")]
-    of_stream = [stream / name for name in ("tokens-00000.bin", "ends-00000.u64", "manifest.json")]
+    of_set = [path for suffix in (*OF_SET.values(), MANIFEST) if (path := Path(f"{output}{suffix}")).exists()]
+    of_stream = sorted(stream.iterdir())
     found = 0
     for number in range(scale.n(1000, 50)):
         place, files = ((output, of_set), (stream, of_stream))[number % 2]

@@ -1,6 +1,6 @@
 """14. SIGKILL before, and ENOSPC and EIO from, the N-th write, fsync, rename, link, ... of the commands that make the
 formats of trainers, whole or in shards, split and shuffled; that make sets of several fields, with ids and lists; that
-bring a set up to date; and that put a stream in the place of another.
+bring a set up to date; and that put a stream, a set or trainers' formats in the place of others that had more files.
 
 Whatever has its final name is complete: it verifies. An error is told and leaves nothing half made. The same command
 with --force (fields: --resume) then makes what an undisturbed one makes, byte for byte, and nothing hidden stays.
@@ -24,7 +24,7 @@ from .common import Row, Scale, need_strace, prose, workplace
 
 FORMATS = ("nanogpt", "llmc", "megatron", "datatrove", "olmo", "litdata", "mds")
 CALLS = ("write", "fsync", "rename", "renameat2", "link", "linkat", "unlink", "unlinkat", "mkdir", "copy_file_range")
-COMMANDS = ("convert", "encode", "layout", "fields", "update", "replace")
+COMMANDS = ("convert", "encode", "layout", "fields", "update", "replace", "replace set", "replace formats")
 OF_STREAMS = ("pwrite64", "fdatasync", "ftruncate")
 
 
@@ -39,9 +39,10 @@ def run(scale: Scale) -> Row:
             ground = _Ground(folder / command, command, scale.seed)
             # The short form: one kill and one error for each command.
             for fault in hits if scale.share == 1 else ["SIGKILL", chance.choice(["ENOSPC", "EIO"])]:
-                calls = CALLS + (OF_STREAMS if command in ("replace", "fields") else ())
+                calls = CALLS + (OF_STREAMS if command in ("replace", "replace set", "fields") else ())
                 if scale.share < 1:
-                    calls = (chance.choice(["unlinkat" if command == "replace" else "write", "fsync", "renameat2"]),)
+                    first = "unlinkat" if command.startswith("replace") else "write"
+                    calls = (chance.choice([first, "fsync", "renameat2"]),)
                 for call in calls:
                     number = 0
                     while True:
@@ -81,11 +82,16 @@ class _Ground:
             made = self.tokend("encode", str(self.folder / "a.txt"), "-o", str(self.place / "o.bin"), *_LOCAL)
             assert made.returncode == 0, made.stderr
             (self.folder / "a.txt").write_text(self.text)
-        if self.command == "replace":
-            (self.folder / "b.txt").write_text(self.text[:5000])
-            stream = str(self.place / "o.stream")
-            made = self.tokend("encode", str(self.folder / "b.txt"), "-o", stream, "--format", "stream", *_LOCAL)
-            assert made.returncode == 0, made.stderr
+        if self.command.startswith("replace"):
+            # Lists and sidecars that what takes its place has not.
+            old = {
+                "replace": ["-o", str(self.place / "o.stream"), "--format", "stream"],
+                "replace set": ["-o", str(self.place / "o.bin")],
+                "replace formats": ["-o", str(self.place / "o"), *_TWO, "--val-fraction", "0.2"],
+            }[self.command]
+            lines = [str(self.folder / "a.jsonl.zst"), "--field", "a", "--id-field", "id"]
+            made = self.tokend("encode", *lines, *old, *_LOCAL[:3], *_LIMITS, "--no-reuse")
+            assert made.returncode == 0 and len(list(self.place.glob("o.*"))) > 1, made.stderr
 
     def run(self, *before: str, is_again: bool = False) -> subprocess.CompletedProcess[str]:
         formats = [word for name in FORMATS for word in ("--format", name)]
@@ -107,6 +113,11 @@ class _Ground:
             again = ["--resume"] if is_again else []
             output = ["-o", str(self.place / "o.stream"), "--format", "stream", "--force"]
             return self.tokend("encode", source, *output, *_LOCAL, *again, before=before)
+        if self.command == "replace set":
+            output = ["-o", str(self.place / "o.bin"), "--force"]
+            return self.tokend("encode", source, *output, *_WHOLE, before=before)
+        if self.command == "replace formats":
+            return self.tokend("encode", source, *output, *_TWO, "--force", *_WHOLE, before=before)
         return self.tokend("encode", source, "-o", str(self.place / "o.bin"), *_LOCAL, "--update", before=before)
 
     def tokend(self, *arguments: str, before: tuple[str, ...] = ()) -> subprocess.CompletedProcess[str]:
@@ -127,7 +138,7 @@ class _Ground:
 
     def finals(self) -> list[Path]:
         """What is there under a final name, by what commits it."""
-        if self.command == "update":
+        if self.command in ("update", "replace set"):
             return [path for path in [self.place / "o.bin"] if Path(f"{path}.json").exists()]
         if self.command == "replace":
             return [path for path in [self.place / "o.stream"] if (path / "manifest.json").exists()]
@@ -139,6 +150,8 @@ class _Ground:
 
 
 _LOCAL = ["--local", "--threads", "1", "--separator", "||", "--no-reuse"]
+_WHOLE = ["--local", "--threads", "1", "--no-reuse"]
+_TWO = ["--format", "olmo", "--format", "mds"]
 _LIMITS = ["--bad-documents", "skip", "--deduplicate", "--min-tokens", "2", "--truncate-tokens", "90"]
 _LAYOUT = ["--format", "datatrove", "--format", "mds", "--shard-documents", "25", "--val-fraction", "0.2", "--shuffle"]
 

@@ -9,6 +9,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from tokend_client.sidecars import MANIFEST, OF_SET
+
 from .common import PATIENCE_S, Ground, Known, Rig, Row, Scale, workplace
 from .tracing import traced
 
@@ -69,7 +71,7 @@ def _check(row: Row, known: Known, events: list[tuple[int, int, str]]) -> None:
         return [event for event in events if event[0] > after and compiled.search(event[2])]
 
     steps: list[tuple[str, int, int]] = []
-    for suffix in ("", ".ends", ".json"):
+    for suffix in (*(end for end in OF_SET.values() if Path(f"{known.output}{end}").exists()), MANIFEST):
         partial = rf"/\.{re.escape(name + suffix)}\.[0-9a-zA-Z_-]+\.partial>"
         final = rf'"{re.escape(name + suffix)}"'
         writes = some(rf"^pwrite64\(\d+<[^>]*{partial}")
@@ -82,9 +84,9 @@ def _check(row: Row, known: Known, events: list[tuple[int, int, str]]) -> None:
         row.demand(last_write < syncs[-1][0], f"{name}{suffix}: written after its fsync")
         row.demand(syncs[-1][1] < renames[0][0], f"{name}{suffix}: renamed before its fsync")
         steps.append((suffix, renames[0][0], renames[0][1]))
-    data, ends, json = steps
+    *parts, json = steps
     directory = rf"^fsync\(\d+<{re.escape(folder)}>\) += 0"
-    between = [event for event in some(directory, max(data[2], ends[2])) if event[1] < json[1]]
+    between = [event for event in some(directory, max(part[2] for part in parts)) if event[1] < json[1]]
     row.demand(bool(between), f"{name}: no fsync of the directory between the data and the manifest")
     after = some(directory, json[2])
     row.demand(bool(after), f"{name}: no fsync of the directory after the manifest")

@@ -13,6 +13,8 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from tokend_client.sidecars import MANIFEST, OF_SET
+
 from .common import PATIENCE_S, Ground, Known, Rig, need_strace
 
 CALLS = ("write", "pwrite64", "pwritev", "fsync", "fdatasync", "rename", "renameat", "renameat2", "link", "linkat")
@@ -22,7 +24,7 @@ CALLS += ("unlink", "unlinkat", "ftruncate", "fallocate")
 def paths(rig: Rig, ground: Ground, known: Known) -> list[Path]:
     """Everything that a job may write: output, partials, directories, journal."""
     output, folder = known.output, ground.outputs
-    names = [f"{output.name}{suffix}" for suffix in ("", ".ends", ".json", ".checkpoint")]
+    names = [f"{output.name}{suffix}" for suffix in (*OF_SET.values(), MANIFEST, ".checkpoint")]
     partials = [f".{name}.{known.job_id}.partial" for name in names]
     journals = [path for path in rig.state_dir.glob("journal-*.db")]
     logs = [Path(f"{path}{suffix}") for path in journals for suffix in ("-wal", "-journal", ".new", ".new-journal")]

@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import tiktoken
 from tokend import Tokenizer, _core
@@ -123,3 +124,18 @@ def test_what_is_cut_off_fails_at_its_end(
                 gpt2.encode_files([source], output, threads=threads, bad_documents=bad_documents)
             assert f"at byte {size}" in raised.value.message and "ends too early" in raised.value.message
             assert list(tmp_path.iterdir()) == [source]
+
+
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("options", [{}, {"bad_documents": "skip"}, {"deduplicate": True, "separator": "|"}])
+def test_a_byte_order_mark_of_text_is_text(
+    options: dict[str, Any], packed: bool, tmp_path: Path, gpt2: Tokenizer, tiktoken_gpt2: tiktoken.Encoding
+) -> None:
+    """Of JSON lines it is passed over and counted; the ids of a text are tiktoken's over it (decision 297)."""
+    data = "\ufeffHello, world!".encode()
+    path = tmp_path / "a.txt"
+    path.write_bytes(naive.compress("gz", data) if packed else data)
+    manifest = gpt2.encode_files([path], tmp_path / "o.bin", **options)
+    ids = np.fromfile(tmp_path / "o.bin", "<u2").tolist()
+    assert ids == [*tiktoken_gpt2.encode("\ufeffHello, world!"), 50256]
+    assert all(source.get("records", {}).get("n_byte_order_marks", 0) == 0 for source in manifest["sources"])

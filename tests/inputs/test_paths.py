@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -64,6 +65,24 @@ def test_a_corpus_that_is_called_like_the_output_is_read(tmp_path: Path) -> None
         assert found == ["train.json", "train.jsonl", "train.txt", "val.jsonl"]
     # A name of its own is meant.
     assert expand([tmp_path / "_SUCCESS"], tmp_path / "train") == [str(tmp_path / "_SUCCESS")]
+
+
+def test_what_was_made_beside_an_output_is_no_input(tmp_path: Path) -> None:
+    """The same command once more, over the directory that it writes to."""
+    touch(tmp_path, "d/a.txt", "d/o.txt", "d/o.jsonl")
+    (tmp_path / "d/b.jsonl").write_text('{"id":1,"text":"x"}\n{bad\n')
+    record = ["--id-field", "id", "--bad-documents", "skip", "--val-fraction", "0.5", "--local"]
+    both = ["--format", "megatron", "--format", "olmo"]
+    for output, formats in (("o.bin", ["--format", "bin", *both]), ("p", both), ("q", both[:2])):
+        given = ["encode", str(tmp_path / "d"), "-o", str(tmp_path / "d" / output), *record, *formats]
+        assert main(given) == 0
+        made = {path.name for path in (tmp_path / "d").iterdir()}
+        found = expand([tmp_path / "d"], tmp_path / "d" / output)
+        assert [os.path.basename(path) for path in found] == ["a.txt", "b.jsonl", "o.jsonl", "o.txt"]
+        assert main(given) == 0, "up to date"
+        for name in made - {"a.txt", "b.jsonl", "o.txt", "o.jsonl"}:
+            path = tmp_path / "d" / name
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 def test_two_links_to_one_file_are_two_inputs(tmp_path: Path) -> None:

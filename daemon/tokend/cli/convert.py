@@ -13,18 +13,20 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from msgspec.structs import asdict
 from tokend_client.errors import BadRequestError
 from tokend_client.protocol import Layout, Told
 
-from .. import _core, conversions
+from .. import _core, conversions, retired
+from ..made import NATIVE, read_made
 from ..rewrite import Meter, rewrite
 from ..token_source import TokenSource, open_source
-from .encode import connected, follow_own
-from .output import duration, plural, size, watched
+from .follow import connected, follow_own
+from .output import duration, plural, short, size, watched
+from .report import skipped
 from .verify import told
 
 if TYPE_CHECKING:
@@ -141,12 +143,12 @@ def check(
     done = {}
     for name, place in made_at.items():
         layout = _layout(arguments, formats, name)
-        made = None if arguments.force else conversions.read_made(place, name)
-        is_laid_out = name in conversions.NATIVE or (made and conversions.is_laid_out(made, name, layout))
+        made = None if arguments.force else read_made(place, name)
+        is_laid_out = name in NATIVE or (made and conversions.is_laid_out(made, name, layout))
         if made is not None and is_laid_out and is_same(made, name) and conversions.verifies(place, name):
             done[name] = made
             continue
-        if name in conversions.NATIVE:
+        if name in NATIVE:
             # What is asked for is of the others.
             layout = asdict(Layout())
         conversions.check_place(place, name, layout, force=arguments.force)
@@ -168,13 +170,13 @@ def places(given: str, formats: list[str], *, has_native: bool) -> dict[str, str
 
 def given_layout(arguments: argparse.Namespace) -> dict[str, Any]:
     """What was asked for of the formats' layout, of whichever."""
-    names = [name for name in Layout.__struct_fields__ if name != "sibling"]
+    names = [name for name in Layout.__struct_fields__ if name not in ("sibling", "beside")]
     usual = asdict(Layout())
     return {name: getattr(arguments, name) for name in names if getattr(arguments, name) != usual[name]}
 
 
 def _layout(arguments: argparse.Namespace, formats: Iterable[str], name: str) -> dict[str, Any]:
-    """The fields of `protocol.Layout`, but for `sibling`."""
+    """The fields of `protocol.Layout`, but for `sibling` and `beside`."""
     return {
         "eot": arguments.eot,
         "eot_id": arguments.eot_id,
@@ -204,42 +206,45 @@ def make(
     places: dict[str, str],
     formats: list[str],
     client: Client | None = None,
+    *,
+    beside: Sequence[str] = (),
 ) -> None:
-    """Makes the sets, in this process or by a daemon, and says what each holds; `formats` are all asked for."""
+    """Makes the sets, in this process or by a daemon, and says what each holds; `formats` are all asked for, and
+    `beside` names files that will be put there by whoever calls this.
+    """
     raw: tuple[str, str] | None = None
     # `encode` makes them of sets of ours, which tell everything.
     given = told(arguments) if hasattr(arguments, "path") else Told()
     for name, place in places.items():
         start = time.monotonic()
-        options = _layout(arguments, formats, name) | {"force": arguments.force, "sibling": raw}
+        layout = _layout(arguments, formats, name) | {"sibling": raw, "beside": list(beside)}
         if client is not None:
-            job = client.convert(source, place, format=name, **{**asdict(given), **options})
+            job = client.convert(source, place, format=name, force=arguments.force, **{**asdict(given), **layout})
             if arguments.no_wait:
                 print(json.dumps({"job_id": job.job_id}) if arguments.json else job.job_id)
                 return
             made = follow_own(client, job.job_id, place)
         else:
-            made = _local(source, place, name, options)
+            made = _local(source, place, name, layout, force=arguments.force)
         if name in conversions.RAW:
             raw = place, name
         _report(arguments, made, place, time.monotonic() - start)
 
 
-def _local(source: str, place: str, name: str, options: dict[str, Any]) -> dict[str, Any]:
+def _local(source: str, place: str, name: str, layout: dict[str, Any], *, force: bool) -> dict[str, Any]:
     control = _core.JobControl()
-    made = watched(
-        lambda: _core.export(source, place, name, control=control, **options),
+    has_places = "docs" in open_source(source, Told()).sidecars
+    return watched(
+        lambda: conversions.export(source, place, name, layout, control, has_places=has_places, force=force),
         control,
         f"{os.path.basename(place)}: writes {name}",
         control.cancel,
     )
-    result: dict[str, Any] = json.loads(made)
-    return result
 
 
 def say(made: dict[str, Any], place: str, seconds: float) -> None:
     """One line of what a conversion made."""
-    what = f"{plural(made['n_tokens'], 'token')}, {plural(made['n_documents'], 'document')}"
+    what, place = f"{plural(made['n_tokens'], 'token')}, {plural(made['n_documents'], 'document')}", short(place)
     kind = made.get("kind") or str(made["format"]).removeprefix("tokend-")
     if made.get("up_to_date"):
         print(f"{place} ({kind}) is up to date: {what}", file=sys.stderr)
@@ -263,24 +268,22 @@ def keep_places(arguments: argparse.Namespace, source: TokenSource, formats: lis
     """
     has_native = bool({"bin", "stream"} & set(arguments.format))
     for place in places(arguments.output, formats, has_native=has_native).values():
+        retired.finish(place)
         conversions.keep_places(source.sidecars.get("docs", []), place)
 
 
-def keep_account(arguments: argparse.Namespace, made: str, *, is_hidden: bool = True) -> None:
-    """What the set that trainers' sets were made of knows and will not be there to tell: the ids of the documents,
-    which side of a split they are on, and, of a hidden set, what was left out.
+def keep_account(arguments: argparse.Namespace, made: str, manifest: dict[str, Any]) -> None:
+    """What the set that trainers' sets were made of knows and may not be there to tell: the ids of the documents, which
+    side of a split they are on, and, of a hidden set, what was left out.
     """
     from .. import beside
-    from .encode import skipped
 
-    output = arguments.output
+    output = os.path.abspath(arguments.output)
     split = {"val_fraction": arguments.val_fraction, "seed": arguments.seed}
-    beside.keep(made, output, is_shuffled=arguments.shuffle, **split)
-    if not is_hidden:
+    beside.keep(made, manifest, output, is_shuffled=arguments.shuffle, **split)
+    if made != conversions.hidden_set(output):
         return
-    with open(f"{made}.json", encoding="utf-8") as file:
-        manifest: dict[str, Any] = json.load(file)
     if os.path.exists(f"{made}.skipped.jsonl"):
         os.replace(f"{made}.skipped.jsonl", f"{output}.skipped.jsonl")
     if left_out := skipped(manifest):
-        print(f"left out: {left_out}; listed in {output}.skipped.jsonl", file=sys.stderr)
+        print(f"left out: {left_out}; listed in {arguments.output}.skipped.jsonl", file=sys.stderr)

@@ -17,8 +17,9 @@ from tokend_client.protocol import JobInfo
 
 from .. import spawn
 from ..config import ServerConfig
-from .encode import follow, report
+from .follow import follow
 from .output import duration, plural, size
+from .report import report
 
 
 def serve(arguments: argparse.Namespace) -> int:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
 import os
 import sys
@@ -11,15 +10,16 @@ import threading
 import time
 from typing import TYPE_CHECKING, Any
 
-from tokend_client.errors import BadDocumentError, BadRequestError, NoSpaceError, NotConnectedError, TokendError
+from tokend_client.errors import BadDocumentError, BadRequestError, NoSpaceError
+from tokend_client.inputs import STDIN
 
 from . import early
-from .known import look, made_of
-from .output import check_utf8, duration, plural, progress_bar, size, watched
+from .follow import connected, follow_own
+from .known import look
+from .output import check_utf8, watched
+from .report import report
 
 if TYPE_CHECKING:
-    from tokend_client import Client
-
     from ..tokenizer import Tokenizer
 
 
@@ -43,9 +43,10 @@ def encode(arguments: argparse.Namespace) -> int:
 
         return watch(arguments, _options(arguments))
     inputs = _inputs(arguments)
-    if "-" not in inputs:
+    arguments.stdin = None
+    if STDIN not in inputs:
         return _encode(arguments, inputs)
-    if inputs.count("-") > 1 or arguments.files_from == "-":
+    if inputs.count(STDIN) > 1 or arguments.files_from == "-":
         raise BadRequestError("stdin is named twice")
     if arguments.no_wait:
         raise BadRequestError("--no-wait does not go with stdin", "write it to a file first")
@@ -53,8 +54,9 @@ def encode(arguments: argparse.Namespace) -> int:
 
     # What interrupts a job so that it can go on.
     resumable = (KeyboardInterrupt, NoSpaceError, BadDocumentError)
-    with stdin.as_file(arguments.output, resume=arguments.resume, is_kept_on=resumable) as path:
-        return _encode(arguments, [path if name == "-" else name for name in inputs])
+    with stdin.as_file(arguments.output, resume=arguments.resume, is_kept_on=resumable) as (path, is_copy):
+        arguments.stdin = path if is_copy else None
+        return _encode(arguments, [path if name == STDIN else name for name in inputs])
 
 
 def _name_outputs(arguments: argparse.Namespace) -> None:
@@ -95,89 +97,12 @@ def _encode(arguments: argparse.Namespace, inputs: list[str]) -> int:
         return _update(arguments, inputs)
     if not foreign:
         return _native(arguments, inputs, arguments.output, native or "bin")
-    from .. import conversions
-    from . import convert
+    from .formats import encode_formats
 
-    if native is not None and not arguments.local and not _is_confined(arguments):
-        # One job makes the set and all of them.
-        places = convert.places(arguments.output, foreign, has_native=True)
-        return _native(arguments, inputs, arguments.output, native, exports=places)
-    if arguments.no_wait or arguments.key is not None:
-        raise BadRequestError("a daemon with --root makes no formats of trainers", "leave out --no-wait and --key")
-    is_same = made_of(arguments, inputs, _options(arguments))
-    places = convert.check(arguments, foreign, has_native=native is not None, is_same=lambda note, _: is_same(note))
-    if native is not None:
-        _native(arguments, inputs, arguments.output, native)
-        _convert(arguments, os.path.abspath(arguments.output), places, foreign)
-        return 0
-    made = conversions.hidden_set(arguments.output)
-    if not places:
-        _end_interrupted(arguments, made, foreign)
-        return 0
-    known = look(arguments, inputs, _options(arguments))
-    if known and known.output and known.manifest and not {"skipped", "ids"} & set(known.manifest):
-        print(f"tokend: the same inputs are in {known.output}, which verified: made from it", file=sys.stderr)
-        _convert(arguments, known.output, places, foreign)
-        convert.keep_account(arguments, known.output, is_hidden=False)
-        return 0
-    _native(arguments, inputs, made, "bin", is_hidden=True)
-    try:
-        _convert(arguments, made, places, foreign)
-    except BaseException:
-        print(f"tokend: the tokens are kept in {made}, for `tokend convert`", file=sys.stderr)
-        raise
-    convert.keep_account(arguments, made)
-    conversions.remove_set(made)
-    return 0
+    def encode_set(output: str, format: str, **options: Any) -> int:
+        return _native(arguments, inputs, output, format, **options)
 
-
-def _is_confined(arguments: argparse.Namespace) -> bool:
-    """Whether the daemon serves some directories only, and so makes no conversions."""
-    with connected(arguments) as client:
-        return bool(client.roots())
-
-
-def _convert(arguments: argparse.Namespace, source: str, places: dict[str, str], formats: list[str]) -> None:
-    """Makes the formats of trainers where the set was made: by the daemon, or in this process."""
-    from tokend_client.protocol import Told
-
-    from ..token_source import open_source
-    from . import convert
-
-    if places and not arguments.local:
-        with connected(arguments) as client:
-            # One that is confined to directories makes no conversions.
-            if not client.roots():
-                convert.make(arguments, source, places, formats, client)
-                return
-    convert.make(arguments, source, places, formats)
-    convert.keep_places(arguments, open_source(source, Told()), formats)
-
-
-def _end_interrupted(arguments: argparse.Namespace, made: str, formats: list[str]) -> None:
-    """Does what is left of a run that was killed when the last format was there: what stands beside the formats, and
-    the end of the hidden set.
-    """
-    from tokend_client.errors import ConflictError
-    from tokend_client.protocol import Told
-
-    from .. import conversions, publish
-    from ..token_source import open_source
-    from . import convert
-
-    if not conversions.is_any_left(made):
-        return
-    place = convert.places(arguments.output, formats, has_native=False)[formats[0]]
-    # Whoever holds it makes other formats just now, and ends the set itself.
-    with contextlib.suppress(ConflictError), publish.claimed(made):
-        note, manifest = conversions.read_note(place, formats[0]), conversions.read_made(made, "bin")
-        if manifest is not None and note is not None and conversions.is_of(note, manifest):
-            convert.keep_places(arguments, open_source(made, Told()), formats)
-            convert.keep_account(arguments, made)
-        elif manifest is not None:
-            # Of other inputs or options, kept for `tokend convert`.
-            return
-        conversions.remove_set(made)
+    return encode_formats(arguments, inputs, _options(arguments), native, foreign, encode_set)
 
 
 def _formats(arguments: argparse.Namespace) -> tuple[str | None, list[str]]:
@@ -218,6 +143,7 @@ def _native(
     `exports` are the formats of trainers that the daemon is to make of it, and their places.
     """
     options = _options(arguments) | {"force": arguments.force or is_hidden, "format": format}
+    options |= {"stdin": arguments.stdin}
     if arguments.more:
         options["more"] = arguments.more
     start = time.monotonic()
@@ -270,21 +196,11 @@ def _check_local(arguments: argparse.Namespace) -> None:
         raise BadRequestError("--retire needs a daemon, which knows who reads; it does not go with --local")
 
 
-def connected(arguments: argparse.Namespace) -> Client:
-    """A client of this user's daemon, which is started if none runs."""
-    # Sockets are not needed with --local, and take longer to import than a small file to encode.
-    from tokend_client import paths
-
-    from .. import spawn
-
-    return spawn.ensure(arguments.endpoint or paths.default_endpoint())
-
-
 def _update(arguments: argparse.Namespace, inputs: list[str]) -> int:
     """Encodes what is new in the inputs; all of it where that does not do."""
     if not arguments.local:
         return _native(arguments, inputs, arguments.output, "bin", is_update=True)
-    from tokend_client.inputs import expand
+    from tokend_client.inputs import expand, names_of
 
     from .. import words
     from ..reuse import read_manifest
@@ -299,16 +215,18 @@ def _update(arguments: argparse.Namespace, inputs: list[str]) -> int:
     start = time.monotonic()
 
     def encode_rest(parts: list[str], place: str, resume: bool) -> None:
-        _in_thread(tokenizer, parts, place, output, options | {"resume": resume})
+        _in_thread(tokenizer, parts, place, output, options | {"resume": resume, "stdin": arguments.stdin})
 
+    files = expand(inputs, output)
     try:
         manifest, n_bytes = update(
             tokenizer.fingerprint,
             tokenizer.eot_for(options["eot"], options["eot_token"]),
-            expand(inputs, output),
+            files,
             output,
             options,
             encode_rest,
+            names=names_of(files, arguments.stdin),
         )
     except NotPossible as reason:
         if read_manifest(output) is not None:
@@ -393,83 +311,3 @@ def _in_thread(
         os.path.basename(label),
         control.suspend,
     )
-
-
-def follow(client: Client, job_id: str, output: str) -> dict[str, Any]:
-    """Shows a job's progress until it has ended; returns its manifest, or raises its error."""
-    job = client.job(job_id)
-    try:
-        with progress_bar(os.path.basename(output)) as update:
-            for moment in job.progress():
-                update(moment.bytes_done, moment.bytes_total, moment.tokens, moment.note)
-        result = job.wait()
-    except NotConnectedError as error:
-        # The daemon may have gone before it could say so itself.
-        what = f"{error.message}; job {job_id} is kept, and goes on with the next one"
-        raise NotConnectedError(what, error.hint) from None
-    manifest = {**result.manifest, "up_to_date": result.up_to_date}
-    manifest |= {"reused": result.reused} if result.reused is not None else {}
-    manifest |= {"encoded_bytes": result.encoded_bytes} if result.encoded_bytes is not None else {}
-    if result.note is not None:
-        print(f"tokend: {result.note}", file=sys.stderr)
-    return manifest
-
-
-def follow_own(client: Client, job_id: str, output: str) -> dict[str, Any]:
-    """Follows the job that this command submitted: who interrupts the command means the job."""
-    try:
-        return follow(client, job_id, output)
-    except KeyboardInterrupt:
-        try:
-            client.job(job_id).cancel(timeout=2.0)
-        except TokendError as error:
-            print(f"tokend: the job could not be cancelled: {error}", file=sys.stderr)
-        raise
-
-
-def report(manifest: dict[str, Any], output: str, seconds: float, as_json: bool) -> None:
-    """Says what a job made: one line for a person, or the manifest as JSON on stdout."""
-    if as_json:
-        print(json.dumps(manifest))
-        return
-    if manifest["format"] == "tokend-export":
-        from .convert import say
-
-        say(manifest, output, seconds)
-        return
-    n_bytes = sum(source["size_bytes"] for source in manifest["sources"])
-    what = f"{plural(manifest['n_tokens'], 'token')}, {plural(manifest['n_documents'], 'document')}"
-    if manifest["up_to_date"]:
-        print(f"{output} is up to date: {what}", file=sys.stderr)
-        return
-    if "reused" in manifest:
-        print(f"{output}: {what}, shared with {manifest['reused']}: the same inputs, verified", file=sys.stderr)
-        return
-    # The rate of a small job is that of starting it, which tells nobody anything.
-    rate = f", {size(n_bytes / seconds)}/s" if n_bytes > 10_000_000 and seconds > 0 else ""
-    new = manifest.get("encoded_bytes")
-    of_that = f" ({size(new)} of that new and encoded)" if new is not None else rate
-    print(f"{output}: {what} from {size(n_bytes)} in {duration(seconds)}{of_that}", file=sys.stderr)
-    left_out = skipped(manifest)
-    if left_out:
-        listed = os.path.join(os.path.dirname(output), manifest["skipped"]["file"])
-        print(f"left out: {left_out}; listed in {listed}", file=sys.stderr)
-
-
-def account(manifest: dict[str, Any]) -> dict[str, int]:
-    """The accounts of all sources that are made of records, added up; empty if none is."""
-    total: dict[str, int] = {}
-    for source in manifest["sources"]:
-        records = source.get("records")
-        if records:
-            for name, number in records.items():
-                total[name] = total.get(name, 0) + number
-    return total
-
-
-def skipped(manifest: dict[str, Any]) -> str:
-    """What was left out, in words; empty if nothing was."""
-    total = account(manifest)
-    kinds = (("n_bad", "bad"), ("n_filtered", "filtered"), ("n_duplicates", "duplicate"))
-    said = [f"{total[name]:,} {word}" for name, word in kinds if total.get(name)]
-    return f"{', '.join(said)} of {plural(total['n_in'], 'record')}" if said else ""

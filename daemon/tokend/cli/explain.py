@@ -7,6 +7,8 @@ import json
 import os
 from dataclasses import asdict
 
+from tokend_client.inputs import STDIN
+
 from ..explain import explain as search
 
 
@@ -18,11 +20,12 @@ def explain(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print(json.dumps(asdict(found)))
         return 0
+    source = "stdin" if found.source == STDIN else found.source
     within = f"token {found.token_in_document:,} of {found.n_tokens_of_document:,} in it"
     rows = [
         ("token", f"{found.token:,}: id {found.id}, {found.bytes!r}"),
         ("document", f"{found.document:,} of {found.n_documents:,}, {within}"),
-        ("source", f"{found.source}, document {found.document_in_source:,} in it"),
+        ("source", f"{source}, document {found.document_in_source:,} in it"),
     ]
     if found.row is not None:
         rows.append(("row", f"{found.row:,}"))

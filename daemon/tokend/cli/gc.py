@@ -11,13 +11,14 @@ import shutil
 
 from tokend_client.errors import ConflictError, NotFoundError
 
-from .. import _core, publish, reuse, rewrite
+from .. import _core, publish, retired, reuse, rewrite
 from .. import update as updates
 from ..conversions import remove_set, unlocked
 from .output import plural, size
 
 _EXPORT = re.compile(r"\.(.+)\.tokend-export")
 _HIDDEN = re.compile(rf"\.(.+)\.({updates.PURPOSE}|{reuse.PURPOSE}|{rewrite.PURPOSE})")
+_RETIRED = re.compile(rf"\.(.+)\.{retired.PURPOSE}")
 _SET = re.compile(r"\.(.+)\.tokend-set\.bin\.json")
 _CHECKPOINT = re.compile(r"\.(.+)\.checkpoint\.([A-Za-z0-9_-]{1,64})\.partial")
 
@@ -70,6 +71,11 @@ def _leftover(path: str, name: str, *, is_dry: bool) -> list[str]:
             if not is_dry and not publish.finish(output, path):
                 shutil.rmtree(path)
         return [path]
+    if part := _RETIRED.fullmatch(name):
+        output = os.path.join(folder, part[1])
+        if not is_dry:
+            retired.finish(output)
+        return [f"what stood beside a set that {output} replaced"] if is_dry or not os.path.exists(path) else []
     if part := _SET.fullmatch(name):
         made = path.removesuffix(".json")
         with publish.claimed(made):

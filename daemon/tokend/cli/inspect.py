@@ -16,8 +16,8 @@ from ..foreign import TOKEN_FORMATS
 from ..notes import is_native, read_note
 from ..token_source import UNKNOWN
 from ..tokenizer import Tokenizer
-from .encode import account
-from .output import plural, size
+from .output import plural, short, size
+from .report import account
 from .verify import told
 
 _HEAD_TOKENS = 40
@@ -42,7 +42,7 @@ def inspect(arguments: argparse.Namespace) -> int:
 def _rows(stream: TokenStream) -> list[tuple[str, str]]:
     manifest = stream.manifest
     n_bytes = stream.n_tokens * stream.dtype.itemsize
-    rows = [("file", str(stream.path)), ("format", f"raw {stream.dtype}, {size(n_bytes)}")]
+    rows = [("file", short(str(stream.path))), ("format", f"raw {stream.dtype}, {size(n_bytes)}")]
     if manifest["format"] != "tokend-bin":
         rows.append(("layout", f"{manifest['format']}, {stream.state}"))
     rows.append(("tokens", f"{stream.n_tokens:,}"))
@@ -65,14 +65,17 @@ def _rows(stream: TokenStream) -> list[tuple[str, str]]:
     if kinds:
         rows.append(("converted", f"from {' and '.join(kinds)}: {plural(n_sources, 'file')}, {size(source_bytes)}"))
         return rows + (_tokenizer(stream, stream.tokenizer) if is_known else [])
+    separator = "" if options["separator"] is None else f" separator={options['separator']!r}"
     rows += [
-        ("options", f"special={options['special']} errors={options['errors']} separator={options['separator']!r}"),
+        ("options", f"special={options['special']} errors={options['errors']}{separator}"),
         ("sources", f"{plural(n_sources, 'file')}, {size(source_bytes)}"),
     ]
     rows += _records(manifest)
     if left_out := _listed(manifest):
         rows.append(("left out", f"listed in {left_out}"))
-    if stream.n_tokens and stream.state == "sealed":
+    # Packed bytes would say nothing of the text.
+    is_packed = any("+" in source.get("format", "") for source in sources)
+    if stream.n_tokens and source_bytes and stream.state == "sealed" and not is_packed:
         rows.append(("bytes/token", f"{source_bytes / stream.n_tokens:.2f}"))
     return rows + _tokenizer(stream, stream.tokenizer)
 
@@ -156,7 +159,7 @@ def _foreign(arguments: argparse.Namespace, path: Path) -> int:
         return 0
     name = arguments.tokenizer or (note["tokenizer"]["name"] if note is not None else None)
     rows = [
-        ("file", str(path)),
+        ("file", short(str(path))),
         ("format", f"{kind}, {plural(found.n_files, 'file')}, {size(found.n_bytes)}"),
         ("dtype", found.dtype),
         ("tokens", f"{found.n_tokens:,}"),

@@ -9,12 +9,13 @@ from functools import cache
 from typing import Any
 
 from tokend_client.errors import OutputExistsError, TokendError
-from tokend_client.inputs import expand
+from tokend_client.inputs import expand, names_of
 
 
 class Known:
     """A job, as other jobs like it are looked up: by the sizes of `files` and the options.
 
+    `names` is what manifests call the files.
     `output` is a verified set of the same inputs, if there is one, and `manifest` is that set's.
     """
 
@@ -22,11 +23,13 @@ class Known:
         self,
         options: dict[str, Any],
         files: list[str],
+        names: list[str],
         output: str | None = None,
         manifest: dict[str, Any] | None = None,
     ) -> None:
         self.options = options
         self.files = files
+        self.names = names
         self.output = output
         self.manifest = manifest
 
@@ -47,7 +50,7 @@ class Known:
         if self.output is None or self.manifest is None or (reuse.is_taken(place) and not is_begun):
             return None
         try:
-            made = reuse.link(self.output, self.manifest, place, self.files)
+            made = reuse.link(self.output, self.manifest, place, self.names)
         except OutputExistsError:
             # Whether what stands there is this very set, the core finds out.
             return None
@@ -63,9 +66,10 @@ def look(arguments: argparse.Namespace, inputs: list[str], options: dict[str, An
 
     try:
         files = expand(inputs, arguments.output)
+        names = names_of(files, arguments.stdin)
         # To ask takes as long as the sizes of a few hundred files.
         if not (reuse.is_begun() if len(files) < 1000 else reuse.has_any_of(len(files))):
-            return Known(options, files)
+            return Known(options, files, names)
         sizes = [os.stat(path).st_size for path in files]
     except (OSError, TokendError):
         # The job itself says what is wrong with them.
@@ -79,8 +83,8 @@ def look(arguments: argparse.Namespace, inputs: list[str], options: dict[str, An
 
         return Tokenizer.load(arguments.tokenizer).fingerprint
 
-    found = reuse.find(reuse.key_of(options, sizes), files, fingerprint)
-    return Known(options, files, *found) if found else Known(options, files)
+    found = reuse.find(reuse.key_of(options, sizes), files, names, fingerprint)
+    return Known(options, files, names, *(found or ()))
 
 
 def made_of(
@@ -102,7 +106,9 @@ def made_of(
 
         try:
             there = [(source["path"], source["size_bytes"]) for source in note["sources"]]
-            if there != [(path, os.stat(path).st_size) for path in expand(inputs, arguments.output)]:
+            files = expand(inputs, arguments.output)
+            names = names_of(files, arguments.stdin)
+            if there != [(name, os.stat(path).st_size) for path, name in zip(files, names, strict=True)]:
                 return False
             tokenizer = Tokenizer.load(arguments.tokenizer)
             eot_id = tokenizer.eot_for(options["eot"], options["eot_token"])

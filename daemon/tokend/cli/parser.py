@@ -9,9 +9,10 @@ import sys
 from collections.abc import Callable
 from functools import cache
 from importlib import import_module
-from typing import Any
+from typing import Any, NoReturn
 
 from .. import __version__
+from .options import count, foreign_options, json_option, layout_options, record_options, tokenizer_option
 
 FOREIGN_FORMATS = ["nanogpt", "llmc", "megatron", "datatrove", "olmo", "litdata", "mds"]
 """What `_core.export_formats()` gives; a copy, for the help needs no core."""
@@ -35,9 +36,17 @@ def _width() -> int:
     return (columns if columns > 0 else 80) - 2
 
 
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong as every other error is said, not after a page of usage."""
+
+    def error(self, message: str) -> NoReturn:
+        """Ends the process."""
+        self.exit(2, f"tokend: error: {message}\nhint: {self.prog} --help\n")
+
+
 def build_parser(first: str | None = None) -> argparse.ArgumentParser:
     """The command line: all of it, or if `first` is a command no more than that, which takes a fifth of the time."""
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="tokend",
         description="Exact BPE tokens for training, from one daemon per machine.",
         formatter_class=_Formatter,
@@ -66,24 +75,9 @@ def _endpoint(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _json(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--json", action="store_true", help="print JSON")
-
-
 def _client(parser: argparse.ArgumentParser) -> None:
     _endpoint(parser)
-    _json(parser)
-
-
-def _tokenizer(parser: argparse.ArgumentParser | argparse._ArgumentGroup, default: str | None = "gpt2") -> None:
-    shown = f" (default: {default})" if default else ""
-    parser.add_argument(
-        "--tokenizer",
-        default=default,
-        metavar="NAME|PATH",
-        help="gpt2, a tokenizer.json, a .model file, a folder with vocab.json and merges.txt, or a published "
-        f"encoding with its rank file (cl100k_base=PATH); see `tokend tokenizers`{shown}",
-    )
+    json_option(parser)
 
 
 def _serve(parser: argparse.ArgumentParser) -> None:
@@ -98,14 +92,14 @@ def _serve(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--threads",
-        type=_count,
+        type=count,
         default=0,
         metavar="N",
         help="worker threads of a job (default: one less than there are cores)",
     )
     parser.add_argument(
         "--ahead-tokens",
-        type=_count,
+        type=count,
         default=1 << 26,
         metavar="N",
         help="how far jobs write ahead of the loaders that follow their streams (default: 67108864)",
@@ -142,7 +136,7 @@ def _encode(parser: argparse.ArgumentParser) -> None:
         metavar="OUT",
         help="the data file (OUT.ends and OUT.json are made beside it), or the directory of another format",
     )
-    _tokenizer(parser)
+    tokenizer_option(parser)
     parser.add_argument(
         "--format",
         action="append",
@@ -174,7 +168,7 @@ def _encode(parser: argparse.ArgumentParser) -> None:
         help="what to do about bytes that are not UTF-8 (default: strict)",
     )
     parser.add_argument(
-        "--threads", type=_count, default=0, metavar="N", help="worker threads (default: one less than there are cores)"
+        "--threads", type=count, default=0, metavar="N", help="worker threads (default: one less than there are cores)"
     )
     parser.add_argument(
         "--dry-run", action="store_true", help="make nothing: estimate tokens, time and disk from a sample"
@@ -220,8 +214,8 @@ def _encode(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="of a stream: delete segments that no loader of the daemon will read again; it need not fit on the disk",
     )
-    _records(parser)
-    _layout(parser)
+    record_options(parser)
+    layout_options(parser)
     parser.set_defaults(eot_id=None)
     _client(parser)
 
@@ -259,78 +253,16 @@ def _convert(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--no-wait", action="store_true", help="hand it to the daemon, print the job's id and return at once"
     )
-    _foreign(parser)
-    _layout(parser)
+    foreign_options(parser)
+    layout_options(parser)
     _client(parser)
-
-
-def _records(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("of what is in the inputs")
-    group.add_argument(
-        "--input-format",
-        choices=["auto", "text", "jsonl"],
-        default="auto",
-        help="what files hold that are no parquet or arrow (default: auto, by first bytes, names and first lines)",
-    )
-    group.add_argument(
-        "--field",
-        action="append",
-        metavar="NAME[=OUT]",
-        help="field or column of the text, with dots: meta.body (default: text); with =OUT and without -o "
-        "repeatable: each field goes to an output of its own, in one pass",
-    )
-    group.add_argument("--id-field", metavar="NAME", help="a field or column to keep in OUT.ids, a line per document")
-    group.add_argument(
-        "--bad-documents",
-        choices=["fail", "skip"],
-        default="fail",
-        help="what to do about lines, rows and texts that are no document: fail at the first, or leave them out and "
-        "list them in OUT.skipped.jsonl (default: fail)",
-    )
-    group.add_argument("--min-tokens", type=_count, default=0, metavar="N", help="leave out shorter documents")
-    group.add_argument("--max-tokens", type=_count, metavar="N", help="leave out longer documents")
-    group.add_argument("--truncate-tokens", type=_count, metavar="N", help="cut longer documents")
-    group.add_argument("--deduplicate", action="store_true", help="leave out documents whose text was there before")
-
-
-def _layout(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("of the formats that trainers read")
-    group.add_argument("--shard-tokens", type=_count, metavar="N", help="most tokens of a file")
-    group.add_argument("--shard-bytes", type=_size, metavar="SIZE", help="most bytes of tokens of a file, e.g. 512M")
-    group.add_argument("--shard-documents", type=_count, metavar="N", help="most documents of a file")
-    group.add_argument("--row-tokens", type=_count, metavar="N", help="mds: rows of N tokens (default: documents)")
-    group.add_argument(
-        "--val-fraction",
-        type=float,
-        default=0.0,
-        metavar="X",
-        help="part of the documents for validation, drawn by their content (default: 0)",
-    )
-    group.add_argument("--shuffle", action="store_true", help="shuffle the documents")
-    group.add_argument("--seed", type=_count, default=0, metavar="N", help="of the shuffle and the split (default: 0)")
-
-
-def _foreign(parser: argparse.ArgumentParser) -> None:
-    """What files of other tools do not tell."""
-    group = parser.add_argument_group("of other tools' files, which do not tell")
-    _tokenizer(group, default=None)
-    group.add_argument("--dtype", choices=["uint16", "uint32"], help="of raw ids (default: told from the ids)")
-    group.add_argument(
-        "--vocab-size", type=_count, metavar="N", help="ids in the vocabulary, of a tokenizer that tokend does not know"
-    )
-    group.add_argument("--eot-id", type=_count, metavar="ID", help="the end-of-text id (default: the tokenizer's)")
-    group.add_argument(
-        "--eot-at",
-        choices=["end", "start", "both", "none"],
-        help="where documents have it (default: told from the first and last documents)",
-    )
 
 
 def _decode(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("file", nargs="?", metavar="FILE", help="a token file (default: ids on stdin)")
-    _tokenizer(parser, default=None)
-    parser.add_argument("--start", type=_count, default=0, metavar="N", help="first token (default: 0)")
-    parser.add_argument("--count", type=_count, metavar="N", help="number of tokens (default: all)")
+    tokenizer_option(parser, default=None)
+    parser.add_argument("--start", type=count, default=0, metavar="N", help="first token (default: 0)")
+    parser.add_argument("--count", type=count, metavar="N", help="number of tokens (default: all)")
     parser.add_argument(
         "--dtype", choices=["uint16", "uint32"], help="for a file without a manifest (default: the tokenizer's)"
     )
@@ -344,40 +276,40 @@ def _text(parser: argparse.ArgumentParser) -> None:
         default="raise",
         help="what a special token's text means (default: raise)",
     )
-    _tokenizer(parser)
-    _json(parser)
+    tokenizer_option(parser)
+    json_option(parser)
 
 
 def _inspect(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "path", help="a set of tokend's, or of Megatron, llm.c, datatrove, OLMo-core, litData, MDS; raw ids"
     )
-    _foreign(parser)
-    _json(parser)
+    foreign_options(parser)
+    json_option(parser)
 
 
 def _verify(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "path", help="OUT.bin, a stream's directory, the manifest of either, what convert made, or another tool's set"
     )
-    _foreign(parser)
-    _json(parser)
+    foreign_options(parser)
+    json_option(parser)
 
 
 def _explain(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "path", help="OUT.bin, a stream, or what convert or encode made of them for a trainer, or one file of that"
     )
-    parser.add_argument("--token", type=_count, required=True, metavar="N", help="position of the token, from 0")
+    parser.add_argument("--token", type=count, required=True, metavar="N", help="position of the token, from 0")
     parser.add_argument("--set", metavar="SET", help="what a trainer's set was made of, where its name does not tell")
-    parser.add_argument("--context", type=_count, default=200, metavar="BYTES", help="text to show (default: 200)")
-    _json(parser)
+    parser.add_argument("--context", type=count, default=200, metavar="BYTES", help="text to show (default: 200)")
+    json_option(parser)
 
 
 def _gc(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("folders", nargs="*", metavar="DIR", help="where half made files of dead runs are removed too")
     parser.add_argument("--dry-run", action="store_true", help="say what would be removed")
-    _json(parser)
+    json_option(parser)
 
 
 def _stop(parser: argparse.ArgumentParser) -> None:
@@ -390,20 +322,6 @@ def _job(parser: argparse.ArgumentParser) -> None:
     _client(parser)
 
 
-def _size(text: str) -> int:
-    """Bytes, with an optional unit of 1,024."""
-    units = {"K": 10, "M": 20, "G": 30, "T": 40}
-    word = text.upper().removesuffix("B").removesuffix("I")
-    return _count(word[:-1]) << units[word[-1]] if word[-1:] in units else _count(word)
-
-
-def _count(text: str) -> int:
-    number = int(text)
-    if number < 0:
-        raise argparse.ArgumentTypeError(f"{text} is below 0")
-    return number
-
-
 _COMMANDS: dict[str, tuple[str, str, Callable[[argparse.ArgumentParser], None]]] = {
     "serve": ("daemon", "run a daemon in the foreground", _serve),
     "encode": ("encode", "files -> one token set on disk", _encode),
@@ -413,7 +331,7 @@ _COMMANDS: dict[str, tuple[str, str, Callable[[argparse.ArgumentParser], None]]]
     "inspect": ("inspect", "what a token set holds", _inspect),
     "verify": ("verify", "read a token set again: checksums, lengths, ids, document ends", _verify),
     "explain": ("explain", "the source text around a token", _explain),
-    "tokenizers": ("tokenizers", "the vocabularies that this machine has", _json),
+    "tokenizers": ("tokenizers", "the vocabularies that this machine has", json_option),
     "gc": ("gc", "forget outputs that are gone; remove what dead runs left in directories", _gc),
     "jobs": ("daemon", "the daemon's jobs", _client),
     "status": ("daemon", "how the daemon is", _client),

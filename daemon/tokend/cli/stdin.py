@@ -1,9 +1,9 @@
 """`tokend encode -`: what comes through stdin, put into a file beside the output first.
 
 A job reads its inputs from files: it checks them again at the end, a killed one goes on in them, and the
-daemon opens them itself. So stdin is copied to `.OUT.stdin`, which is removed once the output is there; a
-stdin that is a file from its beginning (`tokend encode - < FILE`) is taken by its own path. After an interrupted
-run `--resume` takes what was copied, if that was all of it, and does not read stdin.
+daemon opens them itself. So stdin is copied to `.OUT.stdin`, which is removed once the output is there; manifests,
+lists and errors call it `-`. A stdin that is a file from its beginning (`tokend encode - < FILE`) is taken by its own
+path. After an interrupted run `--resume` takes what was copied, if that was all of it, and does not read stdin.
 """
 
 from __future__ import annotations
@@ -16,22 +16,22 @@ from collections.abc import Iterator
 
 from tokend_client.errors import BadRequestError
 
+from ..sources import copy_of_stdin
 from .output import progress_bar
 
 _READ_BYTES = 1 << 20
 
 
 @contextlib.contextmanager
-def as_file(output: str, *, resume: bool, is_kept_on: tuple[type[BaseException], ...]) -> Iterator[str]:
-    """The path of a file with what stdin holds. A copy is removed in the end, but not after one of the
-    exceptions `is_kept_on`.
+def as_file(output: str, *, resume: bool, is_kept_on: tuple[type[BaseException], ...]) -> Iterator[tuple[str, bool]]:
+    """The path of a file with what stdin holds, and whether it is a copy. That is removed in the end, but not after one
+    of the exceptions `is_kept_on`.
     """
     own = _own_path()
     if own is not None:
-        yield own
+        yield own, False
         return
-    folder, name = os.path.split(os.path.abspath(output.rstrip("/")))
-    copy = os.path.join(folder, f".{name}.stdin")
+    copy = copy_of_stdin(output)
     if resume and os.path.exists(copy):
         print(f"tokend: going on with what was read from stdin before, {copy}", file=sys.stderr)
     else:
@@ -39,7 +39,7 @@ def as_file(output: str, *, resume: bool, is_kept_on: tuple[type[BaseException],
             raise BadRequestError("stdin is a terminal", "pipe the text into it, as in `zcat FILE | tokend encode -`")
         _copy(copy)
     try:
-        yield copy
+        yield copy, True
     except is_kept_on:
         raise
     except BaseException:

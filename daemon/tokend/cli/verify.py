@@ -23,7 +23,7 @@ def verify(arguments: argparse.Namespace) -> int:
     """Reads an output again; the first fault is an error that names its file and place."""
     path = Path(os.path.abspath(arguments.path))
     note = read_note(path)
-    if is_native(path) or (note is None and not _is_foreign(path)):
+    if is_native(path):
         found = json.loads(_core.verify(str(path)))
         return _report(arguments, found, f"{found['state']}, ")
     if note is not None:
@@ -34,12 +34,6 @@ def verify(arguments: argparse.Namespace) -> int:
         return _report(arguments, found if is_whole else scanned, f"{found['state']}, ")
     found, remarks = _scan(arguments, path, None)
     return _report(arguments, found, f"{found['format']}, ", remarks)
-
-
-def _is_foreign(path: Path) -> bool:
-    from ..foreign import recognise
-
-    return recognise(path) is not None
 
 
 def told(arguments: argparse.Namespace) -> Told:

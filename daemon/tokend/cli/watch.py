@@ -25,7 +25,7 @@ from tokend_client.protocol import TERMINAL_STATES
 from ..tokenizer import Tokenizer
 from ..watch import Encode, Round, Watch
 from ..watch import watch as look_again
-from .encode import connected, follow_own
+from .follow import connected, follow_own
 from .output import plural
 
 DAEMON_MIN_BYTES = 8_000_000

@@ -80,7 +80,7 @@ def read_set(path: Path, dtype: str | None = None) -> ForeignSet:
     Raises `NotFoundError`, or `StreamError` for what is no set that is known here and for the first fault.
     """
     if not path.exists() and recognise(path) is None:
-        raise NotFoundError(f"{path}: no such file or set")
+        raise NotFoundError(f"{path}: no such file or set", "check the path")
     found = recognise(path)
     if found is None:
         raise StreamError(

@@ -167,7 +167,7 @@ impl Error {
             Self::PathDenied { .. } => "start the daemon with --root for that directory".into(),
             Self::NoSpace { .. } => "free space and go on with --resume, or write to another file system".into(),
             Self::InvalidUtf8 { .. } => "convert the file, or pass --errors replace to put U+FFFD for broken bytes".into(),
-            Self::BadDocument { .. } => "mend it, or leave such documents out with --bad-documents skip, which lists them in OUT.skipped.jsonl and goes on from here (with --local: and --resume)".into(),
+            Self::BadDocument { .. } => "mend it, or add --bad-documents skip (with --local also --resume): such documents are then left out and listed in OUT.skipped.jsonl, and the job goes on from here".into(),
             Self::DamagedInput { .. } => "get the file again; it is incomplete or was damaged on its way".into(),
             Self::SpecialToken { path: Some(_), .. } => "pass --separator with it if it ends documents, --special text to encode it as ordinary text, or --special token for its id".into(),
             Self::SpecialToken { path: None, .. } => "pass --special text to encode it as ordinary text, or --special token for its id".into(),

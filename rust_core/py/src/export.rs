@@ -17,7 +17,7 @@ use crate::errors::CoreError;
 use crate::job::JobControl;
 
 #[pyfunction]
-#[pyo3(signature = (input, output, format, *, eot=None, eot_id=None, shard_tokens=None, shard_bytes=None, shard_documents=None, row_tokens=None, val_fraction=0.0, seed=0, shuffle=false, force=false, sibling=None, control=None))]
+#[pyo3(signature = (input, output, format, *, eot=None, eot_id=None, shard_tokens=None, shard_bytes=None, shard_documents=None, row_tokens=None, val_fraction=0.0, seed=0, shuffle=false, force=false, sibling=None, beside=vec![], control=None))]
 #[expect(clippy::too_many_arguments, reason = "keyword arguments of the Python function")]
 pub(crate) fn export(
     py: Python<'_>,
@@ -35,6 +35,7 @@ pub(crate) fn export(
     shuffle: bool,
     force: bool,
     sibling: Option<(PathBuf, String)>,
+    beside: Vec<String>,
     control: Option<&JobControl>,
 ) -> PyResult<String> {
     let sibling = sibling
@@ -56,6 +57,7 @@ pub(crate) fn export(
         shuffle,
         force,
         sibling,
+        beside,
     };
     let control = control.map(|control| Arc::clone(&control.inner)).unwrap_or_default();
     let json = py
@@ -112,18 +114,38 @@ pub(crate) fn shuffled(py: Python<'_>, n_documents: u64, seed: u64, n_positions:
     order.into_pyarray(py).unbind()
 }
 
-/// For each document of a set whether a split puts it on the side of validation.
+/// The positions that documents `start..end` have in a shuffled set.
 #[pyfunction]
-#[pyo3(signature = (path, val_fraction, seed, control=None))]
+pub(crate) fn shuffled_to(
+    py: Python<'_>,
+    n_documents: u64,
+    seed: u64,
+    start: u64,
+    end: u64,
+) -> Py<PyArray1<u64>> {
+    let positions = py.detach(|| {
+        let shuffle = Shuffle::new(n_documents, seed);
+        (start..end.min(n_documents)).map(|document| shuffle.position_of(document)).collect::<Vec<_>>()
+    });
+    positions.into_pyarray(py).unbind()
+}
+
+/// For documents `start..end` of a set whether a split puts each on the side of validation.
+#[pyfunction]
+#[pyo3(signature = (path, val_fraction, seed, start, end, control=None))]
 pub(crate) fn sides(
     py: Python<'_>,
     path: PathBuf,
     val_fraction: f64,
     seed: u64,
+    start: u64,
+    end: u64,
     control: Option<&JobControl>,
 ) -> PyResult<Py<PyArray1<bool>>> {
     let control = control.map(|control| Arc::clone(&control.inner)).unwrap_or_default();
-    let found = py.detach(|| split_sides(&path, val_fraction, seed, &control)).map_err(CoreError::from)?;
+    let found = py
+        .detach(|| split_sides(&path, val_fraction, seed, start..end, &control))
+        .map_err(CoreError::from)?;
     Ok(found.into_pyarray(py).unbind())
 }
 

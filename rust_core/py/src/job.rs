@@ -129,7 +129,7 @@ fn as_json(outcome: &Outcome) -> Result<String, Error> {
 }
 
 #[pyfunction]
-#[pyo3(signature = (tokenizer, inputs, output, *, separator, eot, eot_id, special, errors, threads, force, roots, control, format="bin", resume=false, partial_key=None, records=None, retire=false, known_texts=None, more=vec![]))]
+#[pyo3(signature = (tokenizer, inputs, output, *, separator, eot, eot_id, special, errors, threads, force, roots, control, format="bin", resume=false, partial_key=None, records=None, retire=false, known_texts=None, more=vec![], stdin=None))]
 #[expect(clippy::too_many_arguments, reason = "keyword arguments of the Python function")]
 pub(crate) fn encode_files(
     py: Python<'_>,
@@ -152,6 +152,7 @@ pub(crate) fn encode_files(
     retire: bool,
     known_texts: Option<Vec<PathBuf>>,
     more: Vec<(String, PathBuf)>,
+    stdin: Option<PathBuf>,
 ) -> PyResult<String> {
     let replace_invalid = match errors {
         "strict" => false,
@@ -163,6 +164,7 @@ pub(crate) fn encode_files(
     };
     let spec = JobSpec {
         inputs,
+        stdin,
         output,
         separator,
         eot: Eot::parse(eot).map_err(CoreError::from)?,
@@ -198,7 +200,7 @@ pub(crate) fn encode_files(
 }
 
 #[pyfunction]
-#[pyo3(signature = (inputs, output, *, force, roots, format="bin", resume=false, partial_key=None, records=None, retire=false, more=vec![]))]
+#[pyo3(signature = (inputs, output, *, force, roots, format="bin", resume=false, partial_key=None, records=None, retire=false, more=vec![], stdin=None))]
 #[expect(clippy::too_many_arguments, reason = "keyword arguments of the Python function")]
 pub(crate) fn check_paths(
     py: Python<'_>,
@@ -212,6 +214,7 @@ pub(crate) fn check_paths(
     records: Option<Records>,
     retire: bool,
     more: Vec<(String, PathBuf)>,
+    stdin: Option<PathBuf>,
 ) -> PyResult<u64> {
     let format = Format::parse(format).map_err(CoreError::from)?;
     let (roots, records) = (Roots::new(roots), record_options(records)?);
@@ -224,6 +227,7 @@ pub(crate) fn check_paths(
         roots,
         records,
         more: field_outputs(more)?,
+        stdin,
         ..JobSpec::new(inputs, output)
     };
     Ok(py.detach(|| tokend_core::job::check(&spec)).map_err(CoreError::from)?)

@@ -11,7 +11,8 @@ mod tokenizer;
 mod _core {
     #[pymodule_export]
     use super::export::{
-        PrefixHash, check_export, export, export_formats, hash_prefixes, read_record, shuffled, sides,
+        PrefixHash, check_export, export, export_formats, hash_prefixes, read_record, shuffled, shuffled_to,
+        sides,
     };
     #[pymodule_export]
     use super::job::{

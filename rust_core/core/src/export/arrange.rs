@@ -55,6 +55,8 @@ pub struct ExportSpec {
     /// A set in another format that was just made of the same input: where its ids lie as in this one,
     /// its files are taken.
     pub sibling: Option<(PathBuf, Kind)>,
+    /// Names of files that will be put beside the set, for its note.
+    pub beside: Vec<String>,
 }
 
 impl ExportSpec {
@@ -76,6 +78,7 @@ impl ExportSpec {
             shuffle: false,
             force: false,
             sibling: None,
+            beside: Vec::new(),
         }
     }
 
@@ -107,6 +110,9 @@ pub struct Exported {
     pub sources: Value,
     pub arrangement: Value,
     pub files: Vec<FileInfo>,
+    /// Files beside the set that go with it, as far as whoever made it puts some there.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub beside: Vec<String>,
     pub tokend_version: String,
 }
 
@@ -200,25 +206,33 @@ pub fn export(spec: &ExportSpec, control: &Control) -> Result<Exported> {
         sources: set.manifest["sources"].clone(),
         arrangement: with_limits(arrangement, spec, n_tokens),
         files: staging.files(),
+        beside: spec.beside.clone(),
         tokend_version: env!("CARGO_PKG_VERSION").to_owned(),
     };
     publish(spec, &staging, &name, &exported)?;
     Ok(exported)
 }
 
-/// For each document of a finished set, in its order, whether a split puts it on the side of validation.
+/// For the documents of a finished set that are in `range`, in its order, whether a split puts each on the side of
+/// validation.
 ///
 /// # Errors
 /// What opening and reading the set fails with, and [`Error::Cancelled`].
-pub fn sides(input: &Path, val_fraction: f64, seed: u64, control: &Control) -> Result<Vec<bool>> {
+pub fn sides(
+    input: &Path,
+    val_fraction: f64,
+    seed: u64,
+    range: Range<u64>,
+    control: &Control,
+) -> Result<Vec<bool>> {
     let mut set = NativeSet::open(input)?;
     let threshold = threshold(val_fraction);
-    let n_documents = set.n_documents;
+    let range = range.start..range.end.min(set.n_documents);
     let mut side = |document| {
         let own = own_ids(&mut set, document, document)?;
         is_val(&mut set, own, threshold, seed, control)
     };
-    (0..n_documents).map(&mut side).collect()
+    range.map(&mut side).collect()
 }
 
 /// The hashes below it are those of validation.

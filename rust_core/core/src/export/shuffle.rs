@@ -34,16 +34,47 @@ impl Shuffle {
         }
     }
 
+    /// The position of a document below `n`: the reverse of [`Shuffle::at`].
+    #[must_use]
+    pub fn position_of(&self, document: u64) -> u64 {
+        let mut value = document;
+        loop {
+            value = self.way_back(value);
+            if value < self.n {
+                return value;
+            }
+        }
+    }
+
     fn round_trip(&self, value: u64) -> u64 {
-        let mask = (1_u64 << self.half_bits) - 1;
-        let (mut left, mut right) = (value >> self.half_bits, value & mask);
+        let (mut left, mut right) = self.halves(value);
         for round in 0..Self::ROUNDS {
-            let mut key = [0; 16];
-            key[..8].copy_from_slice(&right.to_le_bytes());
-            key[8..].copy_from_slice(&round.to_le_bytes());
-            (left, right) = (right, left ^ (xxh3_64_with_seed(&key, self.seed) & mask));
+            (left, right) = (right, left ^ self.scrambled(right, round));
         }
         left << self.half_bits | right
+    }
+
+    fn way_back(&self, value: u64) -> u64 {
+        let (mut left, mut right) = self.halves(value);
+        for round in (0..Self::ROUNDS).rev() {
+            (left, right) = (right ^ self.scrambled(left, round), left);
+        }
+        left << self.half_bits | right
+    }
+
+    fn mask(&self) -> u64 {
+        (1 << self.half_bits) - 1
+    }
+
+    fn halves(&self, value: u64) -> (u64, u64) {
+        (value >> self.half_bits, value & self.mask())
+    }
+
+    fn scrambled(&self, half: u64, round: u64) -> u64 {
+        let mut key = [0; 16];
+        key[..8].copy_from_slice(&half.to_le_bytes());
+        key[8..].copy_from_slice(&round.to_le_bytes());
+        xxh3_64_with_seed(&key, self.seed) & self.mask()
     }
 }
 
@@ -60,6 +91,8 @@ mod tests {
         for n in (0..70).chain([1000, 4096, 4097]) {
             let mut seen = order(n, 7);
             assert_eq!(seen, order(n, 7));
+            let shuffle = Shuffle::new(n, 7);
+            assert!(seen.iter().map(|&document| shuffle.position_of(document)).eq(0..n));
             seen.sort_unstable();
             assert!(seen.into_iter().eq(0..n));
         }

@@ -310,8 +310,9 @@ fn find(schema: &Schema, path: &Path, column: &FieldPath, option: &'static str) 
     for key in column.keys() {
         let Some(field) = fields.iter().find(|field| field.name() == key) else {
             let names: Vec<_> = fields.iter().map(|field| field.name().as_str()).collect();
-            let name = column.name();
-            let what = format!("{} has no column {name:?}; there are {}", path.display(), names.join(", "));
+            let (name, names, flag) = (column.name(), names.join(", "), option.replace('_', "-"));
+            let what =
+                format!("{} has no column {name:?}; there are {names} (--{flag} names one)", path.display());
             return Err(Error::BadOption { option, what });
         };
         found = field.data_type().clone();

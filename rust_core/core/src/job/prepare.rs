@@ -1,11 +1,9 @@
 //! Everything that is found out before a job starts: its inputs, whether its output may be made, whether it is there.
 
-use std::path::Path;
-
 use super::sink::Target;
 use super::{Format, JobSpec, RecordOptions, chunk_bytes, known_texts, many};
 use crate::error::{Error, Result};
-use crate::input::{Devices, Nearby, Source};
+use crate::input::{Devices, Given, Nearby, Source};
 use crate::stream::folder::Folder;
 use crate::stream::manifest::{Manifest, Report};
 use crate::stream::{bin, growing};
@@ -58,13 +56,12 @@ pub(super) fn prepare(spec: &JobSpec, supposes: bool) -> Result<(Vec<Source>, u6
     let (format, field) = (spec.records.input_format, spec.records.text_field());
     let (devices, mut nearby) = (Devices::default(), Nearby::new(&spec.roots));
     let max_bytes = if supposes { chunk_bytes(0) } else { 0 };
-    let mut suppose = |path: &Path| Source::suppose(path, &mut nearby, format, max_bytes, &devices);
+    let mut suppose = |given: Given<'_>| Source::suppose(given, &mut nearby, format, max_bytes, &devices);
     let sources: Vec<_> = spec
-        .inputs
-        .iter()
-        .map(|path| match suppose(path).filter(|_| supposes) {
+        .given()
+        .map(|given| match suppose(given).filter(|_| supposes) {
             Some(source) => Ok(source),
-            None => Source::detect(path, &spec.roots, format, &field, &devices),
+            None => Source::detect(given, &spec.roots, format, &field, &devices),
         })
         .collect::<Result<_>>()?;
     spec.records.check(&sources)?;

@@ -1,10 +1,11 @@
 //! What a job is told: inputs, outputs, and every option that changes a byte of them.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::RecordOptions;
 use crate::documents::Eot;
 use crate::error::{Error, Result};
+use crate::input::Given;
 use crate::input::access::Roots;
 use crate::input::jsonl::FieldPath;
 use crate::special::SpecialPolicy;
@@ -51,6 +52,8 @@ impl Format {
 pub struct JobSpec {
     /// Absolute paths of the inputs, in the order of the output.
     pub inputs: Vec<PathBuf>,
+    /// The one of them that holds what came through stdin: it is called `-` in manifests, lists and errors.
+    pub stdin: Option<PathBuf>,
     /// Absolute path of the output: the data file, or the directory of a stream.
     pub output: PathBuf,
     pub format: Format,
@@ -90,6 +93,9 @@ pub struct FieldOutput {
     pub output: PathBuf,
 }
 
+/// What the input that came through stdin is called.
+const STDIN: &str = "-";
+
 impl JobSpec {
     /// A job with the defaults: each input one document, an end-of-text id (still to be given) after
     /// it, special tokens refused, strict UTF-8.
@@ -97,6 +103,7 @@ impl JobSpec {
     pub fn new(inputs: Vec<PathBuf>, output: PathBuf) -> Self {
         Self {
             inputs,
+            stdin: None,
             output,
             separator: None,
             eot: Eot::Append,
@@ -114,6 +121,14 @@ impl JobSpec {
             roots: Roots::default(),
             more: Vec::new(),
         }
+    }
+
+    /// The inputs, with what they are called.
+    pub(crate) fn given(&self) -> impl Iterator<Item = Given<'_>> {
+        self.inputs.iter().map(|file| {
+            let is_stdin = self.stdin.as_ref() == Some(file);
+            Given { file, name: if is_stdin { Path::new(STDIN) } else { file } }
+        })
     }
 
     /// The partial key.

@@ -29,7 +29,7 @@ use super::parts::{Mark, Named, Part, Parts, Piece, Place, Sidecar, sync_all};
 use super::skipped;
 use crate::error::{Error, Result};
 use crate::input::Source;
-use crate::job::checkpoint::{self, Log, Progress, Resumed};
+use crate::job::checkpoint::{self, Log, Progress, Publishing, Resumed};
 use crate::job::sink::{Begun, Sink, Target};
 use crate::job::{Control, JobSpec};
 
@@ -61,7 +61,7 @@ impl Names {
 pub(crate) fn check(spec: &JobSpec, sources: &[Source]) -> Result<()> {
     let (folder, name) = Folder::of(&spec.roots, &spec.output)?;
     let names = Names::new(&name, spec.key()?);
-    let ours = published_inodes(&folder, &names)?;
+    let ours = publishing(&folder, &names)?;
     let data = folder.stat(&names.finals[DATA])?;
     for (at, suffix) in SUFFIXES.into_iter().enumerate() {
         let path = with_suffix(&spec.output, suffix);
@@ -70,7 +70,9 @@ pub(crate) fn check(spec: &JobSpec, sources: &[Source]) -> Result<()> {
         if spec.inputs.contains(&path) || sources.iter().any(is_input) {
             return Err(Error::OutputIsInput { path });
         }
-        let is_ours = ours.as_ref().is_some_and(|inodes| inodes.contains(&inode));
+        let is_ours = ours.as_ref().is_some_and(|note| {
+            note.publishing.contains(&inode) || (at < MANIFEST && note.retired.contains(&inode))
+        });
         // A complete set may turn out to be up to date; anything else is in the way.
         if !spec.force
             && !is_ours
@@ -82,8 +84,8 @@ pub(crate) fn check(spec: &JobSpec, sources: &[Source]) -> Result<()> {
     Ok(())
 }
 
-/// The inodes of the files but for the manifest, if the job `KEY` was stopped while it gave them their final names.
-fn published_inodes(folder: &Folder, names: &Names) -> Result<Option<Vec<u64>>> {
+/// What the job `KEY` noted, if it was stopped while it gave its files their final names.
+fn publishing(folder: &Folder, names: &Names) -> Result<Option<Publishing>> {
     if folder.stat(&names.finals[MANIFEST])?.is_some() {
         return Ok(None);
     }
@@ -93,12 +95,16 @@ fn published_inodes(folder: &Folder, names: &Names) -> Result<Option<Vec<u64>>> 
     }
 }
 
-/// Takes back final names that a killed run had given without coming to the manifest.
+/// Takes back final names that a killed run had given without coming to the manifest, and brings to its end the removal
+/// of what belonged to a set that is gone.
 fn undo(folder: &Folder, names: &Names) -> Result<()> {
-    let Some(inodes) = published_inodes(folder, names)? else { return Ok(()) };
+    let Some(note) = publishing(folder, names)? else { return Ok(()) };
     for at in 0..MANIFEST {
-        if folder.stat(&names.finals[at])?.is_some_and(|found| inodes.contains(&found.1)) {
+        let Some((_, inode)) = folder.stat(&names.finals[at])? else { continue };
+        if note.publishing.contains(&inode) {
             folder.rename(&names.finals[at], &names.partials[at], true)?;
+        } else if note.retired.contains(&inode) {
+            folder.remove(&names.finals[at])?;
         }
     }
     folder.sync()
@@ -246,19 +252,38 @@ impl<'a> BinSink<'a> {
         Ok(Begun { sink, log, progress, texts })
     }
 
-    /// Gives the files of a set that are `there` their final names, the manifest last.
-    fn rename_all(&self, there: &[usize]) -> Result<()> {
+    /// The inodes of what the set that is to be replaced has beside data and ends, as its manifest says: nothing
+    /// else that stands there goes.
+    fn retired(&self) -> Result<Vec<u64>> {
+        let spec = self.target.spec;
+        let old = match Manifest::read_beside(&spec.roots, &spec.output) {
+            Ok(Some(old)) if spec.force => old,
+            Ok(_) | Err(Error::OutputExists { .. }) => return Ok(Vec::new()),
+            Err(error) => return Err(error),
+        };
+        let mut inodes = Vec::new();
+        for (at, file) in [(SIDECARS[0], old.docs), (SIDECARS[1], old.ids), (SKIPPED, old.skipped)] {
+            let name = &self.names.finals[at];
+            if file.is_some_and(|file| *file.file == **name) {
+                inodes.extend(self.folder.stat(name)?.map(|(_, inode)| inode));
+            }
+        }
+        Ok(inodes)
+    }
+
+    /// Gives the files of a set that are `there` their final names, the manifest last. Those of a set that is replaced
+    /// whose inodes are `retired` go with its manifest.
+    fn rename_all(&self, there: &[usize], retired: &[u64]) -> Result<()> {
         let Names { finals, partials, .. } = &self.names;
         let force = self.target.spec.force;
-        if force && self.folder.remove(&finals[MANIFEST])? {
-            self.folder.sync()?;
-        }
         let result = (|| {
+            if force && self.folder.remove(&finals[MANIFEST])? {
+                self.folder.sync()?;
+            }
             for at in 0..MANIFEST {
                 if there.contains(&at) {
                     self.folder.rename(&partials[at], &finals[at], force)?;
-                } else if force {
-                    // What a set had that is being replaced.
+                } else if self.folder.stat(&finals[at])?.is_some_and(|(_, inode)| retired.contains(&inode)) {
                     self.folder.remove(&finals[at])?;
                 }
             }
@@ -324,12 +349,13 @@ impl Sink for BinSink<'_> {
         json.write((manifest.to_json()? + "\n").as_bytes(), 0)?;
         self.target.control.check()?;
         // A note of what then does not come to pass is no harm: no final name has one of these inodes.
-        let checkpoint =
-            checkpoint::note_publishing(&self.checkpoint, self.folder.path(&self.names.checkpoint), inodes)?;
+        let note = Publishing { publishing: inodes, retired: self.retired()? };
+        let path = self.folder.path(&self.names.checkpoint);
+        let checkpoint = checkpoint::note_publishing(&self.checkpoint, path, &note)?;
         let files = self.files.iter().map(|(_, named)| named).chain([&json, &checkpoint]);
         sync_all(&files.collect::<Vec<_>>(), File::sync_all)?;
         self.target.control.check()?;
-        self.rename_all(&there)?;
+        self.rename_all(&there, &note.retired)?;
         // The set is there; a checkpoint that stays is removed by the next run.
         let _ = self.folder.remove(&self.names.checkpoint);
         Ok(Report::Set(manifest))

@@ -308,8 +308,8 @@ pub(crate) fn same_sources<'m>(
     {
         return Ok(false);
     }
-    for ((path, _, xxh3), _) in then.zip(now()) {
-        if hash_file(&target.spec.roots.open_input(path)?, path, target.control)? != xxh3 {
+    for ((path, _, xxh3), source) in then.zip(now()) {
+        if hash_file(&target.spec.roots.open_input(source.file())?, path, target.control)? != xxh3 {
             return Ok(false);
         }
     }

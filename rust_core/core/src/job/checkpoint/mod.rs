@@ -346,28 +346,30 @@ impl Read for At<'_> {
 /// The last line of a log whose job has begun to give its files their final names.
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Publishing {
+pub(crate) struct Publishing {
     /// Inodes of data, ends and what else the set has, in the order of their names.
-    publishing: Vec<u64>,
+    pub(crate) publishing: Vec<u64>,
+    /// Inodes of what the set that it replaces has beside data and ends.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) retired: Vec<u64>,
 }
 
-/// Notes that the files with these inodes are about to get their final names; returns what is to be synced
-/// before they do.
-pub(crate) fn note_publishing(file: &File, path: PathBuf, inodes: Vec<u64>) -> Result<Named> {
+/// Notes which files are about to get their final names, and which then go; returns what is to be synced before they do.
+pub(crate) fn note_publishing(file: &File, path: PathBuf, note: &Publishing) -> Result<Named> {
     let file = file.try_clone().map_err(|error| Error::io(&path, "opening", error))?;
     let log = Log { file, path };
-    log.line(&Publishing { publishing: inodes })?;
+    log.line(note)?;
     Ok(Named { file: log.file, path: log.path })
 }
 
-/// The inodes of [`note_publishing`], if that is how the log ends.
-pub(crate) fn publishing(mut file: &File, path: &Path) -> Result<Option<Vec<u64>>> {
+/// The note of [`note_publishing`], if that is how the log ends.
+pub(crate) fn publishing(mut file: &File, path: &Path) -> Result<Option<Publishing>> {
     let failed = |error| Error::io(path, "reading", error);
     let mut tail = Vec::new();
     let len = file.metadata().map_err(failed)?.len();
-    file.seek(SeekFrom::Start(len.saturating_sub(256))).map_err(failed)?;
+    file.seek(SeekFrom::Start(len.saturating_sub(512))).map_err(failed)?;
     file.read_to_end(&mut tail).map_err(failed)?;
     let Some(lines) = tail.strip_suffix(b"\n") else { return Ok(None) };
     let last = lines.rsplit(|&byte| byte == b'\n').next().unwrap_or_default();
-    Ok(serde_json::from_slice::<Publishing>(last).ok().map(|note| note.publishing))
+    Ok(serde_json::from_slice(last).ok())
 }

@@ -9,6 +9,7 @@
 //! there, with or without `force`, goes on with the removal.
 
 use std::ffi::{OsStr, OsString};
+use std::io::BufReader;
 use std::path::Path;
 
 use crate::error::{Error, Result};
@@ -89,7 +90,7 @@ pub(super) fn checkpoint_name(key: &str) -> OsString {
 /// Checks an output before any work: what is there, and whether an input lies in it.
 pub(crate) fn check(spec: &JobSpec, sources: &[Source]) -> Result<()> {
     for source in sources {
-        if source.path == spec.output || source.path.starts_with(&spec.output) {
+        if source.file().starts_with(&spec.output) {
             return Err(Error::OutputIsInput { path: spec.output.clone() });
         }
     }
@@ -163,22 +164,32 @@ pub(crate) fn discard(spec: &JobSpec) -> Result<bool> {
     }
     let folder = Folder::open(&spec.roots, &spec.output)?;
     folder.lock()?;
-    retire(&folder)?;
     let (parent, name) = Folder::of(&spec.roots, &spec.output)?;
+    retire(&folder, &parent, &name)?;
     parent.remove(&partial(&suffixed(&name, SKIPPED), key))?;
     parent.remove_directory(&name)?;
     parent.sync()?;
     Ok(true)
 }
 
-/// Removes a stream's files, the manifest first: without it the rest is nothing.
-pub(super) fn retire(folder: &Folder) -> Result<()> {
+/// Removes the files of the stream `name`, the manifest first: without it the rest is nothing. The list beside it goes
+/// if the manifest, which is kept under another name until all is gone, says that it is the stream's.
+pub(super) fn retire(folder: &Folder, parent: &Folder, name: &OsStr) -> Result<()> {
     if folder.stat(OsStr::new(MANIFEST))?.is_some() {
         folder.rename(OsStr::new(MANIFEST), OsStr::new(RETIRED), true)?;
         folder.sync()?;
     }
     for name in folder.names()?.iter().filter(|name| is_own(name) && **name != RETIRED) {
         folder.remove(name)?;
+    }
+    if let Some(file) = folder.reopen(OsStr::new(RETIRED))? {
+        let list = suffixed(name, SKIPPED);
+        let retired: Option<StreamManifest> = serde_json::from_reader(BufReader::new(file)).ok();
+        let has_list =
+            retired.and_then(|retired| retired.skipped).is_some_and(|skipped| *skipped.file == *list);
+        if has_list && parent.remove(&list)? {
+            parent.sync()?;
+        }
     }
     folder.remove(OsStr::new(RETIRED))?;
     Ok(())

@@ -64,8 +64,8 @@ pub(crate) fn begin<'a>(target: &'a Target<'a>, control: &'a Control) -> Result<
         {
             return take_up(target, &folder, key, *manifest, control);
         }
-        There::Stream(_) if spec.force => retire(&folder)?,
-        There::Remains => retire(&folder)?,
+        There::Stream(_) if spec.force => retire(&folder, &parent, &name)?,
+        There::Remains => retire(&folder, &parent, &name)?,
         There::Nothing | There::Empty => {}
         There::Stream(_) => return Err(Error::OutputExists { path: spec.output.clone() }),
         There::Other => return Err(Error::ForeignOutput { path: spec.output.clone() }),
@@ -85,7 +85,7 @@ pub(crate) fn begin<'a>(target: &'a Target<'a>, control: &'a Control) -> Result<
         Ok((part, manifest, fresh))
     };
     let (part, manifest, fresh) = begin().inspect_err(|_| {
-        let _ = retire(&folder).and_then(|()| parent.remove_directory(&name));
+        let _ = retire(&folder, &parent, &name).and_then(|()| parent.remove_directory(&name));
     })?;
     let Resumed { log, progress, order, texts } = fresh;
     let sink = Box::new(Growing::new(target, control, &folder, key, order, part, manifest));
@@ -214,8 +214,6 @@ impl<'a> Growing<'a> {
         let (parent, name) = Folder::of(&self.target.spec.roots, &self.target.spec.output)?;
         let name = suffixed(&name, SKIPPED);
         if progress.n_skipped() == 0 {
-            // One that a stream had which this one replaces.
-            parent.remove(&name)?;
             return Ok(None);
         }
         let temporary = partial(&name, self.key);
