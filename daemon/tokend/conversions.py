@@ -38,6 +38,8 @@ from .token_source import TokenSource, open_source
 Say = Callable[..., None]
 """Told what a job is at, in words (in none where that is plain), and what measures that, if not the job's control."""
 
+_EXPORT = "tokend-export"
+"""Purpose of the hidden directory of `export/staging.rs`."""
 RAW = ("nanogpt", "megatron", "datatrove", "olmo")
 """Formats whose ids lie as in a set of ours: what one has, the next one need not write again."""
 
@@ -333,11 +335,20 @@ def verifies(output: str, format: str) -> bool:
     return True
 
 
+def is_made(output: str) -> bool:
+    """Whether a conversion to a trainer's format runs there."""
+    try:
+        with unlocked(publish.hidden_folder(output, _EXPORT)) as is_free:
+            return not is_free
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+
+
 def discard(output: str) -> None:
     """Removes what a conversion left half made, unless one runs."""
-    retired.finish(output)
-    folder, name = os.path.split(output)
-    place = os.path.join(folder, f".{name}.tokend-export")
+    if not is_made(output):
+        retired.finish(output)
+    place = publish.hidden_folder(output, _EXPORT)
     with contextlib.suppress(FileNotFoundError, NotADirectoryError), unlocked(place) as is_free:
         if is_free:
             shutil.rmtree(place, ignore_errors=True)

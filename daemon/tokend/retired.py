@@ -68,7 +68,8 @@ def finish(output: str) -> None:
         if name not in kept and _is_of(name, output, format):
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(os.path.join(folder, name))
-    os.unlink(place)
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(place)
 
 
 def _listed(note: dict[str, Any] | None) -> list[str]:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from conftest import Daemon
 from tokend import Tokenizer, _core, retired
 from tokend.cli import main
 from tokend.explain import explain
@@ -188,3 +189,19 @@ def test_a_stream_takes_its_list_along(source: Path, tmp_path: Path) -> None:
     assert encode(plain(source), tmp_path / "b.bin") == 0
     assert main(["convert", str(tmp_path / "b.bin"), "-o", str(output), "--format", "stream", "--force"]) == 0
     assert files(tmp_path) - files_of("b.bin") == set()
+
+
+def test_by_a_daemon(source: Path, tmp_path: Path, daemon: Daemon) -> None:
+    """Its conversions note what the command puts beside them; and a job with formats of its own."""
+    place = ["-o", str(tmp_path / "o"), "--format", "olmo", "--no-reuse", "--endpoint", daemon.endpoint]
+    assert main(["encode", str(source), *place, *IDS]) == 0
+    assert files(tmp_path) == WHOLE == set(json.loads((tmp_path / "o/tokend.json").read_text())["beside"])
+    assert main(["encode", str(source), *place, *IDS, *SPLIT, "--force"]) == 0
+    assert files(tmp_path) == IN_TWO
+    assert main(["encode", str(plain(source)), *place, "--force"]) == 0
+    assert files(tmp_path) == set()
+    both = ["-o", str(tmp_path / "b.bin"), "--format", "bin", "--format", "mds", "--endpoint", daemon.endpoint]
+    assert main(["encode", str(source), *both, *IDS]) == 0
+    assert "b.mds.docs" in files(tmp_path)
+    assert main(["encode", str(plain(source)), *both, "--force"]) == 0
+    assert files(tmp_path) == {"b.bin", "b.bin.ends", "b.bin.json"}

@@ -13,7 +13,7 @@ from tokend_client.errors import ConflictError, NotFoundError
 
 from .. import _core, publish, retired, reuse, rewrite
 from .. import update as updates
-from ..conversions import remove_set, unlocked
+from ..conversions import is_made, remove_set, unlocked
 from .output import plural, size
 
 _EXPORT = re.compile(r"\.(.+)\.tokend-export")
@@ -73,6 +73,8 @@ def _leftover(path: str, name: str, *, is_dry: bool) -> list[str]:
         return [path]
     if part := _RETIRED.fullmatch(name):
         output = os.path.join(folder, part[1])
+        if is_made(output):
+            return []
         if not is_dry:
             retired.finish(output)
         return [f"what stood beside a set that {output} replaced"] if is_dry or not os.path.exists(path) else []

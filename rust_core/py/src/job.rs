@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering;
 use pyo3::prelude::*;
 use tokend_core::input::access::Roots;
 use tokend_core::input::detect::InputFormat;
-use tokend_core::input::jsonl::FieldPath;
+use tokend_core::input::field_path::FieldPath;
 use tokend_core::job::{FieldOutput, RecordOptions};
 use tokend_core::{Control, Eot, Error, Format, JobSpec, Outcome};
 

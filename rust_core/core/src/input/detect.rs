@@ -22,7 +22,8 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use super::jsonl::{FieldPath, Finder};
+use super::field_path::FieldPath;
+use super::jsonl::Finder;
 use crate::error::{Error, Result};
 
 /// How a file is compressed.

@@ -15,59 +15,12 @@
 //! * Surrogate escapes must pair up in the values that are used; others are of no concern.
 //! * Objects and arrays nest at most [`MAX_DEPTH`] deep.
 
+use super::field_path::FieldPath;
 use super::json_strings::{self, Scanned, Text};
 use crate::error::{Error, Result};
 
 /// Deepest nesting of a line's objects and arrays.
 pub const MAX_DEPTH: usize = 256;
-
-/// A path to a value: keys from the outermost object inwards.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct FieldPath {
-    keys: Vec<String>,
-    name: String,
-}
-
-impl FieldPath {
-    /// Reads `text`, `meta.text`, or `a\.b` (one key that contains a dot).
-    ///
-    /// # Errors
-    /// [`Error::BadOption`] for an empty key.
-    pub fn parse(name: &str) -> Result<Self> {
-        let (mut keys, mut key, mut characters) = (Vec::new(), String::new(), name.chars());
-        while let Some(character) = characters.next() {
-            match character {
-                '.' => keys.push(std::mem::take(&mut key)),
-                '\\' => key.extend(characters.next()),
-                _ => key.push(character),
-            }
-        }
-        keys.push(key);
-        if keys.iter().any(String::is_empty) {
-            let what = format!("{name:?} has an empty key; keys are separated by single dots");
-            return Err(Error::BadOption { option: "field", what });
-        }
-        Ok(Self { keys, name: name.to_owned() })
-    }
-
-    /// The path `text`, where texts usually are.
-    #[must_use]
-    pub fn text() -> Self {
-        Self { keys: vec!["text".to_owned()], name: "text".to_owned() }
-    }
-
-    /// The path as it was given.
-    #[must_use]
-    pub fn name(&self) -> &str {
-        &self.name
-    }
-
-    /// The keys from the outermost object inwards.
-    #[must_use]
-    pub fn keys(&self) -> &[String] {
-        &self.keys
-    }
-}
 
 /// Why a line is no document; `at` counts bytes from the start of the line.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -169,7 +122,7 @@ impl Finder {
 
     /// The text of the first field in the line that was read last.
     pub fn text<'a>(&'a self, line: &'a str) -> Result<&'a str, Fault> {
-        let field = || self.fields[0].name.clone();
+        let field = || self.fields[0].name().to_owned();
         let Some(value) = self.found[0] else { return Err(Fault::Missing { field: field() }) };
         match value.kind {
             Kind::String(Text::Decoded { n_bytes }) => {
@@ -263,7 +216,7 @@ impl Scan<'_> {
             if matched & (1 << index) != 0 {
                 // An earlier value of this key, and all that was in it, no longer counts.
                 self.found[index] = None;
-                if field.keys.len() > level + 1 {
+                if field.keys().len() > level + 1 {
                     deeper |= 1 << index;
                 }
             }
@@ -299,7 +252,7 @@ impl Scan<'_> {
         };
         let mut matched = 0;
         for (index, field) in self.fields.iter().enumerate() {
-            if mask & (1 << index) != 0 && field.keys[level].as_bytes() == key {
+            if mask & (1 << index) != 0 && field.keys()[level].as_bytes() == key {
                 matched |= 1 << index;
             }
         }

@@ -17,7 +17,8 @@
 //! * [`border`]: where a big file may be cut;
 //! * [`detect`]: what an input is;
 //! * [`compressed`]: gzip, zstd, bzip2 and xz as plain bytes; [`ahead`]: their parts side by side;
-//! * [`jsonl`]: the fields of a JSON line; [`columnar`]: the columns of a parquet or arrow file,
+//! * [`field_path`]: which value of a record is meant;
+//! * [`jsonl`]: the fields of a JSON line; [`columnar`]: the [`columns`] of a parquet or arrow file,
 //!   [`arrow_sizes`]: whose sizes are looked at first;
 //! * [`one_record`]: one line or row by its place, to show it;
 //! * [`nearby`]: many files of one directory;
@@ -30,8 +31,10 @@ pub(crate) mod ahead;
 mod arrow_sizes;
 pub(crate) mod border;
 pub(crate) mod columnar;
+pub(crate) mod columns;
 pub(crate) mod compressed;
 pub mod detect;
+pub mod field_path;
 mod filesystem;
 mod identity;
 mod json_strings;

@@ -8,10 +8,11 @@ use std::sync::Arc;
 
 use super::Source;
 use super::access::Roots;
-use super::columnar::{Columns, Rows};
+use super::columnar::Rows;
+use super::columns::Columns;
 use super::compressed::Unpacked;
 use super::detect::{self, Compression, Content};
-use super::jsonl::FieldPath;
+use super::field_path::FieldPath;
 use crate::error::{Error, Result};
 
 /// The bytes of the record of `n_bytes` bytes at byte `place` of a file's content; of a file with columns the

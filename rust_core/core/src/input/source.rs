@@ -8,9 +8,9 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use super::compressed::Unpacked;
 use super::detect::{self, Compression, Content, InputFormat, Kind};
+use super::field_path::FieldPath;
 use super::filesystem::{self, Devices};
 use super::identity::{Identity, changed, inspect};
-use super::jsonl::FieldPath;
 use super::{Nearby, Opened, access};
 use crate::error::{Error, Result};
 

@@ -19,9 +19,10 @@ use crate::documents::Rules;
 use crate::error::{Error, Result};
 use crate::input::ahead::{Ahead, Claim};
 use crate::input::border::{self, Cuts};
-use crate::input::columnar::{Batch, Columns, Rows};
+use crate::input::columnar::{Batch, Rows};
+use crate::input::columns::Columns;
 use crate::input::detect::{Compression, Content, Kind};
-use crate::input::jsonl::FieldPath;
+use crate::input::field_path::FieldPath;
 use crate::input::lease::Leases;
 use crate::input::{Opened, Source};
 

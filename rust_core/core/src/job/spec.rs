@@ -7,7 +7,7 @@ use crate::documents::Eot;
 use crate::error::{Error, Result};
 use crate::input::Given;
 use crate::input::access::Roots;
-use crate::input::jsonl::FieldPath;
+use crate::input::field_path::FieldPath;
 use crate::special::SpecialPolicy;
 
 /// The partial key of a job that is given none.

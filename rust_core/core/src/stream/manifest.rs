@@ -29,7 +29,7 @@ use crate::error::{Error, Result};
 use crate::input::Source;
 use crate::input::access::Roots;
 use crate::input::detect::InputFormat;
-use crate::input::jsonl::FieldPath;
+use crate::input::field_path::FieldPath;
 use crate::job::checkpoint::{Progress, SourceTotals};
 use crate::job::sink::Target;
 use crate::job::{Control, Counts, JobSpec};

@@ -11,8 +11,8 @@ fn text(field: &str, line: &str) -> Result<String, Fault> {
 /// The naive twin: a tree, and a walk down it.
 fn naive(field: &str, line: &str) -> Option<String> {
     let mut value: serde_json::Value = serde_json::from_str(line).ok()?;
-    for key in FieldPath::parse(field).ok()?.keys {
-        value = value.as_object_mut()?.remove(&key)?;
+    for key in FieldPath::parse(field).ok()?.keys() {
+        value = value.as_object_mut()?.remove(key)?;
     }
     value.as_str().map(str::to_owned)
 }
