@@ -132,7 +132,7 @@ impl Scan {
         }
         // SAFETY: four bytes before the batch and READ_AHEAD behind it can be read.
         unsafe { words.cut(kernels, src, wide, &planes[..], &mut bits[..n_blocks]) };
-        let rel = self.at.wrapping_sub(base) as u32;
+        let rel = (self.at - base) as u32;
         // SAFETY: `starts` has room for all starts of a batch, checked by `classify`'s caller.
         let found = unsafe {
             assert!(starts.len() >= n + super::STARTS_ROOM);
@@ -140,7 +140,7 @@ impl Scan {
         };
         self.next(n_blocks, wide);
         let mut n = n + found;
-        while n > 0 && (starts[n - 1] as usize).wrapping_add(base) >= text.len() {
+        while n > 0 && starts[n - 1] as usize + base >= text.len() {
             n -= 1;
         }
         Some(n)
