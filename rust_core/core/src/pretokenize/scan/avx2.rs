@@ -78,7 +78,7 @@ unsafe fn flagged(classes: *const u8, flag: u8) -> u64 {
 #[target_feature(enable = "avx2,bmi1,bmi2,lzcnt,popcnt")]
 pub(crate) unsafe fn classify(t: &ScanTables, src: *const u8, n_blocks: usize, classes: *mut u8) -> u64 {
     let mut wide = 0;
-    let rows: [__m256i; 8] = std::array::from_fn(|at| row(&t.ascii, at));
+    let rows = ascii_rows(t);
     // SAFETY: the byte before the classes is valid. Of the half before only its last three bytes matter,
     // and before a text's first block they do not: it begins with a whole character.
     let mut before = splat(unsafe { *classes.sub(1) });
@@ -87,22 +87,48 @@ pub(crate) unsafe fn classify(t: &ScanTables, src: *const u8, n_blocks: usize, c
         unsafe {
             let (src, classes) = (src.add(half * HALF), classes.add(half * HALF));
             let bytes = _mm256_loadu_si256(src.cast());
-            // Rows by bits 4, 5 and 6, with a blend for each bit.
-            let entry = |at: usize| _mm256_shuffle_epi8(rows[at], bytes);
-            let (bit4, bit5, bit6) =
-                (_mm256_slli_epi16::<3>(bytes), _mm256_slli_epi16::<2>(bytes), _mm256_slli_epi16::<1>(bytes));
-            let pair = |at: usize| _mm256_blendv_epi8(entry(at), entry(at + 1), bit4);
-            let four = |at: usize| _mm256_blendv_epi8(pair(at), pair(at + 2), bit5);
-            let mut own = _mm256_blendv_epi8(four(0), four(4), bit6);
-            if _mm256_movemask_epi8(bytes) != 0 {
-                wide |= 1 << (half / 2);
-                own = classify_wide(t, src, bytes, own, before);
-            }
-            _mm256_storeu_si256(classes.cast(), own);
-            before = own;
+            wide |= u64::from(_mm256_movemask_epi8(bytes) != 0) << (half / 2);
+            before = classify_half(t, &rows, src, bytes, before);
+            _mm256_storeu_si256(classes.cast(), before);
         }
     }
     wide
+}
+
+/// The classes of ASCII by row, in both lanes of each register.
+#[inline]
+#[target_feature(enable = "avx2")]
+pub(super) fn ascii_rows(t: &ScanTables) -> [__m256i; 8] {
+    // (What the library calls would not be inlined here.)
+    let row = |at: usize| row(&t.ascii, at);
+    [row(0), row(1), row(2), row(3), row(4), row(5), row(6), row(7)]
+}
+
+/// Classes of half a block, the 32 `bytes` at `src`; `before` holds those of the half before.
+///
+/// # Safety
+/// As for [`classify`], for half a block.
+#[inline]
+#[target_feature(enable = "avx2,bmi1,bmi2,lzcnt,popcnt")]
+pub(super) unsafe fn classify_half(
+    t: &ScanTables,
+    rows: &[__m256i; 8],
+    src: *const u8,
+    bytes: __m256i,
+    before: __m256i,
+) -> __m256i {
+    // Rows by bits 4, 5 and 6, with a blend for each bit.
+    let entry = |at: usize| _mm256_shuffle_epi8(rows[at], bytes);
+    let (bit4, bit5, bit6) =
+        (_mm256_slli_epi16::<3>(bytes), _mm256_slli_epi16::<2>(bytes), _mm256_slli_epi16::<1>(bytes));
+    let pair = |at: usize| _mm256_blendv_epi8(entry(at), entry(at + 1), bit4);
+    let four = |at: usize| _mm256_blendv_epi8(pair(at), pair(at + 2), bit5);
+    let ascii = _mm256_blendv_epi8(four(0), four(4), bit6);
+    if _mm256_movemask_epi8(bytes) == 0 {
+        return ascii;
+    }
+    // SAFETY: what the caller promises.
+    unsafe { classify_wide(t, src, bytes, ascii, before) }
 }
 
 /// Classes of half a block with bytes outside ASCII; `before` holds those of the half before.
