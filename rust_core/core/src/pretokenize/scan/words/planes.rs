@@ -143,11 +143,9 @@ mod x86 {
 
     use std::arch::x86_64::*;
 
-    use super::super::super::avx2::{ascii_rows, classify_half, flatten};
+    use super::super::super::avx2::{ascii_rows, classify_block, flatten, is_ascii, load};
     use super::super::columns::{Column, Columns, ROWS};
     use super::{BLOCK, PlaneTables, Planes, ScanTables};
-
-    const HALF: usize = BLOCK / 2;
 
     /// See [`super::portable`].
     ///
@@ -179,8 +177,8 @@ mod x86 {
             // SAFETY: as the caller promises.
             unsafe {
                 let src = src.add(at * BLOCK);
-                let (low, high) = (_mm256_loadu_si256(src.cast()), _mm256_loadu_si256(src.add(HALF).cast()));
-                let is_narrow = _mm256_movemask_epi8(_mm256_or_si256(low, high)) == 0;
+                let (low, high) = load(src);
+                let is_narrow = is_ascii((low, high));
                 if let Some(columns) = &tables.columns
                     && is_narrow
                 {
@@ -247,9 +245,8 @@ mod x86 {
         let rows = ascii_rows(classes);
         // SAFETY: as the caller promises.
         let (low, high, class_low, class_high) = unsafe {
-            let (low, high) = (_mm256_loadu_si256(src.cast()), _mm256_loadu_si256(src.add(HALF).cast()));
-            let class_low = classify_half(classes, &rows, src, low, *before);
-            let class_high = classify_half(classes, &rows, src.add(HALF), high, class_low);
+            let (low, high) = load(src);
+            let (class_low, class_high) = classify_block(classes, &rows, src, (low, high), *before);
             (low, high, class_low, class_high)
         };
         *before = class_high;
