@@ -40,6 +40,7 @@ pub fn measure(text: &str) -> Result<String> {
         classify,
         starts,
         planes: inner.planes,
+        algebra: inner.algebra,
         cuts: inner.cuts,
         flatten: inner.flatten,
         keys,

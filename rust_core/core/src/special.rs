@@ -1,7 +1,10 @@
 //! Special tokens in text: what to do about them, and finding them.
 
+mod beginnings;
+
 use aho_corasick::{AhoCorasick, Anchored, Input, MatchKind, StartKind};
-use memchr::{memchr, memmem};
+use beginnings::Beginnings;
+use memchr::memmem;
 
 use crate::error::{Error, Result};
 use crate::vocab::pipeline::TokenFlags;
@@ -76,9 +79,8 @@ enum Search {
     None,
     One(Box<memmem::Finder<'static>>),
     Many(AhoCorasick),
-    /// All begin with this byte, a rare one: looked for first. (The automaton's own search looks for the
-    /// bytes that it thinks rare, which in Chinese text those of `｜` are not.)
-    Beginning(u8, AhoCorasick),
+    /// Where all begin with one of a few rare characters.
+    Beginning(Beginnings, AhoCorasick),
 }
 
 impl SpecialFinder {
@@ -104,14 +106,15 @@ impl SpecialFinder {
                     SpecialOrder::Longest => MatchKind::LeftmostLongest,
                 };
                 let texts = tokens.iter().map(|(text, ..)| text);
-                let first = tokens[0].0.as_bytes().first().copied().unwrap_or_default();
-                let alike = first.is_ascii_punctuation()
-                    && tokens.iter().all(|(text, ..)| text.as_bytes().first() == Some(&first));
-                let start = if alike { StartKind::Anchored } else { StartKind::Unanchored };
+                let beginnings = Beginnings::new(tokens.iter().map(|(text, ..)| &text[..]));
+                let start = if beginnings.is_some() { StartKind::Anchored } else { StartKind::Unanchored };
                 // Building fails only above 2^31 states, one per byte: far more than a vocabulary has.
                 let automaton = AhoCorasick::builder().match_kind(kind).start_kind(start).build(texts);
                 let automaton = automaton.unwrap_or_else(|error| unreachable!("special tokens: {error}"));
-                if alike { Search::Beginning(first, automaton) } else { Search::Many(automaton) }
+                match beginnings {
+                    Some(beginnings) => Search::Beginning(beginnings, automaton),
+                    None => Search::Many(automaton),
+                }
             }
         };
         Self {
@@ -165,18 +168,10 @@ impl SpecialFinder {
                 let found = automaton.find(Input::new(text).range(from..))?;
                 Some(self.found(found.start(), found.end(), found.pattern().as_usize()))
             }
-            Search::Beginning(first, automaton) => {
-                let mut from = from;
-                loop {
-                    from += memchr(*first, &text[from..])?;
-                    if let Some(found) =
-                        automaton.find(Input::new(text).range(from..).anchored(Anchored::Yes))
-                    {
-                        return Some(self.found(found.start(), found.end(), found.pattern().as_usize()));
-                    }
-                    from += 1;
-                }
-            }
+            Search::Beginning(beginnings, automaton) => beginnings.find(text, from, |at| {
+                let found = automaton.find(Input::new(text).range(at..).anchored(Anchored::Yes))?;
+                Some(self.found(found.start(), found.end(), found.pattern().as_usize()))
+            }),
         }
     }
 
@@ -227,12 +222,13 @@ mod tests {
 
     #[test]
     fn tokens_that_begin_alike_are_found_as_others_are() {
-        let finder = finder(&["<a", "<a>", "<<", "<｜b｜>"]);
-        assert!(matches!(finder.search, Search::Beginning(b'<', _)));
+        let finder = finder(&["<a", "<a>", "<<", "<｜b｜>", "｜b｜"]);
+        assert!(matches!(finder.search, Search::Beginning(..)));
         assert_eq!(finder.find("x<<a>".as_bytes(), 0), Some(found(1, 3, 2)));
         assert_eq!(finder.find("x<<a>".as_bytes(), 2), Some(found(2, 5, 1)));
         assert_eq!(finder.find("<｜b<｜b｜>".as_bytes(), 0), Some(found(5, 14, 3)));
         assert_eq!(finder.find("<｜b<".as_bytes(), 0), None);
+        assert_eq!(finder.find("x<｜｜b｜<a".as_bytes(), 0), Some(found(5, 12, 4)));
         assert_eq!(finder.find(b"", 0), None);
     }
 

@@ -23,7 +23,9 @@ use crate::bpe::short::{self, ShortPairs, Word};
 use crate::cache::{Key, Slots};
 use crate::encode::{keys, probe, widen};
 use crate::error::{Error, Result};
-use crate::pretokenize::scan::words::planes::{self, Planes};
+use crate::pretokenize::scan::words::Grammar;
+use crate::pretokenize::scan::words::algebra::{self, Blocks, State};
+use crate::pretokenize::scan::words::planes::{self, PlaneTables, Planes};
 use crate::pretokenize::scan::{self, ScanTables};
 
 /// The stages of one tier. What each does, and what it asks of its caller, stands at its portable twin.
@@ -35,7 +37,9 @@ pub(crate) struct Kernels {
     /// [`scan::portable::starts`]
     pub(crate) starts: unsafe fn(&ScanTables, *const u8, *mut u8, usize, u64, u32, *mut u32) -> usize,
     /// [`planes::portable`]
-    pub(crate) planes: unsafe fn(*const u8, *const u8, &mut [Planes]),
+    pub(crate) planes: unsafe fn(&PlaneTables, *const u8, &mut [Planes]) -> u64,
+    /// [`algebra::portable`]
+    pub(crate) algebra: unsafe fn(&Grammar, &mut State, &Blocks<'_>, &mut [u64]) -> bool,
     /// [`cuts::portable`]
     pub(crate) cuts: unsafe fn(&Seams, *const u8, u64) -> u64,
     /// [`planes::flatten_portable`]
@@ -59,6 +63,7 @@ static PORTABLE: Kernels = Kernels {
     classify: scan::portable::classify,
     starts: scan::portable::starts,
     planes: planes::portable,
+    algebra: algebra::portable,
     cuts: cuts::portable,
     flatten: planes::flatten_portable,
     keys: keys::portable,
@@ -75,6 +80,7 @@ static AVX2: Kernels = Kernels {
     classify: scan::avx2::classify,
     starts: scan::avx2::starts,
     planes: planes::avx2,
+    algebra: algebra::avx2,
     cuts: cuts::avx2,
     flatten: planes::flatten_avx2,
     keys: keys::avx2,
@@ -95,6 +101,7 @@ static AVX512: Kernels = Kernels {
     classify: scan::avx512::classify,
     starts: scan::avx512::starts,
     planes: planes::avx2,
+    algebra: algebra::avx2,
     cuts: cuts::avx2,
     flatten: planes::flatten_avx2,
     keys: keys::avx512,

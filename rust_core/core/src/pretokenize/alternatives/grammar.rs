@@ -19,6 +19,7 @@
 
 use super::Alternatives;
 use super::fragment::{Fragment, Literals, Prefix};
+use crate::pretokenize::scan::words::contractions::Contractions;
 use crate::pretokenize::scan::words::grammar::{Contraction, Grammar};
 use crate::pretokenize::scan::words::{LETTER, LOOSE, LOWER, NEWLINE, NUMBER, OTHER, OWN, SPACE, UPPER};
 
@@ -148,7 +149,7 @@ impl Alternatives {
         }
         let mut contraction = Contraction::None;
         if let Fragment::Literal { texts, .. } = next {
-            contraction = Contraction::Own(texts.texts());
+            contraction = Contraction::Own(Contractions::new(texts.texts()));
             next = take()?;
         }
         if let Fragment::Run {
@@ -187,7 +188,7 @@ impl Alternatives {
                     if !matches!(contraction, Contraction::None) {
                         return None;
                     }
-                    contraction = Contraction::Suffix(texts);
+                    contraction = Contraction::Suffix(Contractions::new(texts));
                 }
             }
             _ => return None,

@@ -78,61 +78,116 @@ unsafe fn flagged(classes: *const u8, flag: u8) -> u64 {
 #[target_feature(enable = "avx2,bmi1,bmi2,lzcnt,popcnt")]
 pub(crate) unsafe fn classify(t: &ScanTables, src: *const u8, n_blocks: usize, classes: *mut u8) -> u64 {
     let mut wide = 0;
-    let rows: [__m256i; 8] = std::array::from_fn(|at| row(&t.ascii, at));
+    let rows = ascii_rows(t);
     // SAFETY: the byte before the classes is valid. Of the half before only its last three bytes matter,
     // and before a text's first block they do not: it begins with a whole character.
     let mut before = splat(unsafe { *classes.sub(1) });
-    for half in 0..2 * n_blocks {
+    for block in 0..n_blocks {
         // SAFETY: inside the blocks, as the caller promises.
         unsafe {
-            let (src, classes) = (src.add(half * HALF), classes.add(half * HALF));
-            let bytes = _mm256_loadu_si256(src.cast());
-            // Rows by bits 4, 5 and 6, with a blend for each bit.
-            let entry = |at: usize| _mm256_shuffle_epi8(rows[at], bytes);
-            let (bit4, bit5, bit6) =
-                (_mm256_slli_epi16::<3>(bytes), _mm256_slli_epi16::<2>(bytes), _mm256_slli_epi16::<1>(bytes));
-            let pair = |at: usize| _mm256_blendv_epi8(entry(at), entry(at + 1), bit4);
-            let four = |at: usize| _mm256_blendv_epi8(pair(at), pair(at + 2), bit5);
-            let mut own = _mm256_blendv_epi8(four(0), four(4), bit6);
-            if _mm256_movemask_epi8(bytes) != 0 {
-                wide |= 1 << (half / 2);
-                own = classify_wide(t, src, bytes, own, before);
-            }
-            _mm256_storeu_si256(classes.cast(), own);
-            before = own;
+            let (src, classes) = (src.add(block * BLOCK), classes.add(block * BLOCK));
+            let bytes = load(src);
+            wide |= u64::from(!is_ascii(bytes)) << block;
+            let own = classify_block(t, &rows, src, bytes, before);
+            _mm256_storeu_si256(classes.cast(), own.0);
+            _mm256_storeu_si256(classes.add(HALF).cast(), own.1);
+            before = own.1;
         }
     }
     wide
 }
 
-/// Classes of half a block with bytes outside ASCII; `before` holds those of the half before.
+/// The two halves of a block.
+pub(super) type Halves = (__m256i, __m256i);
+
+/// # Safety
+/// 64 bytes can be read at `src`.
+#[inline]
+#[target_feature(enable = "avx2")]
+pub(super) unsafe fn load(src: *const u8) -> Halves {
+    // SAFETY: as the caller promises.
+    unsafe { (_mm256_loadu_si256(src.cast()), _mm256_loadu_si256(src.add(HALF).cast())) }
+}
+
+#[inline]
+#[target_feature(enable = "avx2")]
+pub(super) fn is_ascii(bytes: Halves) -> bool {
+    _mm256_movemask_epi8(_mm256_or_si256(bytes.0, bytes.1)) == 0
+}
+
+/// The classes of ASCII by row, in both lanes of each register.
+#[inline]
+#[target_feature(enable = "avx2")]
+pub(super) fn ascii_rows(t: &ScanTables) -> [__m256i; 8] {
+    // (What the library calls would not be inlined here.)
+    let row = |at: usize| row(&t.ascii, at);
+    [row(0), row(1), row(2), row(3), row(4), row(5), row(6), row(7)]
+}
+
+/// Classes of a block, the `bytes` at `src`; `before` holds those of the half block before.
+///
+/// # Safety
+/// As for [`classify`], for one block.
+#[inline]
+#[target_feature(enable = "avx2,bmi1,bmi2,lzcnt,popcnt")]
+pub(super) unsafe fn classify_block(
+    t: &ScanTables,
+    rows: &[__m256i; 8],
+    src: *const u8,
+    bytes: Halves,
+    before: __m256i,
+) -> Halves {
+    let ascii = |bytes: __m256i| {
+        // Rows by bits 4, 5 and 6, with a blend for each bit.
+        let entry = |at: usize| _mm256_shuffle_epi8(rows[at], bytes);
+        let (bit4, bit5, bit6) =
+            (_mm256_slli_epi16::<3>(bytes), _mm256_slli_epi16::<2>(bytes), _mm256_slli_epi16::<1>(bytes));
+        let pair = |at: usize| _mm256_blendv_epi8(entry(at), entry(at + 1), bit4);
+        let four = |at: usize| _mm256_blendv_epi8(pair(at), pair(at + 2), bit5);
+        _mm256_blendv_epi8(four(0), four(4), bit6)
+    };
+    let own = (ascii(bytes.0), ascii(bytes.1));
+    if is_ascii(bytes) {
+        return own;
+    }
+    // SAFETY: what the caller promises.
+    unsafe { classify_wide(t, src, bytes, own, before) }
+}
+
+/// Classes of a block with bytes outside ASCII; `before` holds those of the half block before.
 ///
 /// All of it happens in registers: a byte stored and then loaded as part of a vector would have to wait
 /// until the store has reached the cache, and the same goes for loads that begin a byte earlier.
 ///
 /// # Safety
-/// As for [`classify`], for half a block.
+/// As for [`classify`], for one block.
 #[inline(never)]
 #[target_feature(enable = "avx2,bmi1,bmi2,lzcnt,popcnt")]
 unsafe fn classify_wide(
     t: &ScanTables,
     src: *const u8,
-    bytes: __m256i,
-    ascii: __m256i,
+    bytes: Halves,
+    ascii: Halves,
     before: __m256i,
-) -> __m256i {
+) -> Halves {
     let zero = _mm256_setzero_si256();
+    // SAFETY: READ_AHEAD is more than two bytes.
+    let (second, third) = unsafe { (load(src.add(1)), load(src.add(2))) };
     // As signed numbers: lead bytes are -64 to -1, continuation bytes below -64.
-    let is_wide = _mm256_cmpgt_epi8(zero, bytes);
-    let is_lead = _mm256_and_si256(is_wide, _mm256_cmpgt_epi8(bytes, splat(0xBF)));
-    // SAFETY: READ_AHEAD is more than a byte.
-    let second = unsafe { _mm256_loadu_si256(src.add(1).cast()) };
-    let uniform = _mm256_and_si256(look_up_64(&t.uniform, bytes), is_lead);
-    let exception = _mm256_cmpeq_epi8(look_up_64(&t.exception, bytes), second);
-    let none = _mm256_or_si256(_mm256_cmpeq_epi8(uniform, zero), exception);
-    let mut open = _mm256_movemask_epi8(_mm256_and_si256(is_lead, none)) as u32;
+    let is_wide = |bytes: __m256i| _mm256_cmpgt_epi8(zero, bytes);
+    let is_lead = |bytes: __m256i| _mm256_and_si256(is_wide(bytes), _mm256_cmpgt_epi8(bytes, splat(0xBF)));
+    let uniform = |bytes: __m256i| _mm256_and_si256(look_up_64(&t.uniform, bytes), is_lead(bytes));
+    let unknown = |bytes: __m256i, uniform: __m256i, second: __m256i| {
+        let exception = _mm256_cmpeq_epi8(look_up_64(&t.exception, bytes), second);
+        _mm256_and_si256(is_lead(bytes), _mm256_or_si256(_mm256_cmpeq_epi8(uniform, zero), exception))
+    };
+    let known = (uniform(bytes.0), uniform(bytes.1));
+    let mut open = mask(unknown(bytes.0, known.0, second.0), unknown(bytes.1, known.1, second.1));
     // Continuation bytes have 0 so far.
-    let mut own = _mm256_blendv_epi8(ascii, uniform, is_wide);
+    let mut own = (
+        _mm256_blendv_epi8(ascii.0, known.0, is_wide(bytes.0)),
+        _mm256_blendv_epi8(ascii.1, known.1, is_wide(bytes.1)),
+    );
     while open != 0 {
         let at = open.trailing_zeros() as usize;
         // SAFETY: a lead byte's character ends at most three bytes later.
@@ -141,32 +196,40 @@ unsafe fn classify_wide(
         let group = t.group_of[usize::from(lead & 0x3F)][usize::from(then & 0x3F)];
         if lead < 0xF0 && group != NO_GROUP {
             // Every character of the group at once.
-            let alike = _mm256_cmpeq_epi8(bytes, splat(lead));
+            let equal = |bytes: __m256i, byte: u8| _mm256_cmpeq_epi8(bytes, splat(byte));
+            let alike = (equal(bytes.0, lead), equal(bytes.1, lead));
             let (alike, last) = if lead < 0xE0 {
                 (alike, second)
             } else {
-                // SAFETY: READ_AHEAD is more than two bytes.
-                let third = unsafe { _mm256_loadu_si256(src.add(2).cast()) };
-                (_mm256_and_si256(alike, _mm256_cmpeq_epi8(second, splat(then))), third)
+                let also = (equal(second.0, then), equal(second.1, then));
+                ((_mm256_and_si256(alike.0, also.0), _mm256_and_si256(alike.1, also.1)), third)
             };
-            let classes = look_up_64(&t.groups[usize::from(group)], last);
-            own = _mm256_blendv_epi8(own, classes, alike);
-            open &= !(_mm256_movemask_epi8(alike) as u32);
+            let table = &t.groups[usize::from(group)];
+            own.0 = _mm256_blendv_epi8(own.0, look_up_64(table, last.0), alike.0);
+            own.1 = _mm256_blendv_epi8(own.1, look_up_64(table, last.1), alike.1);
+            open &= !mask(alike.0, alike.1);
         } else {
-            let here = _mm256_cmpeq_epi8(iota(), splat(at as u8));
-            own = _mm256_blendv_epi8(own, splat(t.class(character)), here);
+            // (A place in the other half is no lane number.)
+            let class = splat(t.class(character));
+            let here = |half: usize| _mm256_cmpeq_epi8(iota(), splat((at as u8).wrapping_sub(half as u8)));
+            own.0 = _mm256_blendv_epi8(own.0, class, here(0));
+            own.1 = _mm256_blendv_epi8(own.1, class, here(HALF));
             open &= open - 1;
         }
     }
     // A continuation byte takes the nearest class of the three bytes before it.
-    let across = _mm256_permute2x128_si256::<0x21>(before, own);
     let or_else =
         |this: __m256i, other: __m256i| _mm256_blendv_epi8(this, other, _mm256_cmpeq_epi8(this, zero));
-    let nearest = or_else(
-        _mm256_alignr_epi8::<15>(own, across),
-        or_else(_mm256_alignr_epi8::<14>(own, across), _mm256_alignr_epi8::<13>(own, across)),
-    );
-    or_else(own, nearest)
+    let filled = |before: __m256i, own: __m256i| {
+        let across = _mm256_permute2x128_si256::<0x21>(before, own);
+        let nearest = or_else(
+            _mm256_alignr_epi8::<15>(own, across),
+            or_else(_mm256_alignr_epi8::<14>(own, across), _mm256_alignr_epi8::<13>(own, across)),
+        );
+        or_else(own, nearest)
+    };
+    let low = filled(before, own.0);
+    (low, filled(low, own.1))
 }
 
 /// Lane numbers.

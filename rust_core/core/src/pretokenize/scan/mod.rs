@@ -122,7 +122,8 @@ impl Scan {
     /// Finds the starts in the next batch and puts them, minus `base`, behind the `n` that `starts`
     /// holds already; returns their number, with `n`.
     ///
-    /// `starts` must have room for [`STARTS_ROOM`] more, and `at() - base` must fit 31 bits.
+    /// `starts` must have room for [`STARTS_ROOM`] more, and `at() - base` must fit 31 bits. (A base before the text
+    /// is below 0, wrapped around.)
     pub(crate) fn batch(
         &mut self,
         tables: &ScanTables,
@@ -135,7 +136,7 @@ impl Scan {
         assert!(starts.len() >= n + STARTS_ROOM);
         let (src, n_blocks, wide) = self.classify(tables, kernels, text, SPACE);
         let classes = self.classes.0.as_mut_ptr();
-        let rel = (self.at - base) as u32;
+        let rel = self.at.wrapping_sub(base) as u32;
         // SAFETY: what `classify` says, and `starts` has room for all starts of a batch.
         let found = unsafe {
             let out = starts.as_mut_ptr().add(n);
@@ -144,7 +145,7 @@ impl Scan {
         self.next(n_blocks, wide);
         let mut n = n + found;
         // Whitespace behind the text may start, too; those are no starts of the text.
-        while n > 0 && starts[n - 1] as usize + base >= text.len() {
+        while n > 0 && (starts[n - 1] as usize).wrapping_add(base) >= text.len() {
             n -= 1;
         }
         n

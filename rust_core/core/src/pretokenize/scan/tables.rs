@@ -163,7 +163,8 @@ impl ScanTables {
     /// The class byte of a character of several bytes, given the four bytes from its lead byte on.
     #[inline]
     pub(crate) fn class(&self, bytes: [u8; 4]) -> u8 {
-        let [lead, b, c, d] = bytes.map(u32::from);
+        let [lead, b, c, d] = bytes;
+        let (lead, b, c, d) = (u32::from(lead), u32::from(b), u32::from(c), u32::from(d));
         let (block, last) = match lead {
             0..0xE0 => (lead & 0x1F, b),
             0xE0..0xF0 => ((lead & 0x0F) << 6 | b & 0x3F, c),

@@ -16,27 +16,68 @@
 //! * **contractions** end a pretoken where they end.
 //!
 //! [`fill`] carries a property through a run by addition. What depends on the *end* of a run (the two rules
-//! with "last" and "end" above) is local nearly always; where it is not, the class bytes are walked.
+//! with "last" and "end" above) is local nearly always; where it is not, the planes behind are searched.
+//!
+//! The function is compiled twice, for blocks of ASCII without all that only other characters can be, and once for
+//! each tier, because what it does best are instructions that not all processors have.
 
+use super::super::BLOCK;
 use super::grammar::{Contraction, Grammar};
 use super::planes::Planes;
-use super::{LETTER, LOWER, NEWLINE, NUMBER, OWN, SPACE, UPPER};
 
 /// Marks behind punctuation in a block, at most; more are not for the algebra.
 const MARKS_MAX: usize = 8;
 
-/// A block: its place in the text, its class bytes and those behind it, its planes and the next block's.
-pub(super) struct Block<'a> {
+/// Blocks: the text, where in it they begin, their planes and those of one block more.
+pub(crate) struct Blocks<'a> {
     pub(super) text: &'a [u8],
     pub(super) offset: usize,
-    pub(super) classes: &'a [u8],
-    pub(super) own: &'a Planes,
-    pub(super) next: &'a Planes,
+    pub(super) planes: &'a [Planes],
+    /// A bit for each that is all ASCII, of which none has a run of its own.
+    pub(super) plain: u64,
+}
+
+/// One of them, the first of these.
+struct Block<'a> {
+    text: &'a [u8],
+    offset: usize,
+    planes: &'a [Planes],
+}
+
+impl Block<'_> {
+    /// Whether the byte `at`, counted from the block's first, is in a plane. It is in this block or in the next.
+    #[inline(always)]
+    fn is(&self, at: usize, plane: impl Fn(&Planes) -> u64) -> bool {
+        plane(&self.planes[at / BLOCK]) >> (at % BLOCK) & 1 == 1
+    }
+
+    /// The first byte from `from` on that is not in a plane, as far as planes are known.
+    fn first_not(&self, from: usize, plane: impl Fn(&Planes) -> u64) -> Option<usize> {
+        let mut ignored = (1 << (from % BLOCK)) - 1;
+        for (at, planes) in self.planes.iter().enumerate().skip(from / BLOCK) {
+            let found = !(plane(planes) | ignored);
+            if found != 0 {
+                return Some(at * BLOCK + found.trailing_zeros() as usize);
+            }
+            ignored = 0;
+        }
+        None
+    }
+
+    /// Bytes of the character that begins at `at`.
+    fn len_of(&self, at: usize) -> usize {
+        match self.text[self.offset + at] {
+            0..0xC0 => 1,
+            0xC0..0xE0 => 2,
+            0xE0..0xF0 => 3,
+            _ => 4,
+        }
+    }
 }
 
 /// What a block leaves to the next: bit 0 of each word is about its last byte.
 #[derive(Clone, Copy, Default)]
-pub(super) struct State {
+pub(crate) struct State {
     letter: u64,
     before_letter: u64,
     phase: u64,
@@ -64,13 +105,13 @@ pub(super) struct State {
 }
 
 /// A plane, moved one byte on.
-#[inline]
+#[inline(always)]
 fn up(plane: u64, before: u64) -> u64 {
     plane << 1 | before
 }
 
 /// The bits of `body` from each `start` (bits of `body`) to the end of its run.
-#[inline]
+#[inline(always)]
 fn fill(start: u64, body: u64) -> u64 {
     body & (!body.wrapping_add(start) | start)
 }
@@ -84,27 +125,58 @@ fn bits(mut plane: u64) -> impl Iterator<Item = usize> {
     })
 }
 
-/// Bytes of a character, by its first one.
-fn len_of(lead: u8) -> usize {
-    match lead {
-        0..0xC0 => 1,
-        0xC0..0xE0 => 2,
-        0xE0..0xF0 => 3,
-        _ => 4,
+/// Computes the starts in as many blocks as `out` has room for; false where they are not computed, after which
+/// the state says nothing.
+///
+/// # Safety
+/// The processor has the tier's features.
+pub(crate) unsafe fn portable(g: &Grammar, s: &mut State, blocks: &Blocks<'_>, out: &mut [u64]) -> bool {
+    of_blocks(g, s, blocks, out)
+}
+
+/// See [`portable`].
+///
+/// # Safety
+/// As there.
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2,bmi1,bmi2,lzcnt,popcnt")]
+pub(crate) unsafe fn avx2(g: &Grammar, s: &mut State, blocks: &Blocks<'_>, out: &mut [u64]) -> bool {
+    of_blocks(g, s, blocks, out)
+}
+
+#[inline(always)]
+fn of_blocks(g: &Grammar, s: &mut State, blocks: &Blocks<'_>, out: &mut [u64]) -> bool {
+    // In registers as far as they go.
+    let mut state = *s;
+    for (at, found) in out.iter_mut().enumerate() {
+        let planes = &blocks.planes[at..];
+        let block = Block { text: blocks.text, offset: blocks.offset + at * BLOCK, planes };
+        let starts = if blocks.plain >> at & 1 == 1 {
+            starts::<true>(g, &mut state, &block)
+        } else {
+            starts::<false>(g, &mut state, &block)
+        };
+        let Some(starts) = starts else { return false };
+        *found = starts;
     }
+    *s = state;
+    true
 }
 
 /// The starts in a block, or `None` where they are not computed.
-#[inline]
-pub(super) fn starts(g: &Grammar, s: &mut State, block: &Block<'_>) -> Option<u64> {
-    let mut p = *block.own;
+#[inline(always)]
+fn starts<const ASCII: bool>(g: &Grammar, s: &mut State, block: &Block<'_>) -> Option<u64> {
+    let mut p = block.planes[0];
+    if ASCII {
+        p = Planes { own: 0, high: 0, tail: 0, ..p };
+    }
     if p.own & (p.other | p.number) != 0 {
         return None;
     }
     let mut n_marks = 0;
     let (tail, other, glue) = loop {
         let (tail, other, glue) = punctuation(g, s, &p);
-        let mark = p.lower & p.upper & p.other;
+        let mark = if ASCII { 0 } else { p.lower & p.upper & p.other };
         let seeds = mark & up(other & !glue, s.plain_other);
         if seeds == 0 {
             break (tail, other, glue);
@@ -155,7 +227,7 @@ pub(super) fn starts(g: &Grammar, s: &mut State, block: &Block<'_>) -> Option<u6
     if loose != 0 {
         found |= loose & !up(loose, s.loose);
         for at in bits(loose & !p.tail) {
-            if block.classes[at + len_of(block.text[block.offset + at])] & LETTER != 0 {
+            if block.is(at + block.len_of(at), |p| p.lower | p.upper) {
                 found |= 1 << at;
             }
         }
@@ -165,7 +237,16 @@ pub(super) fn starts(g: &Grammar, s: &mut State, block: &Block<'_>) -> Option<u6
     if p.quote != 0 && !matches!(g.contraction, Contraction::None) {
         let marks = p.quote & if g.is_suffix() { up(letter, s.letter) } else { first };
         for at in bits(marks) {
-            contraction(g, s, block, at, &mut clear, &mut force)?;
+            let Some(len) = contraction(g, block, at, s.contraction_end) else { continue };
+            s.contraction_end = block.offset + at + len;
+            let inside = ((1_u128 << len) - 1) << at;
+            clear |= if g.is_suffix() { inside } else { inside & !(1 << at) };
+            if block.is(at + len, |p| p.lower | p.upper) {
+                if g.cased != 0 && block.is(at + len, |p| p.high) {
+                    return None;
+                }
+                force |= 1 << (at + len);
+            }
         }
     }
     found = found & !(clear as u64) | force as u64;
@@ -186,7 +267,7 @@ pub(super) fn starts(g: &Grammar, s: &mut State, block: &Block<'_>) -> Option<u6
 }
 
 /// Starts of words inside runs of letters: at capitals.
-#[inline]
+#[inline(always)]
 fn capitals(s: &mut State, block: &Block<'_>, p: &Planes) -> Option<u64> {
     let both = p.lower & p.upper;
     let capital = p.upper & !p.lower;
@@ -194,8 +275,8 @@ fn capitals(s: &mut State, block: &Block<'_>, p: &Planes) -> Option<u64> {
     let phase = if both == 0 { small } else { fill(small | s.phase & p.lower & 1, p.lower) };
     let mut found = capital & up(phase, s.phase);
     for at in bits(capital & up(both & !phase, s.unphased)) {
-        let end = block.classes[at..].iter().position(|class| class & LETTER != UPPER)?;
-        if block.classes[at + end] & LOWER == 0 {
+        let end = block.first_not(at, |p| p.upper & !p.lower)?;
+        if !block.is(end, |p| p.lower) {
             found |= 1 << at;
         }
     }
@@ -205,41 +286,34 @@ fn capitals(s: &mut State, block: &Block<'_>, p: &Planes) -> Option<u64> {
 }
 
 /// Starts of whitespace.
-#[inline]
+#[inline(always)]
 fn whitespace(g: &Grammar, s: &State, block: &Block<'_>, p: &Planes, tail: u64) -> Option<u64> {
     let spaces = p.space & !tail;
     let newlines = p.newline & !tail;
     let blanks = spaces & !newlines;
     let mut found = spaces & !up(spaces, s.space);
     let whole_before = |p: &Planes| p.space | p.number & g.number_ends_text | p.own & g.own_ends_text;
-    found |= blanks & !p.high & !(whole_before(p) >> 1 | whole_before(block.next) << 63);
+    found |= blanks & !p.high & !(whole_before(p) >> 1 | whole_before(&block.planes[1]) << 63);
     if blanks & p.high != 0 {
-        let ends = |flag: u64, class: u8| if flag == 0 { 0 } else { class };
-        let stays = SPACE | ends(g.number_ends_text, NUMBER) | ends(g.own_ends_text, OWN);
         for at in bits(blanks & p.high & !p.tail) {
-            if block.classes[at + len_of(block.text[block.offset + at])] & stays == 0 {
+            if !block.is(at + block.len_of(at), whole_before) {
                 found |= 1 << at;
             }
         }
     }
     let after = blanks & up(newlines, s.newline);
-    if after != 0 {
-        let (sum, crosses) = blanks.overflowing_add(after);
-        found |= after;
-        if crosses || sum & !blanks & p.newline != 0 {
-            for at in bits(after) {
-                // A later line break takes them; so does the end of the text, in some patterns.
-                let end = block.classes[at..].iter().position(|class| class & (SPACE | NEWLINE) != SPACE);
-                let joins = match end {
-                    Some(end) if block.offset + at + end < block.text.len() => {
-                        block.classes[at + end] & NEWLINE != 0
-                    }
-                    _ if block.offset + block.classes.len() >= block.text.len() => g.to_end,
-                    _ => return None,
-                };
-                if joins {
-                    found &= !(1 << at);
-                }
+    found |= after;
+    let (sum, crosses) = blanks.overflowing_add(after);
+    if crosses || sum & !blanks & p.newline != 0 {
+        for at in bits(after) {
+            // A later line break takes them; so does the end of the text, in some patterns.
+            let joins = match block.first_not(at, |p| p.space & !p.newline) {
+                Some(end) => block.is(end, |p| p.newline),
+                None if block.offset + block.planes.len() * BLOCK >= block.text.len() => g.to_end,
+                None => return None,
+            };
+            if joins {
+                found &= !(1 << at);
             }
         }
     }
@@ -248,7 +322,7 @@ fn whitespace(g: &Grammar, s: &State, block: &Block<'_>, p: &Planes, tail: u64) 
 
 /// Tails of punctuation, punctuation without them, and the bytes of each single character of it that letters
 /// may join.
-#[inline]
+#[inline(always)]
 fn punctuation(g: &Grammar, s: &State, p: &Planes) -> (u64, u64, u64) {
     let other = p.other & !(p.lower & p.upper);
     let body = g.tail & (p.newline | p.slash & g.slash_tail);
@@ -265,7 +339,7 @@ fn punctuation(g: &Grammar, s: &State, p: &Planes) -> (u64, u64, u64) {
 }
 
 /// Starts of numbers.
-#[inline]
+#[inline(always)]
 fn numbers(g: &Grammar, s: &mut State, p: &Planes, prev_blank: u64) -> Option<u64> {
     let number = p.number;
     let prev = up(number, s.number);
@@ -305,30 +379,13 @@ fn numbers(g: &Grammar, s: &mut State, p: &Planes, prev_blank: u64) -> Option<u6
     Some(found)
 }
 
-/// A contraction that may begin at byte `at`: what it joins, and what starts behind it.
+/// Bytes of the contraction that begins at byte `at`, if one does; `end` is where the last one ended.
 #[cold]
 #[inline(never)]
-fn contraction(
-    g: &Grammar,
-    s: &mut State,
-    block: &Block<'_>,
-    at: usize,
-    clear: &mut u128,
-    force: &mut u128,
-) -> Option<()> {
+fn contraction(g: &Grammar, block: &Block<'_>, at: usize, end: usize) -> Option<usize> {
     let place = block.offset + at;
-    if g.is_suffix() && place == s.contraction_end {
-        return Some(());
+    if g.is_suffix() && place == end {
+        return None;
     }
-    let Some(len) = g.contraction_len(&block.text[place..]) else { return Some(()) };
-    s.contraction_end = place + len;
-    let inside = ((1_u128 << len) - 1) << at;
-    *clear |= if g.is_suffix() { inside } else { inside & !(1 << at) };
-    if block.classes[at + len] & LETTER != 0 && place + len < block.text.len() {
-        if g.cased != 0 && block.text[place + len] >= 0x80 {
-            return None;
-        }
-        *force |= 1 << (at + len);
-    }
-    Some(())
+    g.contraction_len(&block.text[place..])
 }

@@ -2,11 +2,13 @@
 //!
 //! `alternatives::grammar` reads it from a pattern's fragments, and `steps` from a chain of patterns.
 
+use super::contractions::Contractions;
+
 /// Whether a word takes `'s` and the like: on its own, or behind a word.
 pub(crate) enum Contraction {
     None,
-    Own(Vec<Box<[u8]>>),
-    Suffix(Vec<Box<[u8]>>),
+    Own(Contractions),
+    Suffix(Contractions),
 }
 
 /// Switches of the algebra; a word of ones is yes, zero is no.
@@ -38,7 +40,7 @@ impl Grammar {
     /// Bytes of the contraction that begins a text.
     pub(crate) fn contraction_len(&self, text: &[u8]) -> Option<usize> {
         let (Contraction::Own(texts) | Contraction::Suffix(texts)) = &self.contraction else { return None };
-        texts.iter().find(|known| text.starts_with(known)).map(|known| known.len())
+        texts.len(text)
     }
 
     pub(crate) fn is_suffix(&self) -> bool {

@@ -13,13 +13,12 @@
 //! 0x80 LOOSE    in no alternative but before a letter
 //! ```
 //!
-//! and a text becomes starts in four loops over a kilobyte, each over arrays in the first cache:
+//! and a text becomes starts in three loops over a kilobyte, each over arrays in the first cache:
 //!
-//! 1. *classes*, as for GPT-2 (`scan`'s own kernel, with other tables);
-//! 2. [`planes`]: 64 class bytes become a word of 64 bits per class;
-//! 3. [`algebra`]: the pattern as operations on such words, and a few bits that one block leaves to the
+//! 1. [`planes`]: 64 bytes become a word of 64 bits per class;
+//! 2. [`algebra`]: the pattern as operations on such words, and a few bits that one block leaves to the
 //!    next. Which operations is data, the [`Grammar`] that was read from a pattern's tree;
-//! 4. *positions* of the bits.
+//! 3. *positions* of the bits.
 //!
 //! What is rare and would make the algebra long (a mark behind punctuation, a number of digits of several
 //! bytes in groups) is not computed: the block gives up, and the pattern's own matcher finds the pretokens
@@ -28,16 +27,18 @@
 //! Between two characters of several bytes that no token spans (`bpe::seams`), and between such a character
 //! and a letter (`bpe::edges`), a start is put as well: the clause of a script without spaces falls apart into words that the cache knows.
 
-mod algebra;
+pub(crate) mod algebra;
+mod columns;
+pub(crate) mod contractions;
 pub(crate) mod grammar;
 pub(crate) mod planes;
 
-use super::{BATCH_BLOCKS, BLOCK, Scan, ScanTables};
+use super::{BATCH_BLOCKS, BLOCK, STARTS_ROOM, Scan, ScanTables};
 use crate::bpe::seams::Seams;
 use crate::tier::Kernels;
-use algebra::{Block, State};
+use algebra::{Blocks, State};
 pub(crate) use grammar::Grammar;
-use planes::Planes;
+use planes::{PlaneTables, Planes};
 
 pub(crate) const LOWER: u8 = 0x01;
 pub(crate) const UPPER: u8 = 0x02;
@@ -52,14 +53,14 @@ pub(crate) const LOOSE: u8 = 0x80;
 /// What a pattern needs to be scanned, and where its pretokens may be cut.
 pub(crate) struct Words {
     grammar: Grammar,
-    tables: ScanTables,
+    tables: PlaneTables,
     seams: Seams,
 }
 
 impl Words {
     /// The scanner of a grammar, with the class of each code point; `seams` says where pretokens may be cut.
     pub(crate) fn new(grammar: Grammar, classes: &[u8], seams: Seams) -> Self {
-        let tables = ScanTables::from_classes(|c| classes[c as usize]);
+        let tables = PlaneTables::new(ScanTables::from_classes(|c| classes[c as usize]));
         Self { grammar, tables, seams }
     }
 
@@ -85,12 +86,15 @@ impl Words {
 pub(crate) struct Work {
     state: State,
     planes: Box<[Planes; BATCH_BLOCKS + 1]>,
+    /// Bit 0: the block behind the last batch, whose planes are the first now, has bytes outside ASCII.
+    wide: u64,
     bits: [u64; BATCH_BLOCKS],
 }
 
 impl Default for Work {
     fn default() -> Self {
-        Self { state: State::default(), planes: Box::new([Planes::default(); _]), bits: [0; _] }
+        let planes = Box::new([Planes::default(); _]);
+        Self { state: State::default(), planes, wide: 0, bits: [0; _] }
     }
 }
 
@@ -98,8 +102,7 @@ impl Scan {
     /// Starts a text.
     pub(crate) fn begin_words(&mut self, work: &mut Work) {
         self.begin();
-        self.classes.0[BLOCK - 1] = SPACE;
-        work.state = State::default();
+        (work.state, work.wide) = (State::default(), 0);
     }
 
     /// Finds the starts in the next batch, as [`Scan::batch`] does; `None` if the batch is not for the
@@ -115,32 +118,37 @@ impl Scan {
         starts: &mut [u32],
         n: usize,
     ) -> Option<usize> {
-        let (src, n_blocks, wide) = self.classify(&words.tables, kernels, text, SPACE);
-        let classes = self.classes.0[BLOCK..].as_ptr();
-        let Work { state, planes, bits } = work;
-        // SAFETY: `n_blocks + 1` blocks are readable at both; the tier was chosen for this processor.
-        unsafe { (kernels.planes)(src, classes, &mut planes[..=n_blocks]) };
-        for at in 0..n_blocks {
-            let block = Block {
-                text,
-                offset: self.at + at * BLOCK,
-                classes: &self.classes.0[BLOCK * (at + 1)..BLOCK * (n_blocks + 2)],
-                own: &planes[at],
-                next: &planes[at + 1],
-            };
-            bits[at] = algebra::starts(&words.grammar, state, &block)?;
+        assert!(self.at < text.len() && starts.len() >= n + STARTS_ROOM);
+        let left = text.len() - self.at;
+        let n_blocks = left.div_ceil(BLOCK).min(BATCH_BLOCKS);
+        let src = self.source(text, BLOCK * (n_blocks + 1));
+        let Work { state, planes, bits, .. } = work;
+        let (planes, bits) = (&mut planes[..=n_blocks], &mut bits[..n_blocks]);
+        // The first block was the one behind the batch before.
+        let known = usize::from(self.at > 0);
+        // SAFETY: `n_blocks + 1` blocks can be read at `src`, four bytes before and READ_AHEAD behind them; the
+        // tier was chosen for this processor.
+        let wide = unsafe { (kernels.planes)(&words.tables, src.add(BLOCK * known), &mut planes[known..]) };
+        let wide = work.wide | wide << known;
+        for (at, planes) in planes.iter_mut().enumerate().skip(left / BLOCK) {
+            planes.end_at(left.saturating_sub(at * BLOCK));
         }
-        // SAFETY: four bytes before the batch and READ_AHEAD behind it can be read.
-        unsafe { words.cut(kernels, src, wide, &planes[..], &mut bits[..n_blocks]) };
-        let rel = (self.at - base) as u32;
-        // SAFETY: `starts` has room for all starts of a batch, checked by `classify`'s caller.
+        let plain = if words.tables.columns.is_some() { !wide } else { 0 };
+        let blocks = Blocks { text, offset: self.at, planes, plain };
+        // SAFETY: the tier was chosen for this processor.
+        if !unsafe { (kernels.algebra)(&words.grammar, state, &blocks, bits) } {
+            return None;
+        }
+        // SAFETY: as above; and `starts` has room for all starts of a batch.
         let found = unsafe {
-            assert!(starts.len() >= n + super::STARTS_ROOM);
-            (kernels.flatten)(&bits[..n_blocks], rel, starts.as_mut_ptr().add(n))
+            words.cut(kernels, src, wide, planes, bits);
+            (kernels.flatten)(bits, self.at.wrapping_sub(base) as u32, starts.as_mut_ptr().add(n))
         };
-        self.next(n_blocks, wide);
+        planes[0] = planes[n_blocks];
+        work.wide = wide >> n_blocks & 1;
+        self.at += n_blocks * BLOCK;
         let mut n = n + found;
-        while n > 0 && starts[n - 1] as usize + base >= text.len() {
+        while n > 0 && (starts[n - 1] as usize).wrapping_add(base) >= text.len() {
             n -= 1;
         }
         Some(n)

@@ -169,6 +169,42 @@ fn every_tier_finds_the_starts_of_the_matcher() {
 }
 
 #[test]
+fn tiers_make_the_same_planes() {
+    let mut random = Random(11);
+    let (mut n_wide, mut n_narrow) = (0, 0);
+    for subject in subjects() {
+        let tables = &subject.words.tables;
+        for round in 0..tier::n_cases(300) {
+            let mut text = random.text(120);
+            if round % 3 == 0 {
+                text.retain(|c| c.is_ascii());
+            }
+            // From any byte on, whether a character begins there or not.
+            let from = 4 + random.below(8);
+            let bytes = [b"    ", text.as_bytes(), &[b'x'; 6 * BLOCK]].concat();
+            let mut expected = [Planes::default(); 3];
+            // SAFETY: four bytes before and five blocks behind.
+            let wide = unsafe { planes::portable(tables, bytes.as_ptr().add(from), &mut expected) };
+            for kernels in tier::tested() {
+                let mut found = [Planes::default(); 3];
+                // SAFETY: the same, and the processor has the tier's features.
+                let also_wide = unsafe { (kernels.planes)(tables, bytes.as_ptr().add(from), &mut found) };
+                assert_eq!(
+                    (found, also_wide),
+                    (expected, wide),
+                    "{}, {}: {text:?}",
+                    subject.name,
+                    kernels.name
+                );
+            }
+            n_wide += wide.count_ones();
+            n_narrow += 3 - wide.count_ones();
+        }
+    }
+    assert!(n_wide > 300 && n_narrow > 300, "{n_wide} {n_narrow}");
+}
+
+#[test]
 fn patterns_outside_the_family_are_left_to_their_matcher() {
     let llama3 = named::published("llama3").expect("known").0;
     for (pattern, reference) in [
