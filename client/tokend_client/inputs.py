@@ -38,8 +38,8 @@ def expand(
 ) -> Files:
     """The absolute paths of the files that `inputs` stand for. `others` are outputs beside `output`.
 
-    Raises `NotFoundError` for a directory without files and a pattern without matches. Blocks while it
-    reads directories.
+    Raises `NotFoundError` for a directory without files and a pattern without matches, `BadRequestError` for a
+    file whose name is not UTF-8. Blocks while it reads directories.
     """
     if isinstance(inputs, Files):
         return inputs
@@ -73,7 +73,17 @@ def expand(
                 raise NotFoundError(f"{path}: no file matches")
         else:
             files.append(path)
+    _check_utf8(files)
     return files
+
+
+def _check_utf8(files: list[str]) -> None:
+    """Refuses a name that is not UTF-8: the protocol and the manifest could not hold it."""
+    try:
+        "".join(files).encode()
+    except UnicodeEncodeError:
+        odd = next(path for path in files if any("\ud800" <= letter <= "\udfff" for letter in path))
+        raise BadRequestError(f"{odd!r} is not valid UTF-8", "rename the file") from None
 
 
 _MANY = 1000

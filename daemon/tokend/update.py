@@ -252,7 +252,8 @@ def _border(path: str, source: dict[str, Any], separator: str | None) -> tuple[i
             if rest and not rest.strip():
                 return None
             is_whole = not rest
-        elif kind != "text" or separator is None:
+        elif kind != "text" or separator is None or not size:
+            # An empty text is a document, but one that has grown does not begin with it.
             return None
         else:
             border = last_separator(file, size, separator.encode())

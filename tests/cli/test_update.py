@@ -243,3 +243,12 @@ def test_records_that_are_left_out(kind: str, eot: str, tmp_path: Path, capsys: 
         n_updates += "of that new and encoded" in capsys.readouterr().err
         compare(tmp_path, *options)
     assert n_updates > 8
+
+
+@pytest.mark.timeout(280)
+def test_an_empty_text_that_grows_leaves_no_document(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    for text in ("", "x||y||"):
+        (tmp_path / "in" / "t.txt").write_text(text)
+        assert encode(tmp_path, "set", "--update", "--separator", "||") == 0
+        compare(tmp_path, "--separator", "||")

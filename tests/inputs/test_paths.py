@@ -14,7 +14,7 @@ import tiktoken
 from tokend import Tokenizer
 from tokend.cli import main
 from tokend_client import Client
-from tokend_client.errors import BadDocumentError, NotFoundError
+from tokend_client.errors import BadDocumentError, BadRequestError, NotFoundError
 from tokend_client.inputs import expand
 
 from . import naive
@@ -191,3 +191,28 @@ def test_a_set_of_many_files_is_found_again(tmp_path: Path, monkeypatch: pytest.
     (tmp_path / "in/0500.txt").write_text("501 words of a file. " * 450)
     assert main([*command, str(tmp_path / "c.bin")]) == 0
     assert (tmp_path / "a.bin").read_bytes() != (tmp_path / "c.bin").read_bytes()
+
+
+@pytest.mark.parametrize("given", ["d", "d/*"])
+def test_a_found_name_that_is_not_utf8_is_refused(given: str, tmp_path: Path) -> None:
+    (tmp_path / "d").mkdir()
+    (tmp_path / "d/a.txt").write_text("a")
+    with open(os.fsencode(tmp_path / "d") + b"/\xff.txt", "w"):
+        pass
+    with pytest.raises(BadRequestError, match=r"udcff\.txt' is not valid UTF-8"):
+        expand([tmp_path / given], tmp_path / "out.bin")
+
+
+@pytest.mark.timeout(280)
+@pytest.mark.parametrize("formats", ["megatron llmc", "mds", "olmo", "megatron", "llmc"])
+def test_trainers_sets_in_the_input_directory_are_no_inputs(formats: str, tmp_path: Path) -> None:
+    (tmp_path / "d").mkdir()
+    (tmp_path / "d/a.jsonl").write_text('{"text": "one"}\n')
+    chosen = [word for name in formats.split() for word in ("--format", name)]
+    common = ["encode", str(tmp_path / "d"), "--local", "--no-reuse", *chosen]
+    assert main([*common, "-o", str(tmp_path / "d/o")]) == 0
+    # Of other options, so that it is encoded anew, over what stands there.
+    other = ["--eot", "none", "--bad-documents", "skip"]
+    assert main([*common, "-o", str(tmp_path / "d/o"), "--force", *other]) == 0
+    for path in (tmp_path / "d").rglob("*tokend.json"):
+        assert [source["path"] for source in json.loads(path.read_text())["sources"]] == [str(tmp_path / "d/a.jsonl")]

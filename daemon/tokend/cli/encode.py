@@ -144,6 +144,11 @@ def _native(
     """
     options = _options(arguments) | {"force": arguments.force or is_hidden, "format": format}
     options |= {"stdin": arguments.stdin}
+    if is_hidden:
+        from tokend_client.inputs import expand
+
+        # What stands at the place that was asked for is no input, and nothing of it is told by the hidden name.
+        inputs = expand(inputs, arguments.output)
     if arguments.more:
         options["more"] = arguments.more
     start = time.monotonic()
