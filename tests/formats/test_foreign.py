@@ -191,3 +191,47 @@ def test_a_missing_directory_is_named(
 ) -> None:
     assert main(["convert", str(source), "-o", str(tmp_path / "none" / "o"), "--format", name]) == 1
     assert f"error: {tmp_path / 'none'}: no such directory" in capsys.readouterr().err
+
+
+def test_an_index_cut_within_a_word(source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    place = made("llmc", source, tmp_path)
+    cut(place / "o_train_000000.bos.idx", 2)
+    capsys.readouterr()
+    assert verify(place) == 1
+    assert "o_train_000000.bos.idx: at byte 212: 214 bytes are no whole number" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("name", "file"),
+    [
+        ("datatrove", "001_b.ds.index"),
+        ("olmo", "part-1.csv.gz"),
+        ("llmc", "b_train_000001.bos.idx"),
+        ("llmc", "b_train_000001.bin"),
+    ],
+)
+def test_one_missing_among_others(
+    name: str, file: str, source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    place = made(name, source, tmp_path)
+    stem = {"datatrove": "000_o.ds", "olmo": "part-0-00000", "llmc": "o_train_000000"}[name]
+    folder = tmp_path / "many"
+    folder.mkdir()
+    for number in range(3):
+        to = {"datatrove": f"00{number}_b.ds", "olmo": f"part-{number}", "llmc": f"b_train_00000{number}"}[name]
+        for found in place.glob(f"{stem}*"):
+            (folder / found.name.replace(stem, to)).write_bytes(found.read_bytes())
+    assert verify(folder) == 0
+    (folder / file).unlink()
+    if file.endswith(".bin"):
+        (folder / "b_train_000001.bos.idx").unlink()
+    capsys.readouterr()
+    assert verify(folder) == 1
+    assert f"{file}: is missing" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("text", ['{"shards": [', "[]", "{}"])
+def test_an_index_that_is_none_is_named(text: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "index.json").write_text(text)
+    assert verify(tmp_path) == 1
+    assert f"{tmp_path / 'index.json'}: " in capsys.readouterr().err

@@ -6,6 +6,8 @@ import json
 import os
 from pathlib import Path
 
+from tokend_client.errors import StreamError
+
 MEGATRON_MAGIC = b"MMIDIDX\0\0"
 NUMPY_MAGIC = b"\x93NUMPY"
 LLMC_MAGICS = {20240520: 2, 20240801: 4, 278895051: 0}
@@ -18,6 +20,7 @@ def recognise(path: Path) -> tuple[str, list[Path]] | None:
     A folder may be `train` and `val` folders of one format. Megatron sets are known by their common prefix too, also
     of two that are `PREFIX_train` and `PREFIX_val`. A file of ids without any header is `raw`, if its name ends in
     `.bin`. The note of a set that tokend converted stands for it.
+    Raises `StreamError` for an `index.json` that is none.
     """
     if path.name == "tokend.json":
         path = path.parent
@@ -69,16 +72,16 @@ def _folder(folder: Path) -> tuple[str, list[Path]] | None:
     return None
 
 
-def _by_index(path: Path) -> tuple[str, list[Path]] | None:
+def _by_index(path: Path) -> tuple[str, list[Path]]:
     try:
         index = json.loads(path.read_bytes())
-    except ValueError:
-        return None
-    if not isinstance(index, dict):
-        return None
-    if isinstance(index.get("chunks"), list) and isinstance(index.get("config"), dict):
+    except ValueError as error:
+        raise StreamError(f"{path}: it is cut off or no JSON: {error}", "copy it again") from None
+    if isinstance(index, dict) and isinstance(index.get("chunks"), list) and isinstance(index.get("config"), dict):
         return "litdata", [path]
-    return ("mds", [path]) if isinstance(index.get("shards"), list) else None
+    if isinstance(index, dict) and isinstance(index.get("shards"), list):
+        return "mds", [path]
+    raise StreamError(f"{path}: no index of litData (chunks, config) or of MDS (shards)", "copy it again")
 
 
 def _head(path: Path, n_bytes: int) -> bytes:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import gzip
 import json
+import re
 import struct
 import zlib
 from collections.abc import Callable
@@ -98,6 +99,7 @@ def read_set(path: Path, dtype: str | None = None) -> ForeignSet:
         "olmo": lambda file: _olmo(file, dtype),
         "raw": lambda file: [_raw(file, dtype)],
     }
+    _check_company(kind, files)
     made = ForeignSet(kind, [span for file in files for span in readers[kind](file)])
     made.eot_at = "start" if kind == "llmc" else "end"
     paths = {span.path for span in made.spans}
@@ -105,6 +107,35 @@ def read_set(path: Path, dtype: str | None = None) -> ForeignSet:
     if kind in ("raw", "olmo") and dtype is None:
         made.remarks.append("the dtype was told from the ids; pass --dtype if it is another")
     return made
+
+
+def _check_company(kind: str, files: list[Path]) -> None:
+    """An index that only some files of a folder have is missing for the others; so is a number between others."""
+    listing = {"datatrove": lambda file: Path(f"{file}.index"), "olmo": _listing, "llmc": _starts}.get(kind)
+    for folder in sorted({file.parent for file in files}):
+        beside = [file for file in files if file.parent == folder]
+        if listing is not None:
+            missing = [listing(file) for file in beside if not listing(file).exists()]
+            if missing and len(missing) < len(beside):
+                raise fault(missing[0], None, "is missing", "other files of its folder have one; " + _AGAIN)
+        if kind != "llmc":
+            continue
+        numbers: dict[str, list[int]] = {}
+        for file in beside:
+            if found := re.fullmatch(r"(.*_)(\d{6})", file.stem):
+                numbers.setdefault(found[1], []).append(int(found[2]))
+        for stem, some in numbers.items():
+            gaps = set(range(min(some), max(some))) - set(some)
+            if gaps:
+                raise fault(folder / f"{stem}{min(gaps):06}.bin", None, "is missing")
+
+
+def _starts(path: Path) -> Path:
+    return path.with_suffix(".bos.idx")
+
+
+def _listing(path: Path) -> Path:
+    return path.with_suffix("").with_suffix(".csv.gz") if path.suffix == ".gz" else path.with_suffix(".csv.gz")
 
 
 def _size(path: Path) -> int:
@@ -202,9 +233,10 @@ def _llmc(path: Path) -> list[Span]:
     if n_ids < 0:
         raise fault(path, 8, f"the count {n_ids} is below 0", "a shard has less than 2^31 ids")
     _expect_size(path, 1024 + n_ids * width, "its header", width, 1024)
-    starts_path = path.with_suffix(".bos.idx")
+    starts_path = _starts(path)
     ends = None
     if starts_path.exists():
+        _whole(starts_path, _size(starts_path), np.dtype("<i4"))
         starts = np.fromfile(starts_path, "<i4")
         if len(starts) and (starts[0] < 0 or starts[-1] >= n_ids or (np.diff(starts) <= 0).any()):
             raise fault(starts_path, 0, f"the starts do not go up within the {n_ids} ids of {path.name}")
@@ -231,7 +263,7 @@ def _datatrove(path: Path) -> list[Span]:
 
 
 def _olmo(path: Path, dtype: str | None) -> list[Span]:
-    listing = path.with_suffix("").with_suffix(".csv.gz") if path.suffix == ".gz" else path.with_suffix(".csv.gz")
+    listing = _listing(path)
     span = _raw(path, dtype)
     if not listing.exists():
         return [span]
