@@ -232,6 +232,9 @@ class Watch:
         known = self.known.get(path)
         done = known.size_bytes if known else 0
         if known and found.st_size == done:
+            if path not in self.hashed:
+                # When the watch starts: it may have been written over meanwhile.
+                self._hashed(path, found, known)
             return None
         if found.st_size < done:
             raise InputChangedError(f"{path}: {found.st_size} bytes, but {done} were encoded: it was cut")

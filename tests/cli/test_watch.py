@@ -76,6 +76,10 @@ def test_a_published_file_that_changes_ends_it(
     path = tmp_path / "in" / "a.jsonl"
     path.write_text('{"text": "one"}\n')
     assert watch(tmp_path) == 0
+    # Of the same size.
+    path.write_text('{"text": "0ne"}\n')
+    assert watch(tmp_path) == 1
+    assert "a.jsonl: the 16 bytes that were encoded have changed" in capsys.readouterr().err
     path.write_text('{"text": "0ne"}\n{"text": "two"}\n')
     assert watch(tmp_path) == 1
     assert "a.jsonl: the 16 bytes that were encoded have changed" in capsys.readouterr().err
@@ -94,6 +98,10 @@ def test_a_published_file_that_changes_ends_it(
     assert "made with other options" in capsys.readouterr().err
     assert watch(tmp_path, "--force") == 2
     assert watch(tmp_path, "--eot", "both") == 2
+    for option in (["--shuffle"], ["--seed", "3"], ["--val-fraction", "0.1"], ["--row-tokens", "8"]):
+        assert watch(tmp_path, *option) == 2
+    for option in ("--once", "--seal"):
+        assert main(["encode", str(path), "-o", str(tmp_path / "o3"), option, "--local"]) == 2
     assert main(["encode", "--watch", str(tmp_path / "none"), "-o", str(tmp_path / "o2"), "--once", "--local"]) == 1
     assert not (tmp_path / "o2").exists()
 

@@ -42,6 +42,8 @@ def encode(arguments: argparse.Namespace) -> int:
         from .watch import watch
 
         return watch(arguments, _options(arguments))
+    if arguments.once or arguments.seal:
+        raise BadRequestError(f"--{'once' if arguments.once else 'seal'} needs --watch")
     inputs = _inputs(arguments)
     arguments.stdin = None
     if STDIN not in inputs:

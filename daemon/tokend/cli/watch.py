@@ -41,6 +41,12 @@ def watch(arguments: argparse.Namespace, options: dict[str, Any]) -> int:
     for name in ("update", "resume", "retire", "no_wait", "dry_run", "force", "key"):
         if getattr(arguments, name):
             raise BadRequestError(f"--watch does not go with --{name.replace('_', '-')}")
+    for name in ("shuffle", "seed", "val_fraction", "shard_tokens", "shard_bytes", "shard_documents", "row_tokens"):
+        if getattr(arguments, name):
+            raise BadRequestError(
+                f"--watch does not go with --{name.replace('_', '-')}: what is published of a stream stays where it is",
+                "lay it out once it is sealed, with `tokend convert`",
+            )
     if not arguments.output:
         raise BadRequestError("the output path is empty", "is a shell variable unset?")
     tokenizer = Tokenizer.load(arguments.tokenizer)
